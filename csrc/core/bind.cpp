@@ -1,0 +1,10 @@
+// The extension module: each part registers its own functions.
+#include <nanobind/nanobind.h>
+
+#include "core.h"
+
+NB_MODULE(_core, m) {
+    m.doc() = "Finite-field evaluation and value enumeration; knows no operator by name.";
+    superopt::register_field(m);
+    superopt::register_search(m);
+}

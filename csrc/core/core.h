@@ -1,0 +1,11 @@
+// What the parts of the extension module offer to its entry point.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace superopt {
+
+void register_field(nanobind::module_& m);   // bind_field.cpp
+void register_search(nanobind::module_& m);  // bind_search.cpp
+
+}  // namespace superopt

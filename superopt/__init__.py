@@ -1,0 +1,1 @@
+"""superopt: a tensor-program superoptimizer for PyTorch."""

@@ -1,0 +1,1 @@
+"""The multi-level graph: scalar and operator tables, named axes, algebras, placement, text form."""

@@ -1,0 +1,1 @@
+"""The algebras under which graphs are evaluated: floats here, fields, abstract terms and text beside."""

@@ -1,0 +1,154 @@
+"""The float algebra: values are torch tensors; this is the reference meaning of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from superopt.errors import ShapeMismatch
+from superopt.mugraph.axes import extent
+from superopt.mugraph.dtypes import DTYPES, is_float
+from superopt.mugraph.evaluate import Axes, evaluate, index_values, shape_of, spread_shape
+from superopt.mugraph.graph import (
+    Const,
+    Dims,
+    Gather,
+    Graph,
+    Input,
+    Iota,
+    Map,
+    Reduce,
+    SizeOf,
+    View,
+)
+from superopt.mugraph.scalars import Scalar, inline
+
+_REDUCE = {
+    "add": lambda x, d: x.sum(d),
+    "mul": lambda x, d: _fold(torch.Tensor.prod, x, d),
+    "max": lambda x, d: x.amax(d),
+    "min": lambda x, d: x.amin(d),
+    "and": lambda x, d: _fold(torch.Tensor.all, x, d),
+    "or": lambda x, d: _fold(torch.Tensor.any, x, d),
+}
+
+
+def _fold(fn: Any, x: torch.Tensor, dims: list[int]) -> torch.Tensor:
+    for d in sorted(dims, reverse=True):
+        x = fn(x, d)
+    return x
+
+
+class FloatAlgebra:
+    """Evaluates in torch. Float nodes are computed in ``work`` (float64: the exact reference).
+
+    inputs: by name, already split into named axes (``split_input``); sizes: symbol name -> int.
+    With ``work=None`` every node is computed in its own dtype (16-bit ones in float32).
+    """
+
+    def __init__(self, inputs: Mapping[str, torch.Tensor], sizes: Mapping[str, int] | None = None,
+                 work: torch.dtype | None = torch.float64) -> None:
+        self.inputs, self.sizes, self.work = inputs, sizes, work
+
+    def _float(self, dtype: str) -> torch.dtype:
+        if not is_float(dtype):
+            return DTYPES[dtype].torch
+        if self.work is not None:
+            return self.work
+        return torch.float32 if DTYPES[dtype].bytes == 2 else DTYPES[dtype].torch
+
+    def input(self, node: Input) -> torch.Tensor:
+        return self.inputs[node.name].to(self._float(node.dtype))
+
+    def const(self, node: Const) -> torch.Tensor:
+        return torch.tensor(node.value, dtype=self._float(node.dtype))
+
+    def size_of(self, node: SizeOf) -> torch.Tensor:
+        return torch.tensor(extent(node.axis.size, self.sizes), dtype=self._float(node.dtype))
+
+    def iota(self, node: Iota) -> torch.Tensor:
+        return torch.arange(extent(node.axes[0].size, self.sizes), dtype=torch.int64)
+
+    def map(self, row: Scalar, node: Map, args: list[torch.Tensor], axes: list[Axes]) -> torch.Tensor:
+        if row.name == "cast":
+            return self._cast(args[0], node.dtype)
+        if row.name == "round":
+            return args[0].to(DTYPES[node.dtype].torch).to(self._float(node.dtype))
+        full = [_spread(x, a, node.axes) for x, a in zip(args, axes, strict=True)]
+        return self._row(row, full)
+
+    def _row(self, row: Scalar, args: list[Any]) -> torch.Tensor:
+        if row.fn is not None:
+            ref = next((a for a in args if isinstance(a, torch.Tensor) and a.dim()), args[0])
+            dev = [a if isinstance(a, torch.Tensor) else torch.tensor(a, dtype=ref.dtype) for a in args]
+            return row.fn(*dev)
+        from superopt.mugraph.scalars import SCALARS
+
+        like = args[0]
+        return inline(row.body, args, lambda op, xs: self._row(SCALARS[op], xs),
+                      lambda v: torch.tensor(v, dtype=like.dtype))
+
+    def _cast(self, x: torch.Tensor, dtype: str) -> torch.Tensor:
+        return x.to(self._float(dtype))
+
+    def reduce(self, row: Scalar, node: Reduce, value: torch.Tensor, axes: Axes) -> torch.Tensor:
+        return _REDUCE[row.name](value, [axes.index(a) for a in node.over])
+
+    def view(self, node: View, value: torch.Tensor, axes: Axes) -> torch.Tensor:
+        shape = shape_of(node.axes, self.sizes)
+        index = dict(node.index)
+        at = tuple(torch.from_numpy(index_values(index[a], node.axes, shape)) for a in axes)
+        return value[at].expand(shape) if at else value.expand(shape)
+
+    def gather(self, node: Gather, value: torch.Tensor, axes: Axes, at: torch.Tensor,
+               at_axes: Axes) -> torch.Tensor:
+        shape = shape_of(node.axes, self.sizes)
+        picks = []
+        for a in axes:
+            if a == node.along:
+                picks.append(_spread(at, at_axes, node.axes).long())
+            else:
+                where = node.axes.index(a)
+                line = torch.arange(shape[where])
+                picks.append(line.reshape([-1 if i == where else 1 for i in range(len(shape))]))
+        return value[tuple(picks)].expand(shape)
+
+
+def _spread(x: torch.Tensor, axes: Axes, to: Axes) -> torch.Tensor:
+    order, shape = spread_shape(axes, to, tuple(x.shape))
+    return x.permute(order).reshape(shape)
+
+
+def split_input(node: Input, tensor: torch.Tensor, sizes: Mapping[str, int] | None = None) -> torch.Tensor:
+    """The caller's tensor with its dims split into the input's named axes, in ``node.axes`` order."""
+    flat = [a for dim in node.dims for a in dim]
+    want = tuple(_prod(extent(a.size, sizes) for a in dim) for dim in node.dims)
+    if tuple(tensor.shape) != want:
+        raise ShapeMismatch(what=f"input {node.name!r} has shape {tuple(tensor.shape)}",
+                            where=f"expected {want}", fix="pass tensors of the compiled shapes")
+    split = tensor.reshape([extent(a.size, sizes) for a in flat])
+    return split.permute([flat.index(a) for a in node.axes])
+
+
+def merge_output(value: torch.Tensor, axes: Axes, dims: Dims, sizes: Mapping[str, int] | None = None) -> torch.Tensor:
+    """A value on ``axes`` as a torch tensor with the dims of an output (missing axes broadcast)."""
+    flat = tuple(a for dim in dims for a in dim)
+    full = _spread(value, axes, flat).expand([extent(a.size, sizes) for a in flat])
+    return full.reshape([_prod(extent(a.size, sizes) for a in dim) for dim in dims])
+
+
+def run(graph: Graph, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int] | None = None,
+        work: torch.dtype | None = torch.float64) -> list[torch.Tensor]:
+    """Runs a graph on tensors (in the order of ``graph.inputs``); outputs in ``work`` or own dtype."""
+    inputs = {n.name: split_input(n, t, sizes) for n, t in zip(graph.inputs, tensors, strict=True)}
+    env = evaluate(graph, FloatAlgebra(inputs, sizes, work))
+    return [merge_output(env[o.node], graph.nodes[o.node].axes, o.dims, sizes) for o in graph.outputs]
+
+
+def _prod(values: Any) -> int:
+    out = 1
+    for v in values:
+        out *= v
+    return out

@@ -1,0 +1,174 @@
+"""The scalar table: a scalar function is a row, and its meanings are the columns.
+
+A row with a ``body`` is a composite: it is given by other rows and inherits every meaning from
+them; a column given beside the body overrides the inherited one (``tanh`` keeps its own float
+meaning, because its body cancels near zero). A row without a body is a primitive of the finite
+field (``field``), or, where the field has no such function, a *keyed random function* (``field``
+is ``"keyed"``): equal arguments give equal results, and nothing else is known about it.
+
+To add an operator, add one row: tests, documentation and search eligibility follow from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Term = Any  # a nested tuple (row name, *terms), an argument index wrapped in Arg, or a float
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """The i-th argument of a composite's body."""
+
+    index: int
+
+
+A, B, C = Arg(0), Arg(1), Arg(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """One row of the scalar table.
+
+    name:     the row's name, used in graphs and in the textual form
+    arity:    number of arguments
+    body:     for composites, a term over other rows; None for primitives
+    field:    primitive of the finite field, or "keyed"; None where the body gives it
+    abstract: "add", "mul" (the ring), "fn" (a function the algebra knows only by its laws),
+              "expand" (the algebra sees the body), "atom" (the result starts afresh)
+    result:   dtype rule: "same" (as the arguments), "bool", or "attr" (the node's own dtype)
+    fn:       float meaning on torch tensors of any float dtype
+    c:        C++ expression over {0}, {1}, ...; the device headers overload it for vectors
+    identity: the neutral element when the row is used as a reduction, else None
+    laws:     subset of {"commutative", "associative", "idempotent"}
+    flops:    cost of one application, in floating-point operations
+    torch:    ATen operators whose elementwise meaning is this row (overload packet names)
+    """
+
+    name: str
+    arity: int
+    body: Term | None = None
+    field: str | None = None
+    abstract: str = "fn"
+    result: str = "same"
+    fn: Callable[..., torch.Tensor] | None = None
+    c: str | None = None
+    identity: float | bool | None = None
+    laws: frozenset[str] = frozenset()
+    flops: int = 1
+    torch: tuple[str, ...] = ()
+
+
+AC = frozenset({"commutative", "associative"})
+ACI = AC | {"idempotent"}
+
+
+def _keyed(name: str, arity: int, fn: Callable[..., torch.Tensor], c: str, **kw: Any) -> Scalar:
+    return Scalar(name, arity, field="keyed", abstract="fn", fn=fn, c=c, **kw)
+
+
+def _rows() -> tuple[Scalar, ...]:
+    neg, sub = ("mul", -1.0, A), ("add", A, ("mul", -1.0, B))
+    sigmoid = ("recip", ("add", 1.0, ("exp", ("neg", A))))
+    tanh = ("add", 1.0, ("mul", -2.0, ("recip", ("add", 1.0, ("exp", ("mul", 2.0, A))))))
+    inner = ("mul", math.sqrt(2 / math.pi), ("add", A, ("mul", 0.044715, ("mul", A, ("mul", A, A)))))
+    return (
+        # -- the ring
+        Scalar("add", 2, field="add", abstract="add", fn=torch.add, c="({0} + {1})", identity=0.0,
+               laws=AC, torch=("add",)),
+        Scalar("mul", 2, field="mul", abstract="mul", fn=torch.mul, c="({0} * {1})", identity=1.0,
+               laws=AC, torch=("mul",)),
+        Scalar("neg", 1, body=neg, abstract="expand", fn=torch.neg, c="(-{0})", torch=("neg",)),
+        Scalar("sub", 2, body=sub, abstract="expand", fn=torch.sub, c="({0} - {1})", torch=("sub",)),
+        Scalar("square", 1, body=("mul", A, A), abstract="expand", fn=torch.square,
+               c="({0} * {0})", torch=("square",)),
+        # -- the field
+        Scalar("recip", 1, field="recip", fn=torch.reciprocal, c="(1.0f / {0})", flops=4,
+               torch=("reciprocal",)),
+        Scalar("div", 2, body=("mul", A, ("recip", B)), abstract="expand", fn=torch.div,
+               c="({0} / {1})", flops=4, torch=("div", "true_divide")),
+        Scalar("sqrt", 1, field="sqrt", fn=torch.sqrt, c="so_sqrt({0})", flops=6, torch=("sqrt",)),
+        Scalar("rsqrt", 1, body=("recip", ("sqrt", A)), fn=torch.rsqrt, c="(1.0f / so_sqrt({0}))",
+               flops=8, torch=("rsqrt",)),
+        # -- exponentials
+        Scalar("exp", 1, field="exp", fn=torch.exp, c="so_exp({0})", flops=12, torch=("exp",)),
+        Scalar("log", 1, field="log", fn=torch.log, c="so_log({0})", flops=16, torch=("log",)),
+        Scalar("sigmoid", 1, body=sigmoid, fn=torch.sigmoid, c="(1.0f / (1.0f + so_exp(-{0})))",
+               flops=18, torch=("sigmoid",)),
+        Scalar("silu", 1, body=("mul", A, sigmoid), fn=torch.nn.functional.silu,
+               c="({0} / (1.0f + so_exp(-{0})))", flops=19, torch=("silu",)),
+        Scalar("tanh", 1, body=tanh, fn=torch.tanh, c="so_tanh({0})", flops=20, torch=("tanh",)),
+        Scalar("gelu_tanh", 1, body=("mul", 0.5, ("mul", A, ("add", 1.0, ("tanh", inner)))),
+               fn=lambda x: torch.nn.functional.gelu(x, approximate="tanh"), flops=28),
+        Scalar("log1p", 1, body=("log", ("add", 1.0, A)), fn=torch.log1p, c="so_log1p({0})",
+               flops=18, torch=("log1p",)),
+        Scalar("expm1", 1, body=("add", -1.0, ("exp", A)), fn=torch.expm1, c="so_expm1({0})",
+               flops=14, torch=("expm1",)),
+        # -- functions known by name alone
+        _keyed("erf", 1, torch.erf, "so_erf({0})", flops=24, torch=("erf",)),
+        Scalar("gelu", 1, body=("mul", 0.5, ("mul", A, ("add", 1.0, ("erf", ("mul", math.sqrt(0.5), A))))),
+               fn=torch.nn.functional.gelu, flops=30),
+        _keyed("sin", 1, torch.sin, "so_sin({0})", flops=20, torch=("sin",)),
+        _keyed("cos", 1, torch.cos, "so_cos({0})", flops=20, torch=("cos",)),
+        _keyed("pow", 2, torch.pow, "so_pow({0}, {1})", flops=40),
+        _keyed("floor", 1, torch.floor, "so_floor({0})", torch=("floor",)),
+        _keyed("ceil", 1, torch.ceil, "so_ceil({0})", torch=("ceil",)),
+        # -- selections
+        Scalar("max", 2, field="max", abstract="atom", fn=torch.maximum, c="so_max({0}, {1})",
+               identity=-math.inf, laws=ACI, torch=("maximum",)),
+        Scalar("min", 2, field="min", abstract="atom", fn=torch.minimum, c="so_min({0}, {1})",
+               identity=math.inf, laws=ACI, torch=("minimum",)),
+        Scalar("relu", 1, body=("max", A, 0.0), abstract="atom", fn=torch.relu, torch=("relu",)),
+        Scalar("abs", 1, body=("max", A, neg), abstract="atom", fn=torch.abs, c="so_abs({0})",
+               torch=("abs",)),
+        Scalar("lt", 2, field="lt", abstract="atom", result="bool", fn=torch.lt, c="({0} < {1})",
+               torch=("lt",)),
+        Scalar("le", 2, field="le", abstract="atom", result="bool", fn=torch.le, c="({0} <= {1})",
+               torch=("le",)),
+        Scalar("gt", 2, body=("lt", B, A), abstract="atom", result="bool", fn=torch.gt,
+               c="({0} > {1})", torch=("gt",)),
+        Scalar("ge", 2, body=("le", B, A), abstract="atom", result="bool", fn=torch.ge,
+               c="({0} >= {1})", torch=("ge",)),
+        Scalar("eq", 2, field="eq", abstract="atom", result="bool", fn=torch.eq, c="({0} == {1})",
+               laws=frozenset({"commutative"}), torch=("eq",)),
+        Scalar("ne", 2, body=("not", ("eq", A, B)), abstract="atom", result="bool", fn=torch.ne,
+               c="({0} != {1})", laws=frozenset({"commutative"}), torch=("ne",)),
+        Scalar("where", 3, field="where", abstract="atom", result="attr", fn=torch.where,
+               c="so_where({0}, {1}, {2})"),
+        # -- booleans and integers, exact
+        Scalar("not", 1, field="not", abstract="atom", result="bool", fn=torch.logical_not,
+               c="(!{0})", torch=("logical_not", "bitwise_not")),
+        Scalar("and", 2, field="and", abstract="atom", result="bool", fn=torch.logical_and,
+               c="({0} & {1})", identity=True, laws=ACI, torch=("logical_and", "bitwise_and")),
+        Scalar("or", 2, field="or", abstract="atom", result="bool", fn=torch.logical_or,
+               c="({0} | {1})", identity=False, laws=ACI, torch=("logical_or", "bitwise_or")),
+        Scalar("floordiv", 2, field="floordiv", abstract="atom",
+               fn=lambda a, b: torch.div(a, b, rounding_mode="floor"), c="so_floordiv({0}, {1})"),
+        Scalar("mod", 2, field="mod", abstract="atom", fn=torch.remainder, c="so_mod({0}, {1})"),
+        # -- conversions: the node's dtype is the target
+        Scalar("cast", 1, field="cast", abstract="cast", result="attr", flops=0),
+        Scalar("round", 1, field="keyed", abstract="fn", result="attr", flops=1),
+    )
+
+
+SCALARS: dict[str, Scalar] = {row.name: row for row in _rows()}
+"""Every scalar function. ``cast`` changes the dtype; ``round`` marks a rounding to the node's
+dtype that must be kept (``precision="eager"``), so the algebra may not move anything across it."""
+
+REDUCTIONS: dict[str, Scalar] = {r.name: r for r in SCALARS.values() if r.identity is not None}
+"""The rows that may reduce an axis: those with a neutral element."""
+
+
+def inline(term: Term, args: Sequence[Any], apply: Callable[[str, list[Any]], Any],
+           const: Callable[[float], Any]) -> Any:
+    """Evaluates a composite's body: ``apply(row, args)`` at each function, ``const`` at literals."""
+    if isinstance(term, Arg):
+        return args[term.index]
+    if isinstance(term, tuple):
+        return apply(term[0], [inline(t, args, apply, const) for t in term[1:]])
+    return const(term)
