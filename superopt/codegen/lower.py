@@ -1,0 +1,393 @@
+"""Lowers a placed uGraph to tile-IR programs, one per kernel.
+
+The named steps, per kernel:
+  1. *storage*: inputs, outputs and scratch become global buffers (``storage.py``),
+  2. *accumulators*: sums that are added together share one accumulator,
+  3. *phases*: reductions over a looped axis are ordered; those that do not wait for one another,
+     and those carried by a running statistic, share one pass over the axis,
+  4. *statements*: values are computed where their loop axes are open; pure maps are inlined into
+     their reader unless that would compute them again and again, then they get a tile buffer.
+
+Nothing here knows an operator by name beyond the structure of a row (its arity, flops, identity).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from superopt.codegen.expressions import Expressions, NotLowerable, Reader
+from superopt.codegen.storage import (
+    axis_ranks,
+    input_buffers,
+    output_buffers,
+    scratch_buffers,
+    tile_buffer,
+)
+from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Lit, Load, Loop, Program, Stmt
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.graph import Graph, Input, Map, Reduce
+from superopt.mugraph.placement import Carry, Kernel, MuGraph, kernel_body
+from superopt.mugraph.scalars import REDUCTIONS, Arg
+
+
+__all__ = ["NotLowerable", "lower"]
+
+
+def lower(mugraph: MuGraph) -> tuple[Program, ...]:
+    """All kernels of a placed graph as tile-IR programs, in execution order."""
+    ranks = axis_ranks(mugraph.graph)
+    inputs, outputs = input_buffers(mugraph.graph), output_buffers(mugraph.graph)
+    scratch = scratch_buffers(mugraph, ranks)
+    stored = dict(inputs)
+    for i in mugraph.materialized():
+        stored[i] = scratch[i] if i in scratch else outputs[i][0]
+    return tuple(
+        _Lowering(mugraph, k, stored, outputs, scratch, ranks).program()
+        for k in range(len(mugraph.kernels))
+    )
+
+
+@dataclass
+class Scope:
+    """The statements at one place of the loop nest, and what has a tile buffer there."""
+
+    parent: Scope | None
+    open: frozenset[Axis]
+    running: frozenset[int] = frozenset()
+    body: list[Stmt] = field(default_factory=list)
+    tiles: dict[int, Buffer] = field(default_factory=dict)
+    partial: dict[int, Buffer] = field(default_factory=dict)
+    added: set[int] = field(default_factory=set)
+
+    def find(self, i: int) -> Buffer | None:
+        """The tile buffer of a node, here or in an enclosing scope."""
+        scope: Scope | None = self
+        while scope is not None:
+            if i in scope.tiles:
+                return scope.tiles[i]
+            scope = scope.parent
+        return None
+
+
+class _Lowering:
+    """Lowers one kernel."""
+
+    def __init__(self, mugraph: MuGraph, position: int, stored: dict[int, Buffer],
+                 outputs: dict[int, list[Buffer]], scratch: dict[int, Buffer],
+                 ranks: dict[Axis, float]) -> None:
+        self.graph: Graph = mugraph.graph
+        self.kernel: Kernel = mugraph.kernels[position]
+        self.ranks, self.outputs, self.scratch = ranks, outputs, scratch
+        self.body = set(kernel_body(mugraph, position))
+        self.body -= {i for i in self.body if isinstance(self.graph.nodes[i], Input)}
+        mine = set(self.kernel.outputs)
+        self.stored = {i: b for i, b in stored.items() if i not in mine or i not in self.body}
+        self.loops = {s.axis: s.tile for s in self.kernel.placement.loop}
+        self.carry = {c.reduce: c for c in self.kernel.carries}
+        self.tiles: list[Buffer] = []
+        self.deps = _reach(self.graph, self.body)
+        self.exprs = Expressions(self.graph, self.body, self.stored)
+        self.shared = _shared_accumulators(self.graph, self.body, self.exprs.users, mine, self.carry)
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def program(self) -> Program:
+        """The kernel as a tile-IR program."""
+        top = Scope(None, frozenset())
+        self._prepare(top, list(self.kernel.outputs), stores=list(self.kernel.outputs))
+        for i in self.kernel.outputs:
+            if self._loop_axes(i) <= top.open:
+                self._store(top, i)
+        used: dict[str, Buffer] = {}
+        _collect(tuple(top.body), used)
+        return Program(self.kernel.name, tuple(b for b in used.values() if b.space != "tile"),
+                       tuple(t for t in self.tiles if t.name in used),
+                       self.kernel.placement.grid, tuple(top.body), self.kernel.placement.lane)
+
+    def _loop_axes(self, i: int) -> frozenset[Axis]:
+        return frozenset(a for a in self.graph.nodes[i].axes if a in self.loops)
+
+    def _prepare(self, scope: Scope, targets: list[int], stores: list[int] | None = None) -> None:
+        """Emits the loops that complete every looped reduction which ``targets`` need here."""
+        need = [i for i in self._closure(targets, scope) if self._loop_axes(i) <= scope.open]
+        looped: dict[int, Axis] = {}
+        for i in need:
+            node = self.graph.nodes[i]
+            if isinstance(node, Reduce):
+                axis = self._next_axis(node.over, scope)
+                if axis is not None:
+                    looped[i] = axis
+        late = {i: self._next_axis(tuple(self._loop_axes(i)), scope) for i in stores or []
+                if not self._loop_axes(i) <= scope.open}
+        phase: dict[int, int] = {}
+        for i in sorted(looped):
+            stat = self.carry[i].stat if i in self.carry else None
+            waits = [phase[d] + (0 if d == stat else 1) for d in self.deps[i] if d in phase]
+            phase[i] = max(waits, default=0)
+        when = dict(phase)
+        for i in late:
+            when[i] = max((phase[d] + 1 for d in self.deps[i] if d in phase), default=0)
+        for p in sorted(set(when.values())):
+            axes = dict.fromkeys(looped.get(i) or late[i] for i in when if when[i] == p)
+            for axis in axes:
+                group = [i for i in sorted(phase) if phase[i] == p and looped[i] == axis]
+                out = [i for i in late if when[i] == p and late[i] == axis]
+                if axis is not None:
+                    self._pass(scope, axis, group, out)
+
+    def _next_axis(self, over: tuple[Axis, ...], scope: Scope) -> Axis | None:
+        """The first looped axis of ``over`` that is not open yet, in placement order."""
+        return next((a for a in self.loops if a in over and a not in scope.open), None)
+
+    def _pass(self, scope: Scope, axis: Axis, group: list[int], out: list[int]) -> None:
+        """One loop over ``axis`` that accumulates ``group`` and stores the outputs ``out``."""
+        stats = {self.carry[i].stat for i in group if i in self.carry}
+        inner = Scope(scope, scope.open | {axis}, frozenset(stats))
+        for i in group:
+            self._accumulator(scope, i)
+        for i in sorted(stats):
+            scope.tiles[i] = scope.partial[i]  # inside the loop, the running value is the value
+        for i in sorted(group, key=lambda i: (i not in stats, i)):
+            self._prepare(inner, [self._operand(i)])
+            if i in stats:
+                self._move_stat(scope, inner, i, [c for c in self.carry.values()
+                                                  if c.stat == i and c.reduce in group])
+            else:
+                self._accumulate(scope, inner, i)
+        if out:
+            self._prepare(inner, out, stores=out)
+            for i in out:
+                if self._loop_axes(i) <= inner.open:
+                    self._store(inner, i)
+        scope.body.append(Loop(axis, self.loops[axis], tuple(inner.body)))
+        for i in group:
+            scope.added.add(i)
+            if i not in self.shared:
+                scope.tiles[i] = scope.partial[i]
+
+    def _operand(self, i: int) -> int:
+        node = self.graph.nodes[i]
+        if not isinstance(node, Reduce):
+            raise NotLowerable(f"node %{i} is not a reduction", self.kernel.name)
+        return node.operand
+
+    # -- accumulators ----------------------------------------------------------------------------
+
+    def _accumulator(self, scope: Scope, i: int) -> Buffer:
+        """The accumulator of a reduction, filled with the identity where it is first needed."""
+        root = self.shared.get(i, i)
+        if root not in scope.partial:
+            node = self.graph.nodes[i]
+            if not isinstance(node, Reduce):
+                raise NotLowerable(f"%{i} is not a reduction", self.kernel.name)
+            buffer = self._new_tile(f"acc{root}", node.axes, node.dtype)
+            identity = REDUCTIONS[node.op].identity
+            scope.body.append(Compute(buffer, buffer.axes, Lit(_literal(identity), node.dtype)))
+            scope.partial[root] = buffer
+        scope.partial[i] = scope.partial[root]
+        return scope.partial[i]
+
+    def _accumulate(self, scope: Scope, inner: Scope, i: int) -> None:
+        node = self.graph.nodes[i]
+        buffer = scope.partial[i]
+        if isinstance(node, Reduce):
+            expr = self._value(inner, node.operand, node)
+            inner.body.append(Compute(buffer, buffer.axes, expr, node.op, node.over, True))
+
+    def _move_stat(self, scope: Scope, inner: Scope, i: int, carries: list[Carry]) -> None:
+        """Updates a running statistic, and corrects the accumulators that were built on its old value."""
+        stat = scope.partial[i]
+        old = self._new_tile(f"old{i}", stat.axes, stat.dtype)
+        inner.body.append(Compute(old, old.axes, _here(stat)))
+        self._accumulate(scope, inner, i)
+        if not carries:
+            return
+        # While nothing but the identity has been seen, readers inside the loop get zero in its
+        # place: -inf - -inf would be NaN, where the value of an empty prefix is well defined.
+        identity = Lit(_literal(REDUCTIONS[_reduce(self.graph, i).op].identity), stat.dtype)
+        safe = self._new_tile(f"safe{i}", stat.axes, stat.dtype)
+        empty = Apply("eq", (_here(stat), identity), "bool")
+        inner.body.append(Compute(safe, safe.axes, Apply(
+            "where", (empty, Lit(0.0, stat.dtype), _here(stat)), stat.dtype)))
+        inner.tiles[i] = safe
+        for c in carries:
+            acc = scope.partial[c.reduce]
+            factor = self._new_tile(f"fix{c.reduce}", stat.axes, acc.dtype)
+            expr = _term(c.factor, [_here(old), _here(stat)], acc.dtype)
+            same = next((s for s in inner.body if isinstance(s, Compute) and s.expr == expr), None)
+            if same is None:
+                inner.body.append(Compute(factor, factor.axes, expr))
+            else:
+                factor = same.dst
+            inner.body.append(Compute(acc, acc.axes, Apply("mul", (_here(acc), _here(factor)), acc.dtype)))
+
+    def _new_tile(self, name: str, axes: tuple[Axis, ...], dtype: str) -> Buffer:
+        taken = {t.name for t in self.tiles}
+        while name in taken:
+            name += "_"
+        buffer = tile_buffer(name, axes, dtype, self.ranks)
+        self.tiles.append(buffer)
+        return buffer
+
+    # -- values ----------------------------------------------------------------------------------
+
+    def _closure(self, targets: list[int], scope: Scope) -> list[int]:
+        """What ``targets`` need inside this kernel and what has no buffer in ``scope``; ascending."""
+        seen: set[int] = set()
+        todo = list(targets)
+        while todo:
+            i = todo.pop()
+            if i in seen or i not in self.body or scope.find(i) is not None:
+                continue
+            seen.add(i)
+            todo.extend(self.graph.nodes[i].args)
+        return sorted(seen)
+
+    def _value(self, scope: Scope, i: int, reader: Reduce | None, top: bool = False) -> Expr:
+        """The value of a node as an expression at the reader's coordinates; buffers what it must."""
+        space = frozenset(self.graph.nodes[i].axes) | frozenset(reader.over if reader else ())
+        who = Reader(space, reader.op if reader else None)
+        for j, dtype in self.exprs.buffered(i, who, lambda j: scope.find(j) is not None, top):
+            self._tile(scope, j, dtype)
+        return self.exprs.expr(i, lambda j: self._load(scope, j))
+
+    def _load(self, scope: Scope, j: int) -> Load | None:
+        buffer = scope.find(j)
+        return None if buffer is None else _here(buffer, self.graph.nodes[j].dtype)
+
+    def _tile(self, scope: Scope, i: int, dtype: str) -> None:
+        """Gives node ``i`` a tile buffer, in the outermost scope where its value is settled."""
+        if scope.find(i) is not None:
+            return
+        home = scope
+        while (home.parent is not None and self._loop_axes(i) <= home.parent.open
+               and not (self.deps[i] | {i}) & home.running):
+            home = home.parent
+        node = self.graph.nodes[i]
+        root = self.shared.get(i)
+        if root is not None and root != i:
+            return  # accumulated as part of its sum
+        members = [m for m, r in self.shared.items() if r == i and m != i]
+        if members:
+            self._sum(home, i, members)
+            return
+        if isinstance(node, Reduce):
+            expr = self._value(home, node.operand, node)
+            buffer = self._new_tile(f"r{i}", node.axes, node.dtype)
+            home.body.append(Compute(buffer, buffer.axes, expr, node.op, node.over, False))
+        else:
+            expr = self._value(home, i, None, top=True)
+            buffer = self._new_tile(f"t{i}", node.axes, dtype)
+            home.body.append(Compute(buffer, buffer.axes, expr))
+        home.tiles[i] = buffer
+
+    def _sum(self, home: Scope, i: int, members: list[int]) -> None:
+        """A sum whose reduction terms share one accumulator: the rest is added to it."""
+        node = self.graph.nodes[i]
+        if not isinstance(node, Map):
+            raise NotLowerable(f"%{i} is not a sum", self.kernel.name)
+        buffer = self._accumulator(home, members[0])
+        for m in members:
+            term = self.graph.nodes[m]
+            if m not in home.added and isinstance(term, Reduce):
+                expr = self._value(home, term.operand, term)
+                home.body.append(Compute(buffer, buffer.axes, expr, term.op, term.over, True))
+        for a in node.args:
+            if a not in members:
+                expr = Apply(node.op, (_here(buffer), self._value(home, a, None)), node.dtype)
+                home.body.append(Compute(buffer, buffer.axes, expr))
+        home.tiles[i] = buffer
+
+    def _store(self, scope: Scope, i: int) -> None:
+        """Writes a kernel output to its global buffers."""
+        node = self.graph.nodes[i]
+        targets = list(self.outputs.get(i, []))
+        if i in self.scratch:
+            targets.insert(0, self.scratch[i])
+        if (isinstance(node, Reduce) and scope.find(i) is None and len(targets) == 1
+                and targets[0].dtype == node.dtype and i not in self.shared):
+            expr = self._value(scope, node.operand, node)
+            scope.body.append(Compute(targets[0], targets[0].axes, expr, node.op, node.over, False))
+            return
+        if len(targets) > 1 or isinstance(node, Reduce) or i in self.shared:
+            self._tile(scope, i, node.dtype)
+        expr = self._value(scope, i, None)
+        for buffer in targets:
+            scope.body.append(Compute(buffer, buffer.axes, expr))
+
+
+# -- helpers -------------------------------------------------------------------------------------
+
+
+def _here(buffer: Buffer, dtype: str | None = None) -> Load:
+    return Load(buffer, tuple(Coord(a) for a in buffer.axes), dtype or buffer.dtype)
+
+
+def _term(term: object, args: list[Expr], dtype: str) -> Expr:
+    if isinstance(term, Arg):
+        return args[term.index]
+    if isinstance(term, tuple):
+        return Apply(term[0], tuple(_term(t, args, dtype) for t in term[1:]), dtype)
+    return Lit(float(term), dtype)  # type: ignore[arg-type]
+
+
+def _reach(graph: Graph, body: set[int]) -> dict[int, frozenset[int]]:
+    """For each node of the body, all body nodes that its value depends on."""
+    out: dict[int, frozenset[int]] = {}
+    for i in sorted(body):
+        below: set[int] = set()
+        for a in graph.nodes[i].args:
+            if a in body:
+                below |= out[a] | {a}
+        out[i] = frozenset(below)
+    return out
+
+
+def _shared_accumulators(graph: Graph, body: set[int], users: dict[int, set[int]], outputs: set[int],
+                         carry: dict[int, Carry]) -> dict[int, int]:
+    """Reduction -> the sum it is a term of, for sums whose terms can share one accumulator."""
+    out: dict[int, int] = {}
+    for i in sorted(body):
+        node = graph.nodes[i]
+        if not isinstance(node, Map) or "associative" not in _laws(node.op):
+            continue
+        members = [
+            a for a in set(node.operands)
+            if isinstance(t := graph.nodes[a], Reduce) and a in body and t.op == node.op
+            and t.axes == node.axes and t.dtype == node.dtype and users[a] == {i}
+            and a not in outputs and a not in carry
+        ]
+        if len(members) >= 2 and not any(x in _reach_one(graph, y) for x in members for y in members):
+            out.update(dict.fromkeys(members, i))
+            out[i] = i
+    return out
+
+
+def _reach_one(graph: Graph, i: int) -> set[int]:
+    return set(graph.reachable([i])) - {i}
+
+
+def _reduce(graph: Graph, i: int) -> Reduce:
+    node = graph.nodes[i]
+    if not isinstance(node, Reduce):
+        raise NotLowerable(f"%{i} is not a reduction", graph.name)
+    return node
+
+
+def _literal(identity: float | bool | None) -> float | bool:
+    if identity is None:
+        raise NotLowerable("a reduction without an identity", "kernel body")
+    return identity
+
+
+def _laws(op: str) -> frozenset[str]:
+    return REDUCTIONS[op].laws if op in REDUCTIONS else frozenset()
+
+
+def _collect(body: tuple[Stmt, ...], used: dict[str, Buffer]) -> None:
+    from superopt.codegen.tileir import loads, statements
+
+    for stmt in statements(body):
+        for load in loads(stmt.expr):
+            used.setdefault(load.buffer.name, load.buffer)
+        used.setdefault(stmt.dst.name, stmt.dst)

@@ -1,0 +1,91 @@
+"""Where the values of a placed graph are stored: global buffers and the order of their axes."""
+
+from __future__ import annotations
+
+from superopt.codegen.tileir import Buffer
+from superopt.mugraph.axes import Axis, Stride, sort_axes
+from superopt.mugraph.graph import Dims, Graph, Input, View, axis_strides, dense_strides
+from superopt.mugraph.placement import MuGraph
+
+OUTPUT_PREFIX, SCRATCH_PREFIX = "out", "tmp"
+
+
+def axis_ranks(graph: Graph) -> dict[Axis, float]:
+    """How far from the innermost position each axis is stored, on average over inputs and outputs.
+
+    Tile buffers and scratch are laid out by it, so that the axis which is contiguous in memory is
+    contiguous in them as well, and vector loads need no shuffles.
+    """
+    places: dict[Axis, list[int]] = {}
+
+    def note(dims: Dims, names: dict[Axis, Axis] | None = None) -> None:
+        flat = [a for dim in dims for a in dim]
+        for i, a in enumerate(reversed(flat)):
+            places.setdefault((names or {}).get(a, a), []).append(i)
+
+    for node in graph.nodes:
+        if isinstance(node, Input):
+            note(tuple((a,) for a, _ in sorted(axis_strides(node.dims, node.strides).items(),
+                                               key=lambda p: -p[1].coef)))
+        if isinstance(node, View) and isinstance(graph.nodes[node.operand], Input):
+            source = graph.nodes[node.operand]
+            names = {a: r for a, ix in node.index if (r := ix.rename_of())}
+            if isinstance(source, Input) and len(names) == len(node.index):
+                note(source.dims, names)
+    for out in graph.outputs:
+        note(out.dims)
+    return {a: min(p) + 0.1 * sum(p) / len(p) for a, p in places.items()}
+
+
+def layout_order(axes: tuple[Axis, ...], ranks: dict[Axis, float]) -> tuple[Axis, ...]:
+    """The axes of a buffer, outermost first: the axis stored innermost elsewhere comes last."""
+    return tuple(sorted(axes, key=lambda a: (-ranks.get(a, 9.0), a.name)))
+
+
+def input_buffers(graph: Graph) -> dict[int, Buffer]:
+    """One buffer per input node: its axes and their strides in elements."""
+    out: dict[int, Buffer] = {}
+    for i, node in enumerate(graph.nodes):
+        if isinstance(node, Input):
+            strides = axis_strides(node.dims, node.strides)
+            axes = tuple(strides)
+            out[i] = Buffer(node.name, "input", axes, node.dtype, tuple(strides[a] for a in axes))
+    return out
+
+
+def output_buffers(graph: Graph) -> dict[int, list[Buffer]]:
+    """The output buffers that each node must be written to (several outputs may share a node)."""
+    out: dict[int, list[Buffer]] = {}
+    for k, output in enumerate(graph.outputs):
+        strides = axis_strides(output.dims, dense_strides(output.dims))
+        buffer = Buffer(f"{OUTPUT_PREFIX}{k}", "output", tuple(strides), graph.nodes[output.node].dtype,
+                        tuple(strides.values()))
+        out.setdefault(output.node, []).append(buffer)
+    return out
+
+
+def scratch_buffers(mugraph: MuGraph, ranks: dict[Axis, float]) -> dict[int, Buffer]:
+    """Global buffers for values that one kernel stores and a later one reads."""
+    graph = mugraph.graph
+    results = {o.node for o in graph.outputs}
+    out: dict[int, Buffer] = {}
+    for kernel in mugraph.kernels:
+        for i in kernel.outputs:
+            if i not in results or any(len([a for d in o.dims for a in d]) != len(graph.nodes[i].axes)
+                                       for o in graph.outputs if o.node == i):
+                axes = layout_order(graph.nodes[i].axes, ranks)
+                strides = axis_strides(tuple((a,) for a in axes), dense_strides(tuple((a,) for a in axes)))
+                out[i] = Buffer(f"{SCRATCH_PREFIX}{i}", "scratch", axes, graph.nodes[i].dtype,
+                                tuple(strides[a] for a in axes))
+    return out
+
+
+def tile_buffer(name: str, axes: frozenset[Axis] | tuple[Axis, ...], dtype: str,
+                ranks: dict[Axis, float]) -> Buffer:
+    """A buffer of one task, dense over the current tiles of its axes."""
+    return Buffer(name, "tile", layout_order(sort_axes(frozenset(axes)), ranks), dtype, ())
+
+
+def element_stride(buffer: Buffer, axis: Axis) -> Stride | None:
+    """The stride of an axis in a global buffer, None when the buffer lacks it."""
+    return dict(zip(buffer.axes, buffer.strides, strict=True)).get(axis)

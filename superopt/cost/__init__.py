@@ -1,0 +1,1 @@
+"""The cost of placed graphs: a device table, an analytic model, and measurement."""

@@ -1,0 +1,1 @@
+"""The search: value enumeration with abstract pruning, extraction, kernel cut and placement."""

@@ -1,0 +1,197 @@
+"""One-pass accumulators, derived: which reductions may follow a running statistic, and how.
+
+A sum R of f(t, m) over an axis, where m is another reduction over the same axis, can run in the
+same pass when f has a multiplicative character in m: f(t, m') = f(t, m) * exp(c * (m' - m)) with a
+constant c. Then the accumulator built on m is moved to m' by the factor exp(c * (m' - m)), which is
+the identity at m' = m and composes. With c = -1 and m a maximum this is the online softmax (Milakov
+and Gimelshein, 2018), but nothing here knows softmax: c is read off the term.
+"""
+
+from __future__ import annotations
+
+from superopt.mugraph.graph import Builder, Const, Dims, Graph, Map, Node, Reduce, View
+from superopt.mugraph.placement import Carry
+from superopt.mugraph.scalars import Arg
+
+
+def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tuple[Carry, ...]:
+    """The reductions of a kernel body that can share a pass with a statistic they depend on.
+
+    ``axes``: the looped axes. Where a reduction depends on two statistics, or its dependence has
+    no multiplicative character, it gets no carry (it then needs a pass of its own).
+    """
+    inside = set(body)
+    below: dict[int, frozenset[int]] = {}
+    sums = [i for i in body if isinstance(graph.nodes[i], Reduce)]
+    out = []
+    for i in sums:
+        node = graph.nodes[i]
+        if not isinstance(node, Reduce) or node.op != "add":
+            continue
+        looped = [a for a in node.over if a in axes]
+        if not looped:
+            continue
+        reach = _below(graph, i, inside, below)
+        stats = [s for s in sums if s in reach and set(_over(graph, s)) & set(looped)
+                 and _op(graph, s) in ("max", "min")]
+        others = [s for s in sums if s in reach and s not in stats and set(_over(graph, s)) & set(looped)]
+        if len(stats) != 1 or any(stats[0] in _below(graph, o, inside, below) for o in others):
+            continue
+        c = character(graph, node.operand, stats[0], inside)
+        if c:
+            out.append(Carry(i, stats[0], factor(c)))
+    return tuple(out)
+
+
+def factor(c: float) -> object:
+    """exp(c * (new - old)) as a term over Arg(0) = old, Arg(1) = new; one where nothing moved.
+
+    The test for equality also covers the empty prefix: -inf moved to -inf is no move, not NaN.
+    """
+    old, new = Arg(0), Arg(1)
+    shift = ("sub", old, new) if c == -1 else ("mul", float(c), ("sub", new, old))
+    return ("where", ("eq", old, new), 1.0, ("exp", shift))
+
+
+def character(graph: Graph, i: int, stat: int, inside: set[int]) -> float | None:
+    """The constant c with value(m') = value(m) * exp(c * (m' - m)); 0 if independent, else None."""
+    node = graph.nodes[i]
+    if not _depends(graph, i, stat, inside):
+        return 0.0
+    if isinstance(node, Reduce):
+        return character(graph, node.operand, stat, inside) if node.op == "add" else None
+    if isinstance(node, View):
+        return None
+    if not isinstance(node, Map):
+        return None
+    if node.op == "exp":
+        return slope(graph, node.operands[0], stat, inside)
+    if node.op == "cast":
+        return character(graph, node.operands[0], stat, inside)
+    if node.op in ("mul", "div"):
+        parts = [character(graph, a, stat, inside) for a in node.operands]
+        if parts[0] is None or parts[1] is None:
+            return None
+        return parts[0] + parts[1] if node.op == "mul" else parts[0] - parts[1]
+    if node.op in ("add", "sub"):
+        parts = [character(graph, a, stat, inside) for a in node.operands]
+        return parts[0] if parts[0] is not None and parts[0] == parts[1] else None
+    if node.op == "neg":
+        return character(graph, node.operands[0], stat, inside)
+    if node.op == "where":
+        # A choice that does not depend on the statistic keeps a character that both sides have;
+        # zero has every character.
+        if _depends(graph, node.operands[0], stat, inside):
+            return None
+        parts = [None if _zero(graph, a) else character(graph, a, stat, inside)
+                 for a in node.operands[1:]]
+        kept = [p for a, p in zip(node.operands[1:], parts, strict=True) if not _zero(graph, a)]
+        return kept[0] if kept and all(p == kept[0] for p in kept) else None
+    return None
+
+
+def slope(graph: Graph, i: int, stat: int, inside: set[int]) -> float | None:
+    """The constant c with value(m') = value(m) + c * (m' - m), else None."""
+    node = graph.nodes[i]
+    if i == stat:
+        return 1.0
+    if not _depends(graph, i, stat, inside):
+        return 0.0
+    if not isinstance(node, Map):
+        return None
+    parts = [slope(graph, a, stat, inside) for a in node.operands]
+    if node.op == "cast":
+        return parts[0]
+    if node.op == "neg":
+        return None if parts[0] is None else -parts[0]
+    if node.op in ("add", "sub") and parts[0] is not None and parts[1] is not None:
+        return parts[0] + parts[1] if node.op == "add" else parts[0] - parts[1]
+    if node.op == "mul":
+        for a, b in ((0, 1), (1, 0)):
+            literal = graph.nodes[node.operands[a]]
+            if isinstance(literal, Const) and parts[b] is not None:
+                return float(literal.value) * parts[b]
+    return None
+
+
+def obligation(graph: Graph, carry: Carry) -> tuple[Graph, Graph]:
+    """The two graphs whose equality justifies a carry: f(t, m') and f(t, m) * h(m, m').
+
+    Both read the inputs of ``graph`` and two free statistics "old" and "new", so that the proof
+    holds whatever the statistic is.
+    """
+    reduce = graph.nodes[carry.reduce]
+    stat = graph.nodes[carry.stat]
+    if not isinstance(reduce, Reduce):
+        raise TypeError("a carry belongs to a reduction")
+    dims: Dims = tuple((a,) for a in stat.axes)
+
+    def side(moved: bool) -> Graph:
+        b = Builder("carry")
+        old = b.input("old", dims, stat.dtype)
+        new = b.input("new", dims, stat.dtype)
+        keep = graph.reachable([reduce.operand])
+        at: dict[int, int] = {carry.stat: old if moved else new}
+        for i in keep:
+            if i not in at:
+                at[i] = b.add(_remap(graph.nodes[i], at))
+        value = at[reduce.operand]
+        if moved:
+            value = b.map("mul", value, _build(b, carry.factor, [old, new]))
+        axes = tuple((a,) for a in b.axes(value))
+        return b.build([("f", value, axes)])
+
+    return side(False), side(True)
+
+
+def _remap(node: Node, at: dict[int, int]) -> Node:
+    from superopt.mugraph.graph import remap
+
+    return remap(node, at)
+
+
+def _build(b: Builder, term: object, args: list[int]) -> int:
+    if isinstance(term, Arg):
+        return args[term.index]
+    if isinstance(term, tuple):
+        return b.map(term[0], *(_build(b, t, args) for t in term[1:]))
+    return b.const(float(term))  # type: ignore[arg-type]
+
+
+def _zero(graph: Graph, i: int) -> bool:
+    node = graph.nodes[i]
+    return isinstance(node, Const) and node.value == 0
+
+
+def _over(graph: Graph, i: int) -> tuple[object, ...]:
+    node = graph.nodes[i]
+    return node.over if isinstance(node, Reduce) else ()
+
+
+def _op(graph: Graph, i: int) -> str:
+    node = graph.nodes[i]
+    return node.op if isinstance(node, Reduce) else ""
+
+
+def _depends(graph: Graph, i: int, stat: int, inside: set[int]) -> bool:
+    seen: set[int] = set()
+    todo = [i]
+    while todo:
+        j = todo.pop()
+        if j == stat:
+            return True
+        if j in seen or j < stat or j not in inside:
+            continue
+        seen.add(j)
+        todo.extend(graph.nodes[j].args)
+    return False
+
+
+def _below(graph: Graph, i: int, inside: set[int], memo: dict[int, frozenset[int]]) -> frozenset[int]:
+    if i not in memo:
+        out: set[int] = set()
+        for a in graph.nodes[i].args:
+            if a in inside:
+                out |= _below(graph, a, inside, memo) | {a}
+        memo[i] = frozenset(out)
+    return memo[i]

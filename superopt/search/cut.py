@@ -1,0 +1,228 @@
+"""The kernel cut: which values of a term graph are stored, and which are computed where they are read.
+
+Local search from two ends (everything fused, everything stored), toggling one value at a time;
+each kernel's cost is that of its best coarse placement, and is computed once per distinct kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from superopt.mugraph.graph import Gather, Graph, Input, Map, Reduce, View
+from superopt.mugraph.placement import Kernel, MuGraph, Placement
+from superopt.mugraph.scalars import SCALARS
+from superopt.search import place
+
+KernelSeconds = Callable[[Graph, list[int], set[int], tuple[int, ...]], Callable[[Placement], float]]
+"""(graph, body, stored nodes, outputs) -> seconds of a placement; given by the cost stage."""
+
+INFINITE = float("inf")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Kernels as groups of stored nodes, in execution order, with the predicted seconds."""
+
+    groups: tuple[tuple[int, ...], ...]
+    seconds: float
+
+
+@dataclass
+class Cutter:
+    """Cuts one term graph into kernels."""
+
+    graph: Graph
+    cost: KernelSeconds
+    evaluated: int = 0
+    _memo: dict[tuple[tuple[int, ...], frozenset[int]], float] = field(default_factory=dict)
+
+    def cuts(self) -> list[Cut]:
+        """Locally optimal cuts, cheapest first (at most two)."""
+        outputs = frozenset(o.node for o in self.graph.outputs)
+        forced = forced_cuts(self.graph) | outputs
+        free = [i for i in cut_points(self.graph) if i not in forced]
+        found: dict[tuple[tuple[int, ...], ...], Cut] = {}
+        for start in (forced, forced | set(free)):
+            cut = self._descend(frozenset(start), free, forced)
+            if cut is not None:
+                found.setdefault(cut.groups, cut)
+        return sorted(found.values(), key=lambda c: (c.seconds, len(c.groups), c.groups))
+
+    def _descend(self, stored: frozenset[int], free: list[int], forced: frozenset[int]) -> Cut | None:
+        best = self._total(stored)
+        moved = True
+        while moved:
+            moved = False
+            for i in free:
+                other = stored ^ {i}
+                cost = self._total(other)
+                if cost < best * 0.999:
+                    best, stored, moved = cost, other, True
+        if best == INFINITE:
+            return None
+        return self._merge(stored)
+
+    def _total(self, stored: frozenset[int]) -> float:
+        return sum(self.seconds((i,), stored) for i in stored if not self._is_input(i))
+
+    def _is_input(self, i: int) -> bool:
+        # An output that is an input itself still needs a kernel that copies it.
+        return isinstance(self.graph.nodes[i], Input) and all(o.node != i for o in self.graph.outputs)
+
+    def _merge(self, stored: frozenset[int]) -> Cut:
+        """Joins kernels over the same axes that share inputs, while that is cheaper."""
+        groups = [(i,) for i in sorted(stored) if not self._is_input(i)]
+        below = {g[0]: self.graph.reachable(g) for g in groups}
+        merged = True
+        while merged:
+            merged = False
+            for x in range(len(groups)):
+                for y in range(x + 1, len(groups)):
+                    a, b = groups[x], groups[y]
+                    if set(self.graph.nodes[a[0]].axes) != set(self.graph.nodes[b[0]].axes):
+                        continue
+                    if any(i in below[j] or j in below[i] for i in a for j in b):
+                        continue
+                    # Merging must not close a cycle through a third kernel.
+                    if any(i in below[k] and k in below[j] for i in a for k in stored for j in b
+                           if k not in (i, j) and not self._is_input(k)):
+                        continue
+                    both = tuple(sorted(a + b))
+                    if self.seconds(both, stored) < self.seconds(a, stored) + self.seconds(b, stored):
+                        groups = [g for g in groups if g not in (a, b)] + [both]
+                        groups.sort(key=max)
+                        merged = True
+                        break
+                if merged:
+                    break
+        ordered = _topological(self.graph, groups)
+        return Cut(tuple(ordered), sum(self.seconds(g, stored) for g in ordered))
+
+    def seconds(self, outputs: tuple[int, ...], stored: frozenset[int]) -> float:
+        """The coarse cost of the kernel that stores ``outputs``, given what else is stored."""
+        body, reads = body_of(self.graph, outputs, stored)
+        key = (outputs, frozenset(body))
+        if key not in self._memo:
+            self.evaluated += 1
+            if not fusible(self.graph, body, outputs, reads):
+                self._memo[key] = INFINITE
+            else:
+                axes = place.placeable(self.graph, body, outputs)
+                found = place.best(axes, self.cost(self.graph, body, reads, outputs), quick=True)
+                self._memo[key] = found[0][0] if found else INFINITE
+        return self._memo[key]
+
+    def place(self, cut: Cut, keep: int) -> list[tuple[float, MuGraph]]:
+        """The cut with its kernels placed, best first: the best of all, and single deviations."""
+        stored = frozenset(i for g in cut.groups for i in g)
+        options: list[list[tuple[float, Kernel]]] = []
+        for n, group in enumerate(cut.groups):
+            body, reads = body_of(self.graph, group, stored)
+            axes = place.placeable(self.graph, body, group)
+            found = place.best(axes, self.cost(self.graph, body, reads, group), quick=False, keep=keep)
+            self.evaluated += 1
+            options.append([(s, place.kernel(self.graph, f"k{n}", group, body, p)) for s, p in found])
+        best = [o[0] for o in options]
+        plans = [best]
+        heavy = sorted(range(len(options)), key=lambda n: -best[n][0])[:2]
+        for n in heavy:
+            plans += [[*best[:n], other, *best[n + 1:]] for other in options[n][1:]]
+        return [(sum(s for s, _ in plan), MuGraph(self.graph, tuple(k for _, k in plan))) for plan in plans]
+
+
+def body_of(graph: Graph, outputs: tuple[int, ...], stored: frozenset[int]) -> tuple[list[int], set[int]]:
+    """(nodes computed inside the kernel, stored nodes it reads), inputs counting as stored."""
+    body: set[int] = set()
+    reads: set[int] = set()
+    todo = list(outputs)
+    while todo:
+        i = todo.pop()
+        if i in body or i in reads:
+            continue
+        if i not in outputs and (i in stored or isinstance(graph.nodes[i], Input)):
+            reads.add(i)
+            continue
+        body.add(i)
+        todo.extend(graph.nodes[i].args)
+    return sorted(body), reads
+
+
+def cut_points(graph: Graph) -> list[int]:
+    """The values worth storing: reductions, and computed values that a reduction reads."""
+    users = graph.users()
+    out = []
+    for i, node in enumerate(graph.nodes):
+        if isinstance(node, Reduce):
+            out.append(i)
+        elif isinstance(node, Map) and SCALARS[node.op].flops and node.axes:
+            feeds = any(isinstance(graph.nodes[u], Reduce) or
+                        (isinstance(n := graph.nodes[u], Map) and set(n.axes) > set(node.axes))
+                        for u in users[i])
+            heavy = any(isinstance(graph.nodes[j], Reduce) for j in graph.reachable([i]))
+            product = any(isinstance(n := graph.nodes[u], Reduce) and node.op == "mul" and n.op == "add"
+                          for u in users[i])
+            if heavy and not product and (feeds or len(users[i]) > 1):
+                out.append(i)
+    return out
+
+
+def forced_cuts(graph: Graph) -> frozenset[int]:
+    """Values that must be stored: those read at other coordinates and not pure in stored ones."""
+    out: set[int] = set()
+    for node in graph.nodes:
+        if isinstance(node, Gather) and not isinstance(graph.nodes[node.operand], Input):
+            out.add(node.operand)
+        if isinstance(node, View) and _has_reduction(graph, node.operand, out):
+            out.add(node.operand)
+    return frozenset(out)
+
+
+def _has_reduction(graph: Graph, i: int, stored: set[int]) -> bool:
+    todo, seen = [i], set()
+    while todo:
+        j = todo.pop()
+        if j in seen or j in stored:
+            continue
+        seen.add(j)
+        if isinstance(graph.nodes[j], Reduce):
+            return True
+        todo.extend(graph.nodes[j].args)
+    return False
+
+
+def fusible(graph: Graph, body: list[int], outputs: tuple[int, ...], reads: set[int]) -> bool:
+    """Whether the lowering can hold this body in one kernel."""
+    inside = set(body)
+    for i in body:
+        node = graph.nodes[i]
+        if isinstance(node, View) and node.operand in inside:
+            todo = [node.operand]
+            while todo:
+                j = todo.pop()
+                if isinstance(graph.nodes[j], Reduce):
+                    return False
+                todo.extend(a for a in graph.nodes[j].args if a in inside)
+        if isinstance(node, Gather) and node.operand not in reads:
+            return False
+        if i in outputs and any(i in graph.nodes[j].args for j in body):
+            return False  # a kernel does not read what it stores
+    return True
+
+
+def _topological(graph: Graph, groups: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Kernels so that each reads only what earlier ones stored."""
+    owner = {i: g for g in groups for i in g}
+    done: list[tuple[int, ...]] = []
+
+    def visit(group: tuple[int, ...]) -> None:
+        if group in done:
+            return
+        for i in graph.reachable(group):
+            if i in owner and owner[i] != group:
+                visit(owner[i])
+        done.append(group)
+
+    for group in sorted(groups, key=max):
+        visit(group)
+    return done

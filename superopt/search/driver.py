@@ -1,0 +1,170 @@
+"""The search over one program: explore its regions, extract graphs, cut and place them, rank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from superopt.mugraph.graph import Graph
+from superopt.mugraph.placement import MuGraph
+from superopt.search.cut import Cutter, KernelSeconds
+from superopt.search.enumerate import explore
+from superopt.search.extract import Choice, Extractor
+from superopt.search.regions import regions
+
+Progress = Callable[[str, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A placed program with its predicted seconds."""
+
+    mugraph: MuGraph
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: candidates, cheapest first, and what it did to find them.
+
+    ``stats``: states (values tried and kernels costed), classes, queries, closed (every region's
+    algebraic space was exhausted), removed (per rule), graphs, seconds.
+    """
+
+    candidates: tuple[Candidate, ...]
+    stats: dict[str, object]
+    why_none: str = ""
+
+
+@dataclass
+class Budget:
+    """A limit in seconds of wall clock, or in candidates (term graphs costed); either may be None."""
+
+    seconds: float | None = None
+    candidates: int | None = None
+    started: float = field(default_factory=time.perf_counter)
+    used: int = 0
+
+    def spent(self) -> bool:
+        """Whether the search must stop now."""
+        if self.candidates is not None and self.used >= self.candidates:
+            return True
+        return self.seconds is not None and time.perf_counter() - self.started > self.seconds
+
+
+def search(graph: Graph, cost: KernelSeconds, budget: Budget, *, seed: int = 0, keep: int = 4,
+           lowerable: Callable[[MuGraph], str | None] = lambda _: None,
+           progress: Progress | None = None) -> Found:
+    """Searches for placed graphs that compute ``graph``.
+
+    cost: (graph, body, stored, outputs) -> seconds of a placement; lowerable: the reason why a
+    placed graph cannot be lowered, or None. At least the source's own derivation is always costed,
+    whatever the budget.
+    """
+    explored = [(region, explore(graph, region, seed=seed, seconds=_share(budget)))
+                for region in regions(graph)]
+    extractor = Extractor(graph, explored)
+    scored: dict[str, list[tuple[float, MuGraph]]] = {}
+    costed = 0
+
+    def score(choices: tuple[Choice, ...]) -> float:
+        nonlocal costed
+        variant = extractor.build(choices)
+        key = str(variant)
+        if key not in scored:
+            budget.used += 1
+            cutter = Cutter(variant, cost)
+            scored[key] = [(c.seconds, (cutter, c)) for c in cutter.cuts()]  # type: ignore[misc]
+            costed += cutter.evaluated
+            if progress:
+                progress("search", {"graphs": len(scored), "best": min(
+                    (s[0][0] for s in scored.values() if s), default=float("inf"))})
+        return scored[key][0][0] if scored[key] else float("inf")
+
+    choices = extractor.seed()
+    best = score(choices)
+    source = [c for c in (_source(graph, extractor),) if c is not None]
+    for alternative in source:
+        if (cost_there := score(alternative)) < best:
+            best, choices = cost_there, alternative
+    moved = True
+    while moved and not budget.spent():
+        moved = False
+        for variant in extractor.variants(choices):
+            if budget.spent():
+                break
+            try:
+                there = score(variant)
+            except RecursionError:
+                continue
+            if there < best * 0.999:
+                best, choices, moved = there, variant, True
+                break
+    plans = sorted((p for ps in scored.values() for p in ps), key=lambda p: p[0])
+    found: list[tuple[float, MuGraph]] = []
+    reasons: dict[str, int] = {}
+    for _, pair in plans[:6]:
+        cutter, cut = pair  # type: ignore[misc]
+        for seconds, mugraph in cutter.place(cut, keep):
+            why = lowerable(mugraph)
+            if why is None:
+                found.append((seconds, mugraph))
+            else:
+                reasons[why] = reasons.get(why, 0) + 1
+    found.sort(key=lambda f: (f[0], str(f[1])))
+    stats = _stats(explored, extractor, len(scored), costed, budget)
+    stats["not_lowerable"] = reasons
+    why_none = "" if found else "no placement could be lowered: " + "; ".join(reasons)
+    unique = {str(m): Candidate(m, s) for s, m in reversed(found)}
+    ranked = sorted(unique.values(), key=lambda c: (c.seconds, str(c.mugraph)))
+    return Found(tuple(ranked), stats, why_none)
+
+
+def _share(budget: Budget) -> float:
+    """Seconds that the exploration of one region may take."""
+    return 10.0 if budget.seconds is None else max(budget.seconds / 4, 0.05)
+
+
+def _source(graph: Graph, extractor: Extractor) -> tuple[Choice, ...] | None:
+    """The choice that spells the program as its author wrote it (as far as classes allow)."""
+    out = []
+    for region, space in extractor.regions:
+        by_node = {n: c.id for c in space.classes for n in c.nodes}
+        choice: Choice = dict(extractor.seed()[len(out)])
+        for cls in space.classes:
+            wanted = {tuple(sorted(by_node[a] for a in graph.nodes[i].args if a in by_node))
+                      for i in cls.nodes if i in region.nodes}
+            own = [d for d in cls.derivations if tuple(sorted(d.args)) in wanted]
+            if own and _acyclic(choice | {cls.id: own[0]}, cls.id):
+                choice[cls.id] = own[0]
+        out.append(choice)
+    return tuple(out)
+
+
+def _acyclic(choice: Choice, start: int) -> bool:
+    todo, seen = list(choice[start].args), set()
+    while todo:
+        c = todo.pop()
+        if c == start:
+            return False
+        if c not in seen and c in choice:
+            seen.add(c)
+            todo.extend(choice[c].args)
+    return True
+
+
+def _stats(explored: list, extractor: Extractor, graphs: int, costed: int, budget: Budget) -> dict[str, object]:
+    total: dict[str, object] = {"graphs": graphs, "kernels_costed": costed, "regions": len(explored)}
+    removed: dict[str, int] = {"safety": extractor.dropped}
+    states = costed
+    classes = 0
+    for _, space in explored:
+        classes += len(space.classes)
+        states += int(space.stats.get("states", 0))
+        for rule, n in dict(space.stats.get("removed", {})).items():
+            removed[rule] = removed.get(rule, 0) + int(n)
+    total.update(states=states, classes=classes, removed=removed,
+                 closed=all(s.closed for _, s in explored),
+                 seconds=time.perf_counter() - budget.started)
+    return total

@@ -1,0 +1,133 @@
+"""Extraction: from classes with many derivations to term graphs worth cutting into kernels.
+
+The seed takes, for each class, the derivation of least arithmetic (a shortest-path computation, so
+cycles among classes do no harm). Variants then change one class at a time, those near the outputs
+first; the search descends over them with the full cost (cut and placement) as its measure.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from superopt.mugraph.axes import Axis, hint
+from superopt.mugraph.graph import Builder, Graph
+from superopt.mugraph.scalars import SCALARS
+from superopt.search.build import rebuild
+from superopt.search.enumerate import Derivation, Space
+from superopt.search.regions import Region
+from superopt.search.safety import safe_derivations
+
+Choice = dict[int, Derivation]
+
+
+@dataclass
+class Extractor:
+    """Extracts graphs from the explored regions of one program."""
+
+    graph: Graph
+    regions: list[tuple[Region, Space]]
+    dropped: int = 0
+    _safe: list[list[list[Derivation]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for _, space in self.regions:
+            safe, dropped = safe_derivations(self.graph, space)
+            self._safe.append(safe)
+            self.dropped += dropped
+
+    def seed(self) -> tuple[Choice, ...]:
+        """The choice of least arithmetic in every region."""
+        return tuple(self._cheapest(r, {}) for r in range(len(self.regions)))
+
+    def variants(self, choices: tuple[Choice, ...]) -> Iterator[tuple[Choice, ...]]:
+        """All choices that differ from ``choices`` in one class that the outputs use."""
+        for r, (_, space) in enumerate(self.regions):
+            used = self._used(space, choices[r])
+            for c in used:
+                for d in self._safe[r][c]:
+                    if d != choices[r].get(c):
+                        forced = self._cheapest(r, {c: d})
+                        if forced.get(c) == d:
+                            yield (*choices[:r], forced, *choices[r + 1:])
+
+    def build(self, choices: tuple[Choice, ...]) -> Graph:
+        """The program with every region rebuilt by its choice."""
+        b = Builder(self.graph.name)
+        at: dict[int, int] = {}
+        inside = {i: r for r, (region, _) in enumerate(self.regions) for i in region.nodes}
+        done: set[int] = set()
+        for i, node in enumerate(self.graph.nodes):
+            r = inside.get(i)
+            if r is None:
+                from superopt.mugraph.graph import remap
+
+                at[i] = b.add(remap(node, at))
+            elif i in self.regions[r][1].targets and r not in done:
+                done.add(r)
+                self._region(b, r, choices[r], at)
+        return b.build([(o.name, at[o.node], o.dims) for o in self.graph.outputs])
+
+    def _region(self, b: Builder, r: int, choice: Choice, at: dict[int, int]) -> None:
+        region, space = self.regions[r]
+        made = rebuild(b, self.graph, region, space, choice, at)
+        for node, cls in space.targets.items():
+            at[node] = made[cls]
+
+    def _used(self, space: Space, choice: Choice) -> list[int]:
+        """The classes that the targets use under a choice, from the targets inwards."""
+        order: dict[int, None] = {}
+        todo = list(space.targets.values())
+        while todo:
+            c = todo.pop(0)
+            if c not in order:
+                order[c] = None
+                if c in choice:
+                    todo.extend(choice[c].args)
+        return list(order)
+
+    def _cheapest(self, r: int, forced: Mapping[int, Derivation]) -> Choice:
+        """Knuth's generalization of Dijkstra's algorithm over the classes of one region."""
+        space = self.regions[r][1]
+        waiting: list[tuple[int, Derivation, int]] = []
+        users: dict[int, list[int]] = {}
+        cost: dict[int, float] = {}
+        heap: list[tuple[float, int, int]] = []
+        choice: Choice = {}
+        for cls in space.classes:
+            options = [forced[cls.id]] if cls.id in forced else self._safe[r][cls.id]
+            for d in options:
+                n = len(waiting)
+                waiting.append((cls.id, d, len(set(d.args))))
+                for a in set(d.args):
+                    users.setdefault(a, []).append(n)
+                if not d.args:
+                    heapq.heappush(heap, (0.0, cls.id, n))
+            if not cls.derivations:  # a leaf
+                heapq.heappush(heap, (0.0, cls.id, -1))
+        left = [w[2] for w in waiting]
+        while heap:
+            total, c, n = heapq.heappop(heap)
+            if c in cost:
+                continue
+            cost[c] = total
+            if n >= 0:
+                choice[c] = waiting[n][1]
+            for u in users.get(c, ()):
+                left[u] -= 1
+                if left[u] == 0:
+                    owner, d, _ = waiting[u]
+                    if owner not in cost:
+                        heapq.heappush(heap, (arithmetic(space, owner, d)
+                                              + sum(cost[a] for a in set(d.args)), owner, u))
+        return choice
+
+
+def arithmetic(space: Space, cls: int, d: Derivation) -> float:
+    """Flops of one derivation step over its whole iteration space, at hinted sizes."""
+    axes: set[Axis] = set(space.classes[cls].axes) | set(d.over)
+    elements = math.prod(hint(a.size) for a in axes)
+    flops = 1 if d.op.startswith("reduce:") else max(SCALARS[d.op].flops, 1) if d.op in SCALARS else 0
+    return float(elements * flops) + 1.0

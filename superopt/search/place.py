@@ -1,0 +1,104 @@
+"""Placement: which axes of a kernel go on the grid and in the loop, and with which tile sizes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from superopt.mugraph.axes import Axis, hint
+from superopt.mugraph.graph import Graph, Input, Reduce
+from superopt.mugraph.placement import Carry, Kernel, Lane, Placement, Split
+from superopt.search.carry import find_carries
+
+Seconds = Callable[[Placement], float]
+
+WIDE = (64, 128, 256, 512, 1024)
+NARROW = (1, 2, 4, 8, 16, 32, 64)
+STEPS = (64, 128, 256, 512, 1024)
+QUICK_WIDE, QUICK_NARROW, QUICK_STEPS = (64, 256), (1, 16, 64), (256,)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of a kernel by what may be done with them."""
+
+    grid: tuple[Axis, ...]
+    loop: tuple[Axis, ...]
+    wide: frozenset[Axis]
+
+
+def placeable(graph: Graph, body: list[int], outputs: tuple[int, ...]) -> Axes:
+    """Which axes may be on the grid, which may be looped, which are contiguous somewhere.
+
+    An axis that the kernel reduces cannot be on its grid: a task would see a part of it only.
+    """
+    reduced = dict.fromkeys(a for i in body if isinstance(n := graph.nodes[i], Reduce) for a in n.over)
+    shared = set(graph.nodes[outputs[0]].axes)
+    for i in outputs[1:]:
+        shared &= set(graph.nodes[i].axes)
+    grid = tuple(a for a in graph.nodes[outputs[0]].axes if a in shared and a not in reduced
+                 and hint(a.size) > 1)
+    whole = {a for i in outputs for a in graph.nodes[i].axes if a not in grid}
+    loop = tuple(a for a in dict.fromkeys([*reduced, *sorted(whole, key=lambda a: a.name)])
+                 if hint(a.size) > 32)
+    return Axes(grid, loop, frozenset(contiguous(graph)))
+
+
+def contiguous(graph: Graph) -> Iterable[Axis]:
+    """The axes that are innermost in some input or output: the ones that vectors run along."""
+    from superopt.mugraph.graph import View
+
+    for node in graph.nodes:
+        if isinstance(node, Input) and node.dims and node.dims[-1]:
+            yield node.dims[-1][-1]
+        if isinstance(node, View) and isinstance(source := graph.nodes[node.operand], Input):
+            last = source.dims[-1][-1] if source.dims and source.dims[-1] else None
+            for a, ix in node.index:
+                if a == last and (renamed := ix.rename_of()):
+                    yield renamed
+    for out in graph.outputs:
+        if out.dims and out.dims[-1]:
+            yield out.dims[-1][-1]
+
+
+def candidates(axes: Axes, quick: bool) -> Iterable[Placement]:
+    """Placements in a deterministic order; ``quick`` tries the coarse sizes only."""
+    wide, narrow = (QUICK_WIDE, QUICK_NARROW) if quick else (WIDE, NARROW)
+    many = len(axes.grid) > 3
+    grids = []
+    for a in axes.grid:
+        n = hint(a.size)
+        sizes = wide if a in axes.wide else ((1, 8, 32) if many and not quick else narrow)
+        picks = [t for t in sizes if t < n]
+        if not picks or n <= 2 * picks[-1]:
+            picks.append(n)
+        grids.append([Split(a, t) for t in picks])
+    loops: list[tuple[Split, ...]] = [()]
+    for a in axes.loop:
+        steps = [t for t in (QUICK_STEPS if quick else STEPS) if t < hint(a.size)]
+        loops += [(Split(a, t),) for t in steps]
+    if len(axes.loop) > 1:
+        big = [a for a in axes.loop if hint(a.size) > 256]
+        if len(big) > 1:
+            loops.append(tuple(Split(a, 256) for a in big))
+    for combo in itertools.islice(itertools.product(*grids), 3000):
+        for loop in loops:
+            yield Placement(tuple(combo), loop)
+
+
+def best(axes: Axes, seconds: Seconds, quick: bool, keep: int = 1) -> list[tuple[float, Placement]]:
+    """The ``keep`` cheapest placements with their predicted seconds; ties in candidate order."""
+    scored = [(seconds(p), k, p) for k, p in enumerate(candidates(axes, quick))]
+    scored.sort(key=lambda s: (s[0], s[1]))
+    return [(cost, p) for cost, _, p in scored[:keep]]
+
+
+def kernel(graph: Graph, name: str, outputs: tuple[int, ...], body: list[int], placement: Placement,
+           lane: Lane | None = None) -> Kernel:
+    """A kernel with its one-pass accumulators derived for the looped axes."""
+    looped = frozenset(s.axis for s in placement.loop)
+    carries: tuple[Carry, ...] = find_carries(graph, body, looped)
+    if lane is not None:
+        placement = Placement(placement.grid, placement.loop, lane)
+    return Kernel(name, outputs, placement, carries)

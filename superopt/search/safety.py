@@ -1,0 +1,58 @@
+"""Which derivations may be ranked: the field says that they are equal, not that they round alike.
+
+Two conservative rules, checked against the source program (design: a derivation whose exp, division
+or difference is less safe than the source's is dropped before it is ranked):
+
+* a nonlinear function (exp, log, a reciprocal, a root, ...) is applied only to values to which the
+  source applies a function of that name: exp(s) is not used where the source has exp(s - max s);
+* a sum that the source does not have is used only in regions without subtraction, so that no new
+  cancellation (a variance as E[x^2] - E[x]^2) appears.
+"""
+
+from __future__ import annotations
+
+from superopt.mugraph.graph import Const, Graph, Map
+from superopt.search.enumerate import Derivation, Space
+
+LINEAR = ("mul", "add")
+
+
+def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]], int]:
+    """For each class, the derivations that may be ranked; and how many were dropped."""
+    by_node = {n: c.id for c in space.classes for n in c.nodes}
+    source: set[tuple[str, tuple[int, ...]]] = set()
+    subtracts = False
+    for i, cls in list(by_node.items()):
+        node = graph.nodes[i]
+        if isinstance(node, Map):
+            args = tuple(by_node[a] for a in node.operands if a in by_node)
+            source |= _applications(node.op, args)
+            subtracts |= node.op in ("sub", "neg") and cls is not None
+        if isinstance(node, Const) and not isinstance(node.value, bool) and node.value < 0:
+            subtracts = True
+    kept, dropped = [], 0
+    for cls in space.classes:
+        own = {by_node[a] for i in cls.nodes for a in graph.nodes[i].args if a in by_node}
+        good = []
+        for d in cls.derivations:
+            if d.op in LINEAR or d.op.startswith("reduce:") or not d.args:
+                new_sum = d.op == "add" and subtracts and not set(d.args) <= own
+                ok = not new_sum
+            else:
+                ok = (d.op, d.args) in source
+            if ok:
+                good.append(d)
+            else:
+                dropped += 1
+        kept.append(good)
+    return kept, dropped
+
+
+def _applications(op: str, args: tuple[int, ...]) -> set[tuple[str, tuple[int, ...]]]:
+    """The nonlinear applications that a source node stands for, composite rows seen through."""
+    out = {(op, args)}
+    if op == "div" and len(args) == 2:
+        out.add(("recip", args[1:]))
+    if op == "rsqrt":
+        out.add(("sqrt", args))
+    return out
