@@ -1,0 +1,56 @@
+"""A compiled program as a callable on torch tensors: it allocates outputs and scratch, and launches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from superopt.mugraph.dtypes import DTYPES
+from superopt.runtime.launch import Library, launch
+from superopt.runtime.plan import Plan
+
+
+class Kernels:
+    """A loaded shared object with its plan; calling it returns the outputs.
+
+    Thread safe: scratch is per thread. The caller has checked shapes, strides and dtypes against
+    the program (the guard of the decorator does); ranges of symbols are checked here.
+    """
+
+    def __init__(self, path: Path, plan: Plan, threads: int | None = None) -> None:
+        self.path, self.plan, self.threads = path, plan, threads
+        self._entry = Library(path).entry(plan.entry)
+        self._local = threading.local()
+        self._dtypes = [DTYPES[o.dtype].torch for o in plan.outputs]
+        self._shapes = None if plan.symbols else self._output_shapes({})
+
+    def _output_shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
+        return [tuple(d.value(sizes) for d in o.dims) for o in self.plan.outputs]
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Runs the program on CPU tensors in the order of the graph's inputs."""
+        sizes = self.plan.sizes(tensors) if self.plan.symbols else {}
+        shapes = self._shapes or self._output_shapes(sizes)
+        outputs = [torch.empty(s, dtype=d) for s, d in zip(shapes, self._dtypes, strict=True)]
+        self.run(tensors, outputs, sizes)
+        return outputs
+
+    def run(self, tensors: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor],
+            sizes: Mapping[str, int]) -> None:
+        """Runs the program into given dense outputs."""
+        pools = {"input": tensors, "output": outputs, "scratch": self._scratch(sizes)}
+        ints = [sizes[symbol[0]] for symbol in self.plan.symbols]
+        ints.append(self.threads or torch.get_num_threads())
+        launch(self._entry, [pools[kind][n] for kind, n in self.plan.buffers], ints)
+
+    def _scratch(self, sizes: Mapping[str, int]) -> list[torch.Tensor]:
+        """This thread's scratch blocks: kept between calls, since a decode step allocates nothing."""
+        need = [e.value(sizes) for e in self.plan.scratch]
+        held: list[torch.Tensor] = getattr(self._local, "scratch", [])
+        if [t.numel() for t in held] != need:
+            held = [torch.empty(n, dtype=torch.uint8) for n in need]
+            self._local.scratch = held
+        return held
