@@ -1,4 +1,4 @@
-"""Errors that teach: one class per mistake a user can make, each saying what, where and how to fix."""
+"""Errors that teach: one class per mistake a user can make, with what, where and how to fix."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ class MutatesInput(SuperoptError):
 class CompilerMissing(SuperoptError):
     """No usable C++ compiler was found."""
 
-    default_fix = "install g++ or clang++ (Debian: apt install g++), or set SUPEROPT_CXX to its path"
+    default_fix = (
+        "install g++ or clang++ (Debian: apt install g++), or set SUPEROPT_CXX to its path"
+    )
 
 
 class CompileFailed(SuperoptError):
@@ -125,6 +127,10 @@ class LoadFailed(SuperoptError):
     """A compiled kernel cannot be loaded, or lacks the entry point it should have."""
 
     default_fix = "delete the entry (superopt cache clear) so that it is built again"
+
+
+class KernelFailed(SuperoptError):
+    """A kernel's entry point returned a status other than 0."""
 
 
 class CacheUnwritable(SuperoptError):

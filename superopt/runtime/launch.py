@@ -1,0 +1,126 @@
+"""Loads a compiled kernel and calls its C entry point with tensors and sizes.
+
+Every generated shared object exports ``int name(void** bufs, const int64_t* ints)``: data pointers
+in, sizes and strides in, 0 for success. A call releases the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from superopt.errors import KernelFailed, LoadFailed
+
+
+class HasPointer(Protocol):
+    """What is needed of a tensor: the address of its first element."""
+
+    def data_ptr(self) -> int:
+        """The address, 0 for a tensor with no elements."""
+
+
+class Entry:
+    """A C entry point of a loaded library; keeps the library loaded while it lives."""
+
+    __slots__ = ("_library", "call", "name")
+
+    def __init__(self, library: Library, name: str, call: Callable[[Any, Any], int]) -> None:
+        self._library = library
+        self.name = name
+        self.call = call
+
+    def __repr__(self) -> str:
+        return f"Entry({self.name!r} of {self._library.path})"
+
+
+class Library:
+    """A shared object loaded into this process; LoadFailed when it cannot be."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            # RTLD_LOCAL: two kernels may export the same name.
+            self._dll = ctypes.CDLL(str(self.path), mode=ctypes.RTLD_LOCAL)
+        except OSError as error:
+            raise LoadFailed("a kernel cannot be loaded", str(path), details=str(error)) from error
+
+    def entry(self, name: str) -> Entry:
+        """The entry point ``name``; LoadFailed when the library lacks it."""
+        try:
+            function = self._dll[name]
+        except AttributeError as error:
+            raise LoadFailed(f"the library lacks the entry {name!r}", str(self.path)) from error
+        function.restype = ctypes.c_int
+        # Raw addresses: ctypes then converts nothing and allocates little on a call.
+        function.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        return Entry(self, name, function)
+
+    def text(self, name: str) -> str:
+        """A ``const char name[]`` of the library, as text; LoadFailed when it lacks it."""
+        try:
+            start = ctypes.c_char.in_dll(self._dll, name)
+        except ValueError as error:
+            raise LoadFailed(f"the library lacks the text {name!r}", str(self.path)) from error
+        return ctypes.string_at(ctypes.addressof(start)).decode()
+
+
+class _Scratch(threading.local):
+    """Per thread: argument arrays by length, each with its address."""
+
+    def __init__(self) -> None:
+        self.pointers: dict[int, tuple[Any, int]] = {}
+        self.integers: dict[int, tuple[Any, int]] = {}
+
+
+_scratch = _Scratch()
+
+
+def _array(
+    kind: type[ctypes.c_void_p] | type[ctypes.c_int64], pool: dict[int, tuple[Any, int]], size: int
+) -> tuple[Any, int]:
+    held = pool.get(size)
+    if held is None:
+        array = (kind * max(size, 1))()
+        held = pool[size] = (array, ctypes.addressof(array))
+    return held
+
+
+def launch(fn: Entry, tensors: Sequence[HasPointer], ints: Sequence[int] = ()) -> None:
+    """Call ``fn`` on the data of ``tensors`` and on ``ints``; KernelFailed on a bad status.
+
+    The caller has checked device, dtype, shape and strides against the kernel's guards, and keeps
+    the tensors alive through the call. Any number of threads may call at once.
+    """
+    # A kernel does not call back into Python, so the thread's arrays cannot be reused under it.
+    pointers, pointers_at = _array(ctypes.c_void_p, _scratch.pointers, len(tensors))
+    pointers[: len(tensors)] = [t.data_ptr() for t in tensors]
+    integers, integers_at = _array(ctypes.c_int64, _scratch.integers, len(ints))
+    if ints:
+        integers[: len(ints)] = ints
+    status = fn.call(pointers_at, integers_at)
+    if status:
+        raise KernelFailed(f"kernel {fn.name} returned status {status}", repr(fn))
+
+
+def bind(fn: Entry, count: int, ints: Sequence[int] = ()) -> Callable[..., None]:
+    """A launcher with fixed ``ints`` for ``count`` tensors: the fast path of a repeated call.
+
+    The integers are packed once, here; only data pointers are read per call.
+    """
+    packed = (ctypes.c_int64 * max(len(ints), 1))(*ints)
+    packed_at = ctypes.addressof(packed)
+    call, pool, name = fn.call, _scratch, fn.name
+
+    def run(*tensors: HasPointer) -> None:
+        array, at = _array(ctypes.c_void_p, pool.pointers, count)
+        array[:count] = [t.data_ptr() for t in tensors]
+        status = call(at, packed_at)
+        if status:
+            raise KernelFailed(f"kernel {name} returned status {status}", repr(fn))
+
+    # The addresses above are only valid while these live.
+    run.__dict__["_keep"] = (packed, fn)
+    return run
