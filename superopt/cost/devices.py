@@ -32,11 +32,11 @@ class Device:
 
 
 _GENERIC = dict(mul_add=60e9, narrow=60e9, map_rate=12e9, dram=25e9, l3=60e9, l1=32 << 10,
-                l2=512 << 10, l3_bytes=8 << 20, launch=4e-6, step=60e-9, vector=8)
+                l2=512 << 10, l3_bytes=8 << 20, launch=4e-6, step=25e-9, vector=8)
 _TABLE: dict[str, dict[str, float]] = {
     # Measured on two Zen 4 cores: 116 GFLOP/s f32 and 230 bf16 a core, 34-60 GB/s for both.
     "avx512": dict(mul_add=100e9, narrow=180e9, map_rate=30e9, dram=45e9, l3=95e9, l1=32 << 10,
-                   l2=1 << 20, l3_bytes=32 << 20, launch=4e-6, step=50e-9, vector=16),
+                   l2=1 << 20, l3_bytes=32 << 20, launch=4e-6, step=20e-9, vector=16),
     "avx2": dict(mul_add=60e9, map_rate=16e9, dram=35e9, l3=70e9),
     "neon": dict(mul_add=40e9, map_rate=10e9, vector=4),
 }

@@ -134,7 +134,7 @@ def kernel_seconds(shape: KernelShape, placement: Placement, device: Device,
     if buffered > device.l2:
         compute *= 1.0 + min(buffered / device.l2, 8.0) * 0.5
     elif buffered > device.l1:
-        compute *= 1.15
+        compute *= 1.04
     steps = math.prod(math.ceil(size(a) / t) for a, t in loop.items())
     overhead = device.step * steps * (len(shape.tiles) + 2)
     dram = l3 = 0.0

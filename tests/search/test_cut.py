@@ -1,0 +1,54 @@
+"""The kernel cut: groups are executable in order, and the local search does not miss cheap cuts."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from superopt.cost.devices import cpu_device
+from superopt.cost.model import kernel_seconds, shape_of_kernel
+from superopt.mugraph.wellformed import check_mugraph
+from superopt.search.cut import Cutter, cut_points
+from tests.programs import PROGRAMS, attention, gated_mlp, lora, rmsnorm_linear
+
+DEVICE = cpu_device(frozenset({"avx512f", "avx512_bf16"}), 2)
+
+
+def cost(graph, body, stored, outputs):
+    shape = shape_of_kernel(graph, body, stored, outputs)
+    return lambda placement: kernel_seconds(shape, placement, DEVICE)
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_placed_cuts_are_well_formed(name: str) -> None:
+    graph = PROGRAMS[name]()
+    cutter = Cutter(graph, cost)
+    cuts = cutter.cuts()
+    assert cuts
+    count = 0
+    for cut in cuts:
+        for seconds, mugraph in cutter.place(cut, keep=3):
+            check_mugraph(mugraph)
+            assert seconds > 0
+            count += 1
+    assert count >= 2
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_local_search_finds_the_best_cut_of_small_programs(name: str) -> None:
+    graph = PROGRAMS[name]()
+    cutter = Cutter(graph, cost)
+    best = cutter.cuts()[0].seconds
+    outputs = frozenset(o.node for o in graph.outputs)
+    points = [i for i in cut_points(graph) if i not in outputs]
+    every = [cutter._total(outputs | set(some)) for n in range(len(points) + 1)
+             for some in itertools.combinations(points, n)]
+    assert best <= min(every) * 1.001
+
+
+def test_mirage_shapes_fuse_into_one_kernel() -> None:
+    for graph in (rmsnorm_linear(16, 4096, 6144), gated_mlp(8, 4096, 4096, None),
+                  attention(2, 256, 4096, 64)):
+        assert len(Cutter(graph, cost).cuts()[0].groups) == 1, graph.name
+    assert len(Cutter(lora(16, 256, 4096, 16), cost).cuts()[0].groups) <= 2
