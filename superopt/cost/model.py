@@ -152,4 +152,4 @@ def kernel_seconds(shape: KernelShape, placement: Placement, device: Device,
         memory *= 1.1
     if tasks < device.cores:
         memory *= device.cores / max(tasks, 1) * 0.75
-    return device.launch + max(per_core, memory) + 0.15 * min(per_core, memory)
+    return device.launch + max(per_core, memory) + 0.3 * min(per_core, memory)
