@@ -225,15 +225,17 @@ class Builder:
 
     name: str = "graph"
     nodes: list[Node] = field(default_factory=list)
-    _ids: dict[Node, int] = field(default_factory=dict)
+    _ids: dict[tuple[Node, str], int] = field(default_factory=dict)
     _fresh: int = 0
 
     def add(self, node: Node) -> int:
         """Adds a node, or finds the equal one."""
-        if node not in self._ids:
-            self._ids[node] = len(self.nodes)
+        # 0.0 == -0.0, but their reciprocals differ: literals are told apart by their text.
+        key = (node, repr(node.value) if isinstance(node, Const) else "")
+        if key not in self._ids:
+            self._ids[key] = len(self.nodes)
             self.nodes.append(node)
-        return self._ids[node]
+        return self._ids[key]
 
     def fresh_axis(self, size: object, base: str = "a") -> Axis:
         """An axis of this size whose name no other call returned."""
@@ -264,7 +266,12 @@ class Builder:
         if isinstance(value, float) and value != value:
             raise IllFormedGraph(what="a NaN literal", where=self.name,
                                  fix="a program with NaN constants is left to PyTorch")
-        return self.add(Const((), dtype, float(value) if is_float(dtype) else value))
+        exact: float | int | bool = value
+        if is_float(dtype) or dtype == "bool":
+            exact = bool(value) if dtype == "bool" else float(value)
+        elif value == value // 1:  # an integer, perhaps given as 2.0; the rules reject 2.5
+            exact = int(value)
+        return self.add(Const((), dtype, exact))
 
     def size_of(self, axis: Axis, dtype: str = "f32") -> int:
         """The number of elements along an axis, as a scalar."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,12 @@ class FloatAlgebra:
         return x.to(self._float(dtype))
 
     def reduce(self, row: Scalar, node: Reduce, value: torch.Tensor, axes: Axes) -> torch.Tensor:
-        return _REDUCE[row.name](value, [axes.index(a) for a in node.over])
+        dims = [axes.index(a) for a in node.over]
+        if any(value.shape[d] == 0 for d in dims):
+            return torch.full([n for d, n in enumerate(value.shape) if d not in dims],
+                              _identity(row, value.dtype), dtype=value.dtype)
+        # torch widens a sum of small integers; the graph's sum keeps its dtype.
+        return _REDUCE[row.name](value, dims).to(value.dtype)
 
     def view(self, node: View, value: torch.Tensor, axes: Axes) -> torch.Tensor:
         shape = shape_of(node.axes, self.sizes)
@@ -114,6 +120,14 @@ class FloatAlgebra:
                 line = torch.arange(shape[where])
                 picks.append(line.reshape([-1 if i == where else 1 for i in range(len(shape))]))
         return value[tuple(picks)].expand(shape)
+
+
+def _identity(row: Scalar, dtype: torch.dtype) -> Any:
+    """The neutral element in a dtype: integers have no infinities, their bounds stand for them."""
+    if isinstance(row.identity, float) and math.isinf(row.identity) and not dtype.is_floating_point:
+        bounds = torch.iinfo(dtype)
+        return bounds.max if row.identity > 0 else bounds.min
+    return row.identity
 
 
 def _spread(x: torch.Tensor, axes: Axes, to: Axes) -> torch.Tensor:
