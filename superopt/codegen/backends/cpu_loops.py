@@ -1,0 +1,280 @@
+"""Prints maps and general reductions as vectorized C++ loop nests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from superopt.codegen.backends.cpu_expr import (
+    Nest,
+    NoVector,
+    Scope,
+    Value,
+    fits32,
+    literal,
+    stride_along,
+)
+from superopt.codegen.backends.types import exact_literal, operand_dtypes, value_dtype
+from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Load
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.scalars import SCALARS
+
+UNROLL = 4
+"""Independent partial results of a reduction: enough to hide the latency of one operation."""
+
+
+def print_compute(scope: Scope, stmt: Compute, vector_bytes: int) -> list[str]:
+    """A map or a reduction of any expression, as lines of C++."""
+    if any(scope.ranges[a].extent.value == 0 for a in stmt.axes):
+        return []
+    over = tuple(a for a in stmt.over if not scope.ranges[a].single)
+    if stmt.reduce is not None and any(scope.ranges[a].extent.value == 0 for a in over):
+        return _Printer(scope, stmt, None, 1, ()).empty()
+    for lane, lanes in lane_choices(scope, stmt, vector_bytes):
+        try:
+            lines = _Printer(scope, stmt, lane, lanes, over).lines()
+        except NoVector:
+            continue
+        return _guarded(scope, stmt, over, lines)
+    raise NoVector("a statement without a scalar form")
+
+
+def _guarded(scope: Scope, stmt: Compute, over: tuple[Axis, ...], lines: list[str]) -> list[str]:
+    """Nothing is hoisted out of an empty loop: it would read what does not exist."""
+    def may_be_empty(axes: tuple[Axis, ...]) -> list[str]:
+        return [f"{scope.ranges[a].extent.text} > 0" for a in axes
+                if scope.ranges[a].extent.value is None and scope.ranges[a].base.value == 0]
+
+    kept = may_be_empty(tuple(a for a in stmt.axes if not scope.ranges[a].single))
+    summed = may_be_empty(over) if stmt.reduce is not None else []
+    if summed:
+        empty = _Printer(scope, stmt, None, 1, ()).empty()
+        lines = [f"if ({' && '.join(summed)}) {{", *_indent(lines), "} else {", *_indent(empty), "}"]
+    if kept:
+        lines = [f"if ({' && '.join(kept)}) {{", *_indent(lines), "}"]
+    return lines
+
+
+# -- the lane axis -------------------------------------------------------------------------------
+
+
+def lane_choices(scope: Scope, stmt: Compute, vector_bytes: int) -> Iterator[tuple[Axis | None, int]]:
+    """Lane axes with their vector lengths, cheapest first; ends with (None, 1), the scalar form."""
+    width = 8 if any(_wide(e) for e in walk(stmt.expr)) or DTYPES[stmt.dst.dtype].bytes == 8 else 4
+    lanes = vector_bytes // width
+    accesses = [e for e in walk(stmt.expr) if isinstance(e, Load)]
+    target = Load(stmt.dst, tuple(Coord(a) for a in stmt.dst.axes), stmt.dst.dtype)
+    ops = sum(isinstance(e, Apply) for e in walk(stmt.expr)) + 1
+
+    def price(axis: Axis) -> float:
+        span = scope.ranges[axis]
+        n = span.extent.value or (span.known or (lanes,))[-1]
+        total = float(ops)
+        reads = [*accesses, target] if axis in stmt.axes else accesses
+        for load in reads:
+            step = stride_along(scope, load, axis)
+            if step is None:
+                total += 4.0 * lanes
+            elif step.value not in (0, 1):
+                total += 1.0 * lanes
+            else:
+                total += 0.25 + 0.75 * (step.value == 1)
+        if axis in stmt.over:
+            total += 8.0 * lanes / max(n, 1)
+        return total * -(-n // lanes) / max(n, 1)
+
+    axes = [a for a in (*stmt.axes, *stmt.over) if not scope.ranges[a].single]
+    scored = sorted((price(a), k, a) for k, a in enumerate(axes))
+    scalar = float(ops + len(accesses) + 1)
+    for cost, _, axis in scored:
+        if cost < scalar:
+            yield axis, lanes
+    yield None, 1
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """All subexpressions of an expression, itself first, in order."""
+    yield expr
+    if isinstance(expr, Apply):
+        for a in expr.args:
+            yield from walk(a)
+    elif isinstance(expr, Load):
+        for e in expr.index:
+            if not isinstance(e, Coord):
+                yield from walk(e)
+
+
+def _wide(expr: Expr) -> bool:
+    """Whether an expression needs 8-byte lanes."""
+    dtype = value_dtype(expr)
+    if dtype == "f64" or (isinstance(expr, Apply) and "f64" in operand_dtypes(expr)):
+        return True
+    return dtype == "i64" and not fits32(expr)
+
+
+# -- printing ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Printer:
+    """Prints one statement for one choice of lane axis."""
+
+    scope: Scope
+    stmt: Compute
+    lane: Axis | None
+    lanes: int
+    over: tuple[Axis, ...]
+
+    def lines(self) -> list[str]:
+        """The whole loop nest."""
+        stmt, lane = self.stmt, self.lane
+        kept = tuple(a for a in stmt.dst.axes if not self.scope.ranges[a].single)
+        if lane is None or lane in kept:
+            order = (*(a for a in kept if a != lane), *((lane,) if lane else ()), *self.over)
+        else:
+            order = (*kept, *(a for a in self.over if a != lane), lane)
+        nest = Nest(self.scope, order, lane, self.lanes)
+        for a in (*stmt.axes, *stmt.over):
+            nest.at.setdefault(a, "0")
+        value = nest.value(stmt.expr)
+        head = len(kept)
+        if stmt.reduce is None:
+            self._store(nest, head, value)
+            return self._loops(nest, 0, head, nest.lines[head])
+        return self._loops(nest, 0, head, self._reduction(nest, head, value))
+
+    def empty(self) -> list[str]:
+        """What a reduction over nothing leaves: the identity, or the old content."""
+        if self.stmt.accumulate:
+            return []
+        dtype = value_dtype(self.stmt.expr)
+        kept = tuple(a for a in self.stmt.dst.axes if not self.scope.ranges[a].single)
+        nest = Nest(self.scope, kept, None, 1)
+        for a in self.stmt.axes:
+            nest.at.setdefault(a, "0")
+        self._store(nest, len(kept), Value(self._identity(dtype), dtype, False))
+        return self._loops(nest, 0, len(kept), nest.lines[len(kept)])
+
+    def _identity(self, dtype: str) -> str:
+        identity = SCALARS[self.stmt.reduce or "add"].identity
+        return literal(exact_literal(identity if identity is not None else 0.0, dtype), dtype)
+
+    def _loops(self, nest: Nest, depth: int, head: int, innermost: list[str]) -> list[str]:
+        """Loops over the destination's axes around ``innermost``, with what is hoisted between."""
+        if depth == head:
+            return innermost
+        axis = nest.order[depth]
+        n = self.scope.names.axis(axis)
+        extent = self.scope.ranges[axis].extent.text
+        inner = _indent(self._loops(nest, depth + 1, head, innermost))
+        if axis == self.lane:
+            loop = [f"so_steps<{self.lanes}>({extent}, [&](int64_t i_{n}, auto part) SO_LAMBDA {{",
+                    *inner, "});"]
+        else:
+            loop = [f"for (int64_t i_{n} = 0; i_{n} < {extent}; ++i_{n}) {{", *inner, "}"]
+        return [*(nest.lines[depth] if depth < head else []), *loop]
+
+    def _target(self) -> Load:
+        dst = self.stmt.dst
+        return Load(dst, tuple(Coord(a) for a in dst.axes), self.scope.place(dst).dtype)
+
+    def _store(self, nest: Nest, depth: int, value: Value) -> None:
+        """Appends the store of ``value`` to the lines at ``depth``."""
+        place = self.scope.place(self.stmt.dst)
+        target = self._target()
+        base, step = nest.address(target)
+        base = _writable(nest, base, place.c)
+        vec = self.lane is not None and self.lane in self.stmt.dst.axes
+        if not vec:
+            text = nest.convert(value, value.dtype, False)
+            nest.lines[depth].append(f"{base}[{step}] = so_cvt1<{place.c}>({text});")
+            return
+        if place.dtype == "bool":
+            kind = "bool"
+        else:
+            kind = "i32" if value.dtype == "bool" else value.dtype
+        text = nest.convert(value, kind, True)
+        coef = nest.lane_coef(target)
+        at = f"{base} + {step}" if step != "0" else base
+        mask = "_mask" if place.dtype == "bool" else ""
+        if coef is not None and coef.value == 1:
+            nest.lines[depth].append(f"so_store{mask}<{self.lanes}>({at}, {text}, part);")
+        else:
+            stride = coef.text if coef is not None else "0"
+            nest.lines[depth].append(f"so_scatter{mask}<{self.lanes}>({at}, {stride}, {text}, part);")
+
+    def _reduction(self, nest: Nest, head: int, value: Value) -> list[str]:
+        """The loops over the reduced axes, the result's combination and its store."""
+        stmt, row = self.stmt, SCALARS[self.stmt.reduce or "add"]
+        dtype = value_dtype(stmt.expr)
+        across = self.lane is not None and self.lane in self.over  # lanes are summed at the end
+        vec = self.lane is not None and not across
+        ctype = nest.ctype(dtype, vec)
+        op = f"[](auto a, auto b) SO_LAMBDA {{ return {(row.c or '').format('a', 'b')}; }}"
+        start = nest.convert(Value(self._identity(dtype), dtype, False), dtype, vec)
+        out = [f"const auto op = {op};", f"{ctype} sum = {start};"]
+        loops = nest.order[head:]
+        first = nest.lines[head]
+        if not loops:  # the reduced axes have one element each
+            body = [*first, f"sum = {self._combine(dtype, 'sum', nest.convert(value, dtype, vec))};"]
+        else:
+            body = self._inner(nest, head, value, dtype, across, vec, start)
+        out += body
+        return [*out, *self._finish(nest, head, dtype, vec)]
+
+    def _combine(self, dtype: str, a: str, b: str) -> str:
+        text = f"op({a}, {b})"
+        return f"bool({text})" if dtype == "bool" and self.lane is None else text
+
+    def _inner(self, nest: Nest, head: int, value: Value, dtype: str, across: bool, vec: bool,
+               start: str) -> list[str]:
+        """The loops over reduced axes: plain ones outside, an unrolled one innermost."""
+        loops = nest.order[head:]
+        last = loops[-1]
+        name, extent = self.scope.names.axis(last), self.scope.ranges[last].extent.text
+        result = nest.convert(value, dtype, vec or across)
+        ctype = nest.ctype(dtype, vec or across)
+        body = _indent([*nest.lines[len(nest.order)], f"return {ctype}({result});"], 2)
+        if across:
+            call = (f"so_reduce_lanes<{self.lanes}, {UNROLL}>({extent}, {start}, op, "
+                    f"[&](int64_t i_{name}, auto part) SO_LAMBDA {{")
+        else:
+            call = (f"so_reduce<{UNROLL}>({extent}, {start}, op, "
+                    f"[&](int64_t i_{name}) SO_LAMBDA {{")
+        lines = [f"sum = op(sum, {call}", *body, "}));"]
+        for k in range(len(loops) - 2, -1, -1):
+            n = self.scope.names.axis(loops[k])
+            stop = self.scope.ranges[loops[k]].extent.text
+            lines = [f"for (int64_t i_{n} = 0; i_{n} < {stop}; ++i_{n}) {{",
+                     *_indent([*nest.lines[head + k + 1], *lines]), "}"]
+        return [*nest.lines[head], *lines]
+
+    def _finish(self, nest: Nest, head: int, dtype: str, vec: bool) -> list[str]:
+        """Takes in the old content where asked, and stores."""
+        out: list[str] = []
+        tail = Nest(self.scope, nest.order[:head], self.lane if vec else None, self.lanes)
+        tail.at, tail._count = nest.at, 500
+        result = Value("sum", dtype, vec)
+        if self.stmt.accumulate:
+            old = tail.value(self._target())
+            text = self._combine(dtype, tail.convert(old, dtype, vec), "sum")
+            result = Value(f"({text})", dtype, vec)
+        self._store(tail, head, result)
+        for lines in tail.lines:
+            out += lines
+        return out
+
+
+def _writable(nest: Nest, base: str, ctype: str) -> str:
+    """The pointer of a destination; hoisted pointers are printed const for loads."""
+    for lines in nest.lines:
+        for k, line in enumerate(lines):
+            if line.startswith(f"const {ctype}* const {base} ="):
+                lines[k] = line.removeprefix("const ")
+    return base
+
+
+def _indent(lines: list[str], by: int = 1) -> list[str]:
+    return [f"{'  ' * by}{line}" for line in lines]
+

@@ -1,0 +1,1 @@
+// Register-blocked contraction: drivers and helpers of generated CPU code.
