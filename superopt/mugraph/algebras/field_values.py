@@ -1,0 +1,251 @@
+"""The values of the field algebra, their status rules, and what moves their cells about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.evaluate import Axes, spread_shape
+
+OK, POISON, NEG, POS = 0, 1, 2, 3
+"""Status of a cell: a residue, undefined, -inf, +inf."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Real:
+    """A float value: ``res[level]`` uint64 and ``status`` uint8, both [trials or 1, *axes].
+
+    sign: +1 or -1 where the value is a known nonzero constant, else 0 (an infinity may be scaled
+    by nothing else).
+    """
+
+    res: dict[int, np.ndarray]
+    status: np.ndarray
+    sign: int = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Exact:
+    """An integer or truth value: int64 and status, both [trials or 1, *axes]; a literal or not."""
+
+    data: np.ndarray
+    status: np.ndarray
+    literal: bool = False
+
+
+Value = Real | Exact
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How inputs are drawn: trial keys [trials], which trials use pools, ranges of integer inputs.
+
+    ranges: input name -> (lo, hi), both included; integer inputs default to -4..4.
+    """
+
+    keys: np.ndarray
+    pooled: np.ndarray
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def levels_of(mask: int) -> list[int]:
+    """The levels in a mask, lowest first."""
+    return [i for i in range(mask.bit_length()) if mask >> i & 1]
+
+
+def column(x: np.ndarray, ndim: int) -> np.ndarray:
+    """One number per trial, shaped to broadcast over ``ndim - 1`` axes."""
+    return x.reshape((-1,) + (1,) * (ndim - 1))
+
+
+def clear(res: Mapping[int, np.ndarray], status: np.ndarray, sign: int = 0) -> Real:
+    """A float value in normal form: one shape for all, zero residues in cells that are not ok."""
+    shape = np.broadcast_shapes(status.shape, *(r.shape for r in res.values()))
+    status = np.broadcast_to(status, shape).astype(np.uint8)
+    if not status.any():
+        return Real({i: np.broadcast_to(r, shape) for i, r in res.items()}, status, sign)
+    return Real({i: np.where(status == OK, r, np.uint64(0)) for i, r in res.items()}, status, sign)
+
+
+def exact(data: np.ndarray, status: np.ndarray) -> Exact:
+    """An exact value in normal form: one shape, zero in poisoned cells."""
+    shape = np.broadcast_shapes(data.shape, status.shape)
+    status = np.broadcast_to(status, shape).astype(np.uint8)
+    return Exact(np.where(status == OK, data, 0), status)
+
+
+def restrict(x: Value, mask: int) -> Value:
+    """A float value with the levels of ``mask`` alone."""
+    if isinstance(x, Exact) or not set(x.res) - set(levels_of(mask)):
+        return x
+    return Real({i: r for i, r in x.res.items() if mask >> i & 1}, x.status, x.sign)
+
+
+def choose(picks: np.ndarray, x: Real, y: Real, poisoned: Sequence[Value]) -> Real:
+    """``x`` where ``picks``, else ``y``; poisoned where one of ``poisoned`` is."""
+    status = np.where(picks, x.status, y.status)
+    for z in poisoned:
+        status = np.where(z.status == POISON, POISON, status)
+    return clear({i: np.where(picks, x.res[i], y.res[i]) for i in x.res}, status)
+
+
+def _table(size: int, rule: Callable[[int, int], int]) -> np.ndarray:
+    return np.array([[rule(i, j) for j in range(size)] for i in range(size)], dtype=np.uint8)
+
+
+def _add_status(a: int, b: int) -> int:
+    if POISON in (a, b) or {a, b} == {NEG, POS}:
+        return POISON
+    return max(a, b)
+
+
+_PLUS, _MINUS = 4, 5
+
+
+def _mul_status(a: int, b: int) -> int:
+    signs = {OK: 0, NEG: -1, POS: 1, _PLUS: 1, _MINUS: -1}
+    if POISON in (a, b):
+        return POISON
+    if a not in (NEG, POS) and b not in (NEG, POS):
+        return OK
+    return {0: POISON, 1: POS, -1: NEG}[signs[a] * signs[b]]
+
+
+ADD_STATUS = _table(4, _add_status)
+"""Status of a sum by the statuses of its terms: -inf + inf is undefined."""
+
+MUL_STATUS = _table(6, _mul_status)
+"""Status of a product by ``signed`` codes: an infinity times a value of unknown sign is undefined."""
+
+
+def signed(a: Real) -> np.ndarray:
+    """The status, with ok cells of a known sign told apart."""
+    if not a.sign:
+        return a.status
+    return np.where(a.status == OK, _PLUS if a.sign > 0 else _MINUS, a.status)
+
+
+def wrap(data: np.ndarray, dtype: str) -> np.ndarray:
+    """Integers wrapped to a dtype's width, as torch does; truth values as 0 and 1."""
+    kind = DTYPES[dtype]
+    if kind.kind == "bool":
+        return (data != 0).astype(np.int64)
+    if kind.kind == "int" and kind.bytes < 8:
+        name = ("uint" if dtype == "u8" else "int") + str(8 * kind.bytes)
+        return data.astype(name).astype(np.int64)
+    return data
+
+
+def _divide(fn: Callable[..., np.ndarray]) -> Callable[[Exact, Exact], Exact]:
+    def apply(a: Exact, b: Exact) -> Exact:
+        data = fn(a.data, np.where(b.data == 0, 1, b.data))
+        bad = (a.status != OK) | (b.status != OK) | (b.data == 0)
+        return exact(data, np.where(bad, POISON, OK))
+
+    return apply
+
+
+def _exactly(fn: Callable[..., np.ndarray]) -> Callable[[Exact, Exact], Exact]:
+    def apply(a: Exact, b: Exact) -> Exact:
+        bad = (a.status != OK) | (b.status != OK)
+        return exact(fn(a.data, b.data).astype(np.int64), np.where(bad, POISON, OK))
+
+    return apply
+
+
+INTEGER: dict[str, Callable[..., Exact]] = {
+    "add": _exactly(np.add),
+    "mul": _exactly(np.multiply),
+    "max": _exactly(np.maximum),
+    "min": _exactly(np.minimum),
+    "lt": _exactly(np.less),
+    "le": _exactly(np.less_equal),
+    "eq": _exactly(np.equal),
+    "floordiv": _divide(np.floor_divide),
+    "mod": _divide(np.mod),
+}
+"""Field primitives on exact values."""
+
+BOOLEAN: dict[str, Callable[..., Exact]] = {
+    "not": lambda a: exact((a.data == 0).astype(np.int64), a.status),
+    "and": _exactly(np.logical_and),
+    "or": _exactly(np.logical_or),
+}
+"""Field primitives on truth values."""
+
+FOLD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "add": lambda x: x.sum(-1),
+    "mul": lambda x: x.prod(-1),
+    "max": lambda x: x.max(-1, initial=np.iinfo(np.int64).min),
+    "min": lambda x: x.min(-1, initial=np.iinfo(np.int64).max),
+    "and": lambda x: (x != 0).all(-1).astype(np.int64),
+    "or": lambda x: (x != 0).any(-1).astype(np.int64),
+}
+"""Reductions of exact values along the last axis."""
+
+
+# -- moving cells ----------------------------------------------------------------------------------
+
+
+def _each(x: Value, move: Callable[[np.ndarray], np.ndarray]) -> Value:
+    if isinstance(x, Exact):
+        return Exact(move(x.data), move(x.status), x.literal)
+    return Real({i: move(r) for i, r in x.res.items()}, move(x.status), x.sign)
+
+
+def spread(x: Value, axes: Axes, to: Axes) -> Value:
+    """A value on ``axes`` as one that broadcasts over ``to``."""
+
+    def move(r: np.ndarray) -> np.ndarray:
+        order, shape = spread_shape(axes, to, r.shape[1:])
+        return r.transpose([0, *(i + 1 for i in order)]).reshape(r.shape[0], *shape)
+
+    return _each(x, move)
+
+
+def tail(x: np.ndarray, dims: Sequence[int]) -> np.ndarray:
+    """The array with ``dims`` (ascending) merged into one last axis, row-major."""
+    kept = [i for i in range(x.ndim) if i not in dims]
+    moved = x.transpose([*kept, *dims])
+    return (
+        moved.reshape(*moved.shape[: len(kept)], -1)
+        if x.size
+        else moved.reshape(*moved.shape[: len(kept)], int(np.prod([x.shape[i] for i in dims])))
+    )
+
+
+def index(x: Value, at: Sequence[np.ndarray], shape: tuple[int, ...]) -> Value:
+    """The value read at one index array per axis, on axes of this shape."""
+
+    def move(r: np.ndarray) -> np.ndarray:
+        read = r[(slice(None), *at)] if at else r.reshape(r.shape[:1] + (1,) * len(shape))
+        return np.broadcast_to(read, (r.shape[0], *shape))
+
+    return _each(x, move)
+
+
+def gather(
+    x: Value, where: Axis, axes: Axes, to: Axes, at: Exact, sizes: Mapping[Axis, int]
+) -> Value:
+    """Reads axis ``where`` of ``x`` (on ``axes``) at ``at``, which broadcasts over ``to``; clamped."""
+    shape = tuple(sizes[a] for a in to)
+    picks = np.clip(at.data, 0, max(sizes[where] - 1, 0))
+    trials = max(picks.shape[0], x.status.shape[0])
+    places: list[np.ndarray] = [np.arange(trials).reshape((-1,) + (1,) * len(shape))]
+    for a in axes:
+        line = np.arange(sizes[a])
+        places.append(
+            picks if a == where else line.reshape([1] + [-1 if a == b else 1 for b in to])
+        )
+
+    def move(r: np.ndarray) -> np.ndarray:
+        r = np.broadcast_to(r, (trials, *(sizes[a] for a in axes)))
+        return np.broadcast_to(r[tuple(places)], (trials, *shape))
+
+    out = _each(x, move)
+    status = np.where(at.status == OK, out.status, POISON)
+    return exact(out.data, status) if isinstance(out, Exact) else clear(out.res, status, out.sign)

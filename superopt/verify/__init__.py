@@ -1,0 +1,1 @@
+"""Verification: equality over finite fields, the numeric gate, certificates."""

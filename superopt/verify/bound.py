@@ -1,0 +1,306 @@
+"""The error bound of a check, counted through both graphs: degrees, roots, selections, keyed values.
+
+A program without selections is, cell by cell, a rational function of its inputs (level by level
+independent residues), of z = omega^u for each exponent u, of roots and of keyed values. Two such
+functions that differ agree at a random point with probability at most D/q (Schwartz 1980, Zippel
+1979; design section 6), D being the degree of the cleared difference. Here D is counted:
+
+* a value is numerator over denominator with degrees (n, d); sums take the product of the
+  denominators, a reduction of s terms (n + (s-1)d, s d);
+* a root r of f counts as half the degree of f; with k roots below a cell the difference is
+  multiplied by its 2^k conjugates, which gives a polynomial, and the cell is looked at only when
+  all k are squares: 4^k D/q;
+* N keyed values collide with probability below N^2 D/q, else they are fresh variables;
+* selections make it one function per pattern of winners; a wrong one is met with probability 1/W.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.graph import (
+    Const,
+    Gather,
+    Graph,
+    Input,
+    Iota,
+    Map,
+    Node,
+    Reduce,
+    SizeOf,
+    View,
+    remap,
+)
+from superopt.mugraph.scalars import SCALARS, Arg, Term
+
+Degree = tuple[float, float]
+"""Degrees of numerator and denominator."""
+
+ROOT, SELECT, KEYED, EXP, LOG, CHOICE = "root", "select", "keyed", "exp", "log", "choice"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How often one kind of application occurs below a cell: ``count`` cells, over ``free`` axes.
+
+    weight: alternatives of one application (values compared, or values an integer input takes);
+    literal: what a comparison compares with, when that is a literal.
+    """
+
+    kind: str
+    weight: int
+    count: float
+    free: frozenset[Axis]
+    literal: float | None = None
+
+
+Marks = Mapping[tuple[Any, ...], Mark]
+
+
+class Congruence:
+    """Numbers subgraphs of several graphs so that equal ones get one number."""
+
+    def __init__(self) -> None:
+        self._ids: dict[Node, int] = {}
+
+    def numbers(self, graph: Graph) -> list[int]:
+        """One number per node."""
+        out: list[int] = []
+        for node in graph.nodes:
+            out.append(self._ids.setdefault(remap(node, out), len(self._ids)))
+        return out
+
+
+@dataclass
+class Counter:
+    """Counts degrees and marks through graphs at the given sizes."""
+
+    sizes: Mapping[Axis, int]
+    ranges: Mapping[str, tuple[int, int]]
+    congruence: Congruence = field(default_factory=Congruence)
+
+    def count(self, graph: Graph) -> list[tuple[Degree, Marks]]:
+        """(degree, marks) of every node."""
+        numbers = self.congruence.numbers(graph)
+        out: list[tuple[Degree, Marks]] = []
+        for i, node in enumerate(graph.nodes):
+            out.append(self._node(graph, node, numbers[i], out))
+        return out
+
+    def _node(
+        self, graph: Graph, node: Node, number: int, done: list[tuple[Degree, Marks]]
+    ) -> tuple[Degree, Marks]:
+        free = frozenset(node.axes)
+        match node:
+            case Input():
+                if is_float(node.dtype):
+                    return (1.0, 0.0), {}
+                lo, hi = (0, 1) if node.dtype == "bool" else self.ranges.get(node.name, (-4, 4))
+                return (1.0, 0.0), {(number,): Mark(CHOICE, hi - lo + 1, 1, free)}
+            case Const() | SizeOf() | Iota():
+                return (0.0, 0.0), {}
+            case Map():
+                args = [done[i] for i in node.operands]
+                marks = _merge([m for _, m in args])
+                term = (node.op, *(Arg(i) for i in range(len(args))))
+                fixed = [not is_float(graph.nodes[i].dtype) for i in node.operands]
+                degree = self._term(term, [d for d, _ in args], fixed, (number,), free, marks)
+                return degree, marks
+            case Reduce():
+                return self._reduce(node, number, *done[node.operand])
+            case View():
+                return done[node.operand][0], self._moved(node, done[node.operand][1])
+            case Gather():
+                degree, marks = done[node.operand]
+                rest = {
+                    k: replace(
+                        m, free=(m.free - {node.along}) | frozenset(graph.nodes[node.at].axes)
+                    )
+                    for k, m in marks.items()
+                }
+                return degree, _merge([rest, done[node.at][1]])
+        raise TypeError(f"unknown node {node!r}")
+
+    def _term(
+        self,
+        term: Term,
+        args: list[Degree],
+        fixed: list[bool],
+        path: tuple[Any, ...],
+        free: frozenset[Axis],
+        marks: dict[tuple[Any, ...], Mark],
+    ) -> Degree:
+        if isinstance(term, Arg):
+            return args[term.index]
+        if not isinstance(term, tuple):
+            return (0.0, 0.0)
+        inner = [
+            self._term(t, args, fixed, (*path, j), free, marks) for j, t in enumerate(term[1:])
+        ]
+        row = SCALARS[term[0]]
+        if row.body is not None:
+            literal = [t is None or _exactly(t, fixed) for t in term[1:]]
+            return self._term(row.body, inner, literal, (*path, row.name), free, marks)
+
+        def mark(kind: str, literal: float | None = None) -> None:
+            marks[path] = Mark(kind, 2, 1, free, literal)
+
+        exact = all(_exactly(t, fixed) for t in term[1:])
+        match row.field:
+            case "add":
+                (n1, d1), (n2, d2) = inner
+                return max(n1 + d2, n2 + d1), d1 + d2
+            case "mul":
+                return inner[0][0] + inner[1][0], inner[0][1] + inner[1][1]
+            case "recip":
+                return inner[0][1], inner[0][0]
+            case "sqrt":
+                mark(ROOT)
+                return inner[0][0] / 2, inner[0][1] / 2
+            case "exp":
+                mark(EXP)
+                return 1.0, 1.0
+            case "log":
+                mark(LOG)
+                return 1.0, 1.0
+            case "max" | "min" | "lt" | "le" | "eq":
+                if not exact:
+                    against = [t for t in term[1:] if not isinstance(t, (tuple, Arg))]
+                    mark(SELECT, against[0] if against else None)
+                return max(n for n, _ in inner), max(d for _, d in inner)
+            case "where":
+                return max(n for n, _ in inner[1:]), max(d for _, d in inner[1:])
+            case "cast":
+                return inner[0]
+            case "keyed" | "floordiv" | "mod":
+                if not exact:
+                    mark(KEYED)
+                return (1.0, 0.0) if not exact else (max(n for n, _ in inner), 0.0)
+        return (0.0, 0.0)  # truth values
+
+    def _reduce(
+        self, node: Reduce, number: int, degree: Degree, marks: Marks
+    ) -> tuple[Degree, Marks]:
+        n, d = degree
+        terms = math.prod(self.sizes[a] for a in node.over)
+        out = {}
+        for k, m in marks.items():
+            times = math.prod(self.sizes[a] for a in node.over if a in m.free)
+            out[k] = replace(m, count=m.count * times, free=m.free - frozenset(node.over))
+        if node.op == "add":
+            return (n + (terms - 1) * d, terms * d), out
+        if node.op == "mul":
+            return (terms * n, terms * d), out
+        if is_float(node.dtype):
+            out[(number,)] = Mark(SELECT, max(terms, 2), 1, frozenset(node.axes))
+        return degree, out
+
+    def _moved(self, node: View, marks: Marks) -> Marks:
+        index = dict(node.index)
+        out = {}
+        for k, m in marks.items():
+            free = {x for a in m.free if a in index for x, _ in index[a].terms}
+            out[k] = replace(m, free=frozenset(free))
+        return out
+
+
+def _exactly(term: Any, fixed: list[bool]) -> bool:
+    """Whether a body term is certainly exact: an integer argument or a literal."""
+    if isinstance(term, Arg):
+        return fixed[term.index]
+    return not isinstance(term, tuple)
+
+
+def _merge(parts: list[Marks]) -> dict[tuple[Any, ...], Mark]:
+    out: dict[tuple[Any, ...], Mark] = {}
+    for part in parts:
+        for k, m in part.items():
+            old = out.get(k)
+            if old is None or old == m:
+                out[k] = m
+            else:  # the same application reached at two index maps: other cells
+                out[k] = replace(m, count=old.count + m.count, free=old.free | m.free)
+    return out
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The miss probability of one clean trial, and what it was counted from.
+
+    miss: None when no bound is claimed, with the reason; patterns: W of the module's text.
+    """
+
+    miss: float | None
+    reason: str
+    degree: float
+    roots: int
+    patterns: float
+    keyed: int
+
+
+def bound(
+    pairs: list[tuple[tuple[Degree, Marks], tuple[Degree, Marks]]],
+    q: int,
+    peak: float,
+    exp_error: float | None,
+    roots_free: bool,
+) -> Bound:
+    """The bound for output pairs (counts in both graphs) over a field of at least q elements.
+
+    peak: the highest degree of any value in either graph (arguments of keyed functions);
+    exp_error: probability that the exponents are not in triangular form at a random point, None
+    when that form was not found; roots_free: whether the roots were shown to be independent.
+    """
+    worst = Bound(0.0, "", 0, 0, 1, 0)
+    for ((n1, d1), m1), ((n2, d2), m2) in pairs:
+        degree = max(n1 + d2, n2 + d1, 1.0)
+        marks = _merge([m1, m2])
+        roots = int(sum(m.count for m in marks.values() if m.kind == ROOT))
+        keyed = int(sum(m.count for m in marks.values() if m.kind == KEYED))
+        patterns = _patterns([m for m in marks.values() if m.kind in (SELECT, CHOICE)])
+        kinds = {m.kind for m in marks.values()}
+        reason = ""
+        if LOG in kinds:
+            reason = "a logarithm has no degree"
+        elif EXP in kinds and exp_error is None:
+            reason = "the exponents have no triangular form that was found"
+        elif ROOT in kinds and not roots_free:
+            reason = "a root's argument may be a square"
+        error = (degree + 2 * peak * keyed * keyed) / q + (
+            exp_error or 0.0 if EXP in kinds else 0.0
+        )
+        error = error * 4.0 ** min(roots, 500)
+        if not reason and error >= 0.5:
+            reason = f"the degree {degree:.3g} with {roots} roots is too high for the field"
+        if not reason and patterns > 90:
+            reason = f"{patterns:.3g} patterns of winners are too many to meet each"
+        miss = 1 - (1 - error) / patterns
+        found = Bound(None if reason else miss, reason, degree, roots, patterns, keyed)
+        if worst.miss is not None and (found.miss is None or found.miss >= worst.miss):
+            worst = found
+    return worst
+
+
+def _patterns(marks: list[Mark]) -> float:
+    """W: every pattern of winners and of integer inputs has probability at least 1/W.
+
+    Comparisons that share values are not independent, but any pattern of them contains a total
+    order of the m values compared, whose probability is 1/m!. Comparisons of n values with one
+    literal have a pattern at least as likely as k!(n-k)!/(n+1)!.
+    """
+    choices = math.prod(min(m.weight**m.count, 1e9) for m in marks if m.kind == CHOICE)
+    selects = [m for m in marks if m.kind == SELECT]
+    if not selects:
+        return choices
+    if len({m.literal for m in selects}) == 1 and selects[0].literal is not None:
+        n = int(sum(m.count for m in selects))
+        return choices * ((n + 1) * math.comb(n, n // 2) if n < 64 else 1e18)
+    if len(selects) == 1 and selects[0].count * math.log2(selects[0].weight) < 64:
+        return choices * selects[0].weight ** selects[0].count
+    values = sum(m.count * m.weight for m in selects) + 1
+    return choices * (math.gamma(values + 1) if values < 20 else 1e18)

@@ -1,0 +1,361 @@
+"""Probabilistic equality of two graphs: evaluation at random points of finite fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from superopt.errors import VerificationFailed
+from superopt.mugraph.algebras.chain import CHAINS, Chain, trial_keys
+from superopt.mugraph.algebras.field_values import Draw
+from superopt.mugraph.algebras.levels import Levels, analyse, information, lowest
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.graph import Graph, Input
+from superopt.verify.bound import ROOT, SELECT, Bound, Counter, bound
+from superopt.verify.evaluators import Cells, Evaluator, evaluator
+from superopt.verify.sizes import Sizing, assignments
+from superopt.verify.triangular import exponent_error, independent_roots
+
+SAMPLED_TRIALS = 128
+"""Clean trials per cell when no bound can be claimed."""
+
+MAX_TRIALS = 1 << 15
+"""Trials (of one assignment) after which a check gives up waiting for clean cells."""
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """What a check found; "equal" is wrong with probability at most 2^-bound_log2 when kind is "bound".
+
+    verdict: "equal" or "not_shown_equal" (never "unequal": that takes a counterexample in floats);
+    kind: "bound", or "sampled" when no bound is claimed; trials: uniform trials of all assignments;
+    tied_trials: further trials with inputs from small pools; field: name and primes of the chain;
+    seeds: the one seed that everything is drawn from; sizes: (axis, size) per assignment;
+    clean, total: cells compared and all cells, over the uniform trials; assumptions: named, see
+    ``ASSUMPTIONS``; reason: why not equal, or why only sampled.
+    """
+
+    verdict: str
+    bound_log2: float | None
+    kind: str
+    trials: int
+    tied_trials: int
+    field: tuple[str, tuple[int, ...]]
+    seeds: tuple[int, ...]
+    sizes: tuple[tuple[tuple[str, int], ...], ...]
+    clean: int
+    total: int
+    assumptions: tuple[str, ...]
+    reason: str
+    evaluator: str
+
+    def __bool__(self) -> bool:
+        return self.verdict == "equal"
+
+
+ASSUMPTIONS: dict[str, str] = {
+    "generic-literals": "no coefficient of the difference is divisible by a prime of the chain",
+    "reduced-sizes": "programs that differ do so at both assignments of reduced sizes",
+    "shrunk-comparisons": "comparisons of positions behave alike on the shorter axes used",
+    "casts": "casts between float types are identities",
+    "keyed": "the named function is a random function of its arguments and nothing else",
+    "finite-inputs": "float inputs are finite",
+    "where-defined": "equality is claimed where both programs are defined (no zero divisor, no "
+    "root or logarithm of a negative number)",
+    "ties": "ties between compared values are sampled, not counted in the bound",
+    "exponential": "exp is a homomorphism from sums to products and nothing else",
+}
+"""What the names in ``Equivalence.assumptions`` stand for (a name may carry ``:detail``)."""
+
+
+def check_equal(
+    a: Graph,
+    b: Graph,
+    *,
+    seed: int,
+    want_log2: int = 64,
+    cuts: Sequence[tuple[int, int]] = (),
+    max_cells: int = 1 << 22,
+    chains: Sequence[Chain] = CHAINS,
+    using: str | None = None,
+    trials: int | None = None,
+) -> Equivalence:
+    """Whether two graphs compute the same outputs, by random evaluation (design section 6.1).
+
+    Inputs are matched by name and outputs by position; both must agree in dims and dtype.
+    want_log2: the bound asked for, as -log2; cuts: pairs (node of a, node of b) that are first
+    shown equal and then replaced by one fresh input on both sides; max_cells: elements of the
+    largest value; chains: fields, of which the first that leaves clean cells is used; using:
+    "python", "core", or None for the fastest there is; trials: overrides the number of uniform
+    trials per assignment (for tests of the test).
+    """
+    run = evaluator(using)
+    reason = _interface(a, b)
+    result = _refused(chains[0], seed, run.name, reason)
+    if reason:
+        return result
+    if cuts:
+        from superopt.verify.pieces import check_pieces
+
+        return check_pieces(
+            a,
+            b,
+            cuts,
+            lambda x, y: check_equal(
+                x,
+                y,
+                seed=seed,
+                want_log2=want_log2,
+                max_cells=max_cells,
+                chains=chains,
+                using=using,
+                trials=trials,
+            ),
+        )
+    for chain in chains:
+        try:
+            result = _check(a, b, seed, want_log2, max_cells, chain, run, trials)
+        except VerificationFailed as error:
+            return _refused(chain, seed, run.name, str(error))
+        if result or not result.reason.startswith("no clean"):
+            return result
+    return result
+
+
+def _refused(chain: Chain, seed: int, name: str, reason: str) -> Equivalence:
+    return Equivalence(
+        "not_shown_equal",
+        None,
+        "sampled",
+        0,
+        0,
+        (chain.name, chain.primes),
+        (seed,),
+        (),
+        0,
+        0,
+        (),
+        reason,
+        name,
+    )
+
+
+def _interface(a: Graph, b: Graph) -> str:
+    """Why the two graphs cannot stand for one another at all, or the empty string."""
+    mine: Mapping[str, Input] = {n.name: n for n in a.inputs}
+    for node in b.inputs:
+        other = mine.get(node.name)
+        if other is None:
+            return f"input {node.name!r} is in one program only"
+        if other.dtype != node.dtype or _shape(other.dims) != _shape(node.dims):
+            return f"input {node.name!r} has another dtype or shape"
+    if len(a.outputs) != len(b.outputs):
+        return f"{len(a.outputs)} outputs against {len(b.outputs)}"
+    for p, q in zip(a.outputs, b.outputs, strict=True):
+        if _shape(p.dims) != _shape(q.dims) or a.nodes[p.node].dtype != b.nodes[q.node].dtype:
+            return f"output {p.name!r} has another dtype or shape"
+    return ""
+
+
+def _shape(dims: Sequence[Sequence[Axis]]) -> tuple[tuple[object, ...], ...]:
+    return tuple(tuple(x.size for x in dim) for dim in dims)
+
+
+@dataclass
+class _Tally:
+    """Clean comparisons per output cell over the trials so far, and the first difference."""
+
+    clean: list[np.ndarray]
+    compared: int = 0
+    total: int = 0
+    differs: str = ""
+
+
+def _check(
+    a: Graph,
+    b: Graph,
+    seed: int,
+    want_log2: int,
+    max_cells: int,
+    chain: Chain,
+    run: Evaluator,
+    trials: int | None,
+) -> Equivalence:
+    levels = [_output_level(a, b, i, chain) for i in range(len(a.outputs))]
+    plans = tuple(_plan(g, levels, chain) for g in (a, b))
+    sizings = assignments(a, b, max_cells)
+    named = _assumptions(a, b, plans, sizings)
+    parts = [_bound(a, b, s, chain, seed) for s in sizings]
+    worst = max(parts, key=lambda p: (p.miss is None, p.miss or 0.0))
+    if worst.miss is None:
+        wanted, kind = SAMPLED_TRIALS, "sampled"
+    else:
+        wanted, kind = math.ceil(want_log2 / -math.log2(max(worst.miss, 2.0**-want_log2))), "bound"
+    wanted = trials if trials is not None else wanted
+    selects = any(m.kind == SELECT for p in (a, b) for m in _marks(p, sizings[0]))
+    sizes = tuple(tuple(sorted({(x.name, n) for x, n in s.sizes.items()})) for s in sizings)
+    result = Equivalence(
+        "not_shown_equal",
+        None,
+        kind,
+        0,
+        0,
+        (chain.name, chain.primes),
+        (seed,),
+        sizes,
+        0,
+        0,
+        named,
+        worst.reason,
+        run.name,
+    )
+    for turn, sizing in enumerate(sizings):
+        tally = _Tally([np.zeros((), dtype=np.int64)] * len(levels))
+        tied = _Tally([np.zeros((), dtype=np.int64)] * len(levels))
+        done = 0
+        step = max(1, min(wanted + wanted // 4 + 1, (1 << 21) // sizing.cells, 512))
+        while True:
+            numbers = range((turn << 40) + done, (turn << 40) + done + step)
+            _compare(a, b, plans, levels, chain, seed, numbers, False, sizing, run, tally)
+            if selects and not tally.differs:
+                _compare(a, b, plans, levels, chain, seed, numbers, True, sizing, run, tied)
+            done += step
+            result = replace(
+                result,
+                trials=result.trials + step,
+                tied_trials=result.tied_trials + (step if selects else 0),
+            )
+            if tally.differs or tied.differs:
+                return _add(result, tally, reason=tally.differs or tied.differs)
+            if min(int(c.min(initial=wanted)) for c in tally.clean) >= wanted:
+                break
+            if done >= MAX_TRIALS or (done >= 512 and not tally.compared):
+                return _add(
+                    result,
+                    tally,
+                    reason=f"no clean cells in {done} trials"
+                    if not tally.compared
+                    else "too few clean cells: some cell was undefined in "
+                    f"nearly all of {done} trials",
+                )
+            step = max(1, min(done, (1 << 21) // sizing.cells, 2048))
+        result = _add(result, tally)
+    log2 = None if worst.miss is None else -math.log2(max(worst.miss, 1e-300)) * wanted
+    return replace(result, verdict="equal", bound_log2=log2)
+
+
+def _add(result: Equivalence, tally: _Tally, **changes: str) -> Equivalence:
+    return replace(
+        result, clean=result.clean + tally.compared, total=result.total + tally.total, **changes
+    )  # type: ignore[arg-type]
+
+
+def _output_level(a: Graph, b: Graph, i: int, chain: Chain) -> int:
+    """The level at which an output is compared, as a mask: the lowest that both programs have."""
+    x, y = a.outputs[i].node, b.outputs[i].node
+    if not is_float(a.nodes[x].dtype):
+        return 1
+    both = information(a, chain.full)[x].mask & information(b, chain.full)[y].mask
+    if not both:
+        raise VerificationFailed(
+            what="the programs nest exponentials and logarithms differently",
+            where=a.outputs[i].name,
+            fix="cut the check at a value inside that both programs share",
+        )
+    return lowest(both)
+
+
+def _plan(graph: Graph, levels: Sequence[int], chain: Chain) -> Levels:
+    roots: dict[int, int] = {}
+    for out, level in zip(graph.outputs, levels, strict=True):
+        roots[out.node] = roots.get(out.node, 0) | level
+    return analyse(graph, chain.full, roots)
+
+
+def _compare(
+    a: Graph,
+    b: Graph,
+    plans: tuple[Levels, ...],
+    levels: Sequence[int],
+    chain: Chain,
+    seed: int,
+    numbers: range,
+    pooled: bool,
+    sizing: Sizing,
+    run: Evaluator,
+    tally: _Tally,
+) -> None:
+    keys = trial_keys(seed ^ (0x5EED if pooled else 0), numbers)
+    draw = Draw(keys, np.full(len(keys), pooled), sizing.ranges)
+    mine = run.outputs(a, plans[0], levels, chain, draw, sizing.sizes)
+    other = run.outputs(b, plans[1], levels, chain, draw, sizing.sizes)
+    for i, (x, y) in enumerate(zip(mine, other, strict=True)):
+        clean, bad = _cells(x, y)
+        tally.clean[i] = tally.clean[i] + clean.sum(0)
+        tally.compared += int(clean.sum())
+        tally.total += clean.size
+        if bad.any() and not tally.differs:
+            trial, *cell = np.argwhere(bad)[0].tolist()
+            tally.differs = (
+                f"output {a.outputs[i].name!r} differs at {tuple(cell)} in trial "
+                f"{numbers[trial]} ({int(bad.sum())} of {bad.size} cells differ)"
+            )
+
+
+def _cells(x: Cells, y: Cells) -> tuple[np.ndarray, np.ndarray]:
+    """Which cells are defined in both, and which of these differ."""
+    clean = (x.status != 1) & (y.status != 1)
+    return clean, clean & ((x.data != y.data) | (x.status != y.status))
+
+
+def _marks(graph: Graph, sizing: Sizing) -> list:
+    counted = Counter(sizing.sizes, sizing.ranges).count(graph)
+    return [m for o in graph.outputs for m in counted[o.node][1].values()]
+
+
+def _bound(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> Bound:
+    counter = Counter(sizing.sizes, sizing.ranges)
+    mine, other = counter.count(a), counter.count(b)
+    pairs = [(mine[p.node], other[q.node]) for p, q in zip(a.outputs, b.outputs, strict=True)]
+    peak = max((sum(d) for d, _ in (*mine, *other)), default=1.0)
+    kinds = {m.kind for pair in pairs for _, marks in pair for m in marks.values()}
+    exp_error = exponent_error(a, b, sizing, chain, seed) if "exp" in kinds else 0.0
+    roots = independent_roots(a, b, sizing, chain, seed) if ROOT in kinds else True
+    return bound(pairs, min(chain.primes), peak, exp_error, roots)
+
+
+def _assumptions(
+    a: Graph, b: Graph, plans: Sequence[Levels], sizings: Sequence[Sizing]
+) -> tuple[str, ...]:
+    marks = {m.kind for g in (a, b) for m in _marks(g, sizings[0])}
+    names = {"generic-literals", "reduced-sizes", "finite-inputs"}
+    names |= {name for p in plans for name in p.named}
+    names |= {"where-defined"} if marks & {"root", "log"} or _divides(a) or _divides(b) else set()
+    names |= {"ties"} if SELECT in marks else set()
+    names |= {"exponential"} if "exp" in marks else set()
+    for graph in (a, b):
+        for node in graph.nodes:
+            if (
+                getattr(node, "op", "") == "cast"
+                and is_float(node.dtype)
+                and is_float(graph.nodes[node.args[0]].dtype)
+            ):
+                names.add("casts")
+    if any(
+        n < x.size
+        for s in sizings
+        for x, n in s.sizes.items()
+        if x.name in s.shrunk and isinstance(x.size, int)
+    ):
+        names.add("shrunk-comparisons")
+    return tuple(sorted(names))
+
+
+def _divides(graph: Graph) -> bool:
+    return any(
+        getattr(n, "op", "") in ("div", "recip", "rsqrt", "sigmoid", "silu") for n in graph.nodes
+    )

@@ -1,0 +1,216 @@
+"""Reduced sizes: on which small axes two graphs are compared, and where an axis must stay whole.
+
+Programs over named axes treat all positions of an axis alike, so a wrong program is wrong at small
+sizes as well, unless something depends on the size itself: index arithmetic (such axes stay whole),
+a literal that happens to equal a small size (hence two assignments, in which every shrunken axis
+has two sizes), two axes confused (hence sizes distinct in one assignment).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from superopt.errors import VerificationFailed
+from superopt.mugraph.axes import Axis, Size, Sym
+from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.graph import Const, Gather, Graph, Input, Iota, Map, Reduce, View
+
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83)
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """One assignment: every axis's size, the ranges of integer inputs, and the largest value.
+
+    ranges: input name -> (lo, hi), both included; whole: axes that kept their size;
+    shrunk: axes whose positions are compared, and that did not; cells: elements
+    of the largest value in either graph.
+    """
+
+    sizes: Mapping[Axis, int]
+    ranges: Mapping[str, tuple[int, int]]
+    whole: tuple[str, ...]
+    shrunk: tuple[str, ...]
+    cells: int
+
+
+class _Classes:
+    """Axes that must have one size (a rename ties them), as a union-find."""
+
+    def __init__(self) -> None:
+        self.parent: dict[Axis, Axis] = {}
+
+    def find(self, a: Axis) -> Axis:
+        self.parent.setdefault(a, a)
+        while self.parent[a] != a:
+            a = self.parent[a]
+        return a
+
+    def join(self, a: Axis, b: Axis) -> None:
+        self.parent[self.find(a)] = self.find(b)
+
+
+def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
+    """Two assignments of small sizes under which both graphs can be evaluated.
+
+    Raises VerificationFailed where axes that must stay whole make a value of more than
+    ``max_cells`` elements.
+    """
+    classes = _Classes()
+    for axis in (*a.axes, *b.axes):
+        classes.find(axis)
+    _tie_dims(classes, a, b)
+    hard, soft = set[Axis](), set[Axis]()
+    for graph in (a, b):
+        _tie_views(classes, graph, hard)
+        _index_axes(graph, hard, soft)
+    hard, soft = {classes.find(x) for x in hard}, {classes.find(x) for x in soft}
+    weight: dict[Axis, int] = {}
+    for graph in (a, b):
+        for node in graph.nodes:
+            for axis in {classes.find(x) for x in node.axes}:
+                weight[axis] = weight.get(axis, 0) + len(node.axes)
+    order = sorted(
+        {classes.find(x) for x in classes.parent},
+        key=lambda x: (-weight.get(x, 0), x.name, str(x.size)),
+    )
+    least = dict.fromkeys(order, 2)
+    whole, out = hard | soft, []
+    if _cells((a, b), classes, _assign(classes, order, whole, least, {})) > max_cells:
+        # Comparisons of positions look the same on shorter axes that are beyond every literal.
+        whole, literal = hard, _largest_literal((a, b))
+        least.update(dict.fromkeys(soft, literal + 2))
+        if literal > 32:
+            whole = hard | soft
+    before: dict[Axis, int] = {}
+    for _ in range(2):
+        root_size = before = _assign(classes, order, whole, least, before)
+        cells = _cells((a, b), classes, root_size)
+        names = tuple(sorted({x.name for x in classes.parent if classes.find(x) in whole}))
+        if cells > max_cells:
+            raise VerificationFailed(
+                what=f"a value of {cells} elements is left when sizes are reduced",
+                where=f"axes {', '.join(names)} take part in index arithmetic",
+                fix=f"raise max_cells above {max_cells}, or cut the check into pieces",
+            )
+        sizes = {x: root_size[classes.find(x)] for x in classes.parent}
+        shrunk = tuple(sorted({x.name for x in sizes if classes.find(x) in soft - whole}))
+        out.append(Sizing(sizes, _ranges((a, b), sizes), names, shrunk, cells))
+    return tuple(out)
+
+
+def _tie_dims(classes: _Classes, a: Graph, b: Graph) -> None:
+    mine = {n.name: n for n in a.inputs}
+    for node in b.inputs:
+        if node.name in mine:
+            for x, y in zip(_flat(mine[node.name].dims), _flat(node.dims), strict=False):
+                classes.join(x, y)
+    for p, q in zip(a.outputs, b.outputs, strict=False):
+        for x, y in zip(_flat(p.dims), _flat(q.dims), strict=False):
+            classes.join(x, y)
+
+
+def _flat(dims: Iterable[Iterable[Axis]]) -> list[Axis]:
+    return [a for dim in dims for a in dim]
+
+
+def _tie_views(classes: _Classes, graph: Graph, hard: set[Axis]) -> None:
+    for node in graph.nodes:
+        if isinstance(node, View):
+            for axis, index in node.index:
+                other = index.rename_of()
+                if other is not None:
+                    classes.join(axis, other)
+                else:
+                    hard.add(axis)
+                    hard.update(x for x, _ in index.terms)
+
+
+def _index_axes(graph: Graph, hard: set[Axis], soft: set[Axis]) -> None:
+    """Axes whose positions are seen as numbers: by Iota, or by a computed gather index."""
+    for node in graph.nodes:
+        if isinstance(node, Iota):
+            soft.update(node.axes)
+        if isinstance(node, Gather) and index_source(graph, node.at) is None:
+            hard.add(node.along)
+
+
+def index_source(graph: Graph, i: int) -> str | None:
+    """The integer input that a gather index is read from unchanged, or None."""
+    node = graph.nodes[i]
+    if isinstance(node, Input):
+        return node.name
+    if isinstance(node, View) or (isinstance(node, Map) and node.op == "cast"):
+        return index_source(graph, node.args[0])
+    return None
+
+
+def _largest_literal(graphs: Iterable[Graph]) -> int:
+    return max(
+        (
+            abs(int(n.value))
+            for g in graphs
+            for n in g.nodes
+            if isinstance(n, Const) and not is_float(n.dtype)
+        ),
+        default=0,
+    )
+
+
+def concrete(size: Size) -> int:
+    """The size at which an axis that stays whole is checked: its own, or a small one in its range."""
+    return min(max(size.lo, 7), size.hi) if isinstance(size, Sym) else size
+
+
+def _assign(
+    classes: _Classes,
+    order: list[Axis],
+    whole: set[Axis],
+    least: Mapping[Axis, int],
+    before: Mapping[Axis, int],
+) -> dict[Axis, int]:
+    """A size per class: its own, or the smallest unused prime that is not the size ``before``."""
+    members: dict[Axis, list[Size]] = {}
+    for x in classes.parent:
+        members.setdefault(classes.find(x), []).append(x.size)
+    out: dict[Axis, int] = {}
+    used: set[int] = set()
+    for x in order:
+        if x in whole:
+            out[x] = max(concrete(size) for size in members[x])
+            continue
+        most = min(size.hi if isinstance(size, Sym) else size for size in members[x])
+        prime = next(p for p in PRIMES if p not in used and p >= least[x] and p != before.get(x))
+        if prime < most:
+            used.add(prime)
+        out[x] = min(prime, most)
+    return out
+
+
+def _cells(graphs: Iterable[Graph], classes: _Classes, sizes: Mapping[Axis, int]) -> int:
+    return max(
+        math.prod(sizes[classes.find(x)] for x in node.axes)
+        for graph in graphs
+        for node in graph.nodes
+    )
+
+
+def _ranges(graphs: Iterable[Graph], sizes: Mapping[Axis, int]) -> dict[str, tuple[int, int]]:
+    """Integer inputs that end up as gather indices stay within the gathered axis."""
+    out: dict[str, tuple[int, int]] = {}
+    for graph in graphs:
+        for node in graph.nodes:
+            if isinstance(node, Gather):
+                for i in graph.reachable([node.at]):
+                    source = graph.nodes[i]
+                    if isinstance(source, Input) and not is_float(source.dtype):
+                        hi = min(sizes[node.along] - 1, out.get(source.name, (0, 1 << 30))[1])
+                        out[source.name] = (0, max(hi, 0))
+    return out
+
+
+def reduced_axes(graph: Graph) -> set[Axis]:
+    """Axes that some reduction runs over."""
+    return {x for n in graph.nodes if isinstance(n, Reduce) for x in n.over}
