@@ -62,7 +62,9 @@ class Optimized:
             raise unfit.error from None
         return self._results.get(signature) or self._specialize(signature, args, kwargs)
 
-    def _specialize(self, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> pipeline.Result:
+    def _specialize(
+        self, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> pipeline.Result:
         with self._lock:
             lock = self._locks.setdefault(signature, threading.Lock())
         with lock:
@@ -83,16 +85,25 @@ class Optimized:
         for n, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
                 if grad and leaf.requires_grad:
-                    raise _Unfit(RequiresGrad(
-                        "an argument requires a gradient", getattr(self.fn, "__name__", "function"),
-                        "call under torch.no_grad(), or detach the argument"))
+                    raise _Unfit(
+                        RequiresGrad(
+                            "an argument requires a gradient",
+                            getattr(self.fn, "__name__", "function"),
+                            "call under torch.no_grad(), or detach the argument",
+                        )
+                    )
                 key.append((leaf.dtype, leaf.device.type, *self._shape(n, leaf)))
             else:
                 try:
                     hash(leaf)
                 except TypeError:
-                    raise _Unfit(WrongType(f"an argument of type {type(leaf).__name__}", "signature",
-                                           "pass tensors, numbers, or containers of them")) from None
+                    raise _Unfit(
+                        WrongType(
+                            f"an argument of type {type(leaf).__name__}",
+                            "signature",
+                            "pass tensors, numbers, or containers of them",
+                        )
+                    ) from None
                 key.append((type(leaf), leaf))
         return tuple(key)
 
@@ -110,8 +121,11 @@ class Optimized:
     def _original(self, error: SuperoptError, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.options.strict:
             raise error
-        trace.warn_once("fallback", f"{getattr(self.fn, '__name__', 'function')} runs in PyTorch: {error}",
-                        key=("fallback", str(id(self)), str(error)))
+        trace.warn_once(
+            "fallback",
+            f"{getattr(self.fn, '__name__', 'function')} runs in PyTorch: {error}",
+            key=("fallback", str(id(self)), str(error)),
+        )
         return self.fn(*args, **kwargs)
 
 
@@ -120,7 +134,9 @@ class _Unfit(Exception):
         self.error = error
 
 
-def _dynamic_positions(fn: Callable[..., Any], options: Options) -> dict[int, dict[int, tuple[str, int, int | None]]]:
+def _dynamic_positions(
+    fn: Callable[..., Any], options: Options
+) -> dict[int, dict[int, tuple[str, int, int | None]]]:
     """Position of each tensor argument -> {dim: (symbol, low, high)}."""
     if not options.dynamic:
         return {}
@@ -128,7 +144,11 @@ def _dynamic_positions(fn: Callable[..., Any], options: Options) -> dict[int, di
     out: dict[int, dict[int, tuple[str, int, int | None]]] = {}
     for axis in options.dynamic:
         if axis.argument in names and axis.name:
-            out.setdefault(names.index(axis.argument), {})[axis.dim] = (axis.name, axis.low, axis.high)
+            out.setdefault(names.index(axis.argument), {})[axis.dim] = (
+                axis.name,
+                axis.low,
+                axis.high,
+            )
     return out
 
 
@@ -147,8 +167,11 @@ def superoptimize(fn: Callable[..., Any] | None = None, /, **options: Any) -> An
     if fn is None:
         return lambda f: superoptimize(f, **options)
     if not callable(fn):
-        raise WrongType(f"superoptimize takes a function, not {type(fn).__name__}", "superoptimize",
-                        "decorate a function or pass a module")
+        raise WrongType(
+            f"superoptimize takes a function, not {type(fn).__name__}",
+            "superoptimize",
+            "decorate a function or pass a module",
+        )
     return Optimized(fn, checked)
 
 

@@ -13,11 +13,11 @@ from torch.utils import _pytree as pytree
 
 from superopt import trace
 from superopt.codegen.backends import cpu
-from superopt.codegen.lower import NotLowerable, lower
+from superopt.codegen.lower import lower, why_not_lowerable
 from superopt.config import Config, Options
-from superopt.cost.devices import Device, cpu_device
+from superopt.cost.devices import cpu_device
 from superopt.cost.measure import interleave
-from superopt.cost.model import kernel_seconds, shape_of_kernel
+from superopt.cost.model import cost_on
 from superopt.errors import SuperoptError, UnsupportedDevice, VerificationFailed
 from superopt.frontend import Boundary, Supported, capture, partition
 from superopt.mugraph.canonical import graph_hash
@@ -93,8 +93,13 @@ class Candidate:
     gate: gate.Gate
 
 
-def optimize(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-             options: Options | None = None, config: Config | None = None) -> Result:
+def optimize(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: Options | None = None,
+    config: Config | None = None,
+) -> Result:
     """Runs every stage for one function at one signature; see ``Result``.
 
     Raises SuperoptError when nothing could be generated; the caller then runs the original.
@@ -103,14 +108,17 @@ def optimize(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     _check_devices(args, kwargs, options)
     with trace.stage("optimize") as span:
         with trace.stage("frontend"):
-            program = partition(capture(fn, args, kwargs, options.dynamic_shapes() or None),
-                                options.precision)
+            program = partition(
+                capture(fn, args, kwargs, options.dynamic_shapes() or None), options.precision
+            )
         boundaries = tuple(p for p in program.pieces if isinstance(p, Boundary))
         for b in boundaries:
             trace.log("fallback", f"{b.op} at {b.where}: {b.reason}")
         if all(isinstance(p, Boundary) for p in program.pieces):
-            raise SuperoptError("nothing in the program can be optimized",
-                                "; ".join(f"{b.op} ({b.reason})" for b in boundaries[:3]))
+            raise SuperoptError(
+                "nothing in the program can be optimized",
+                "; ".join(f"{b.op} ({b.reason})" for b in boundaries[:3]),
+            )
         cache = Cache.open(config)
         built: list[Built] = []
 
@@ -120,8 +128,12 @@ def optimize(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
 
         # One run on the example, piece by piece: each piece sees the tensors it will be given.
         program.run(args, kwargs, build)
-        calls = {id(p): b.kernels for p, b in zip(
-            [p for p in program.pieces if isinstance(p, Supported)], built, strict=True)}
+        calls = {
+            id(p): b.kernels
+            for p, b in zip(
+                [p for p in program.pieces if isinstance(p, Supported)], built, strict=True
+            )
+        }
 
         def generated(*args: Any, **kwargs: Any) -> Any:
             return program.run(args, kwargs, lambda piece, xs: calls[id(piece)](xs))
@@ -129,23 +141,45 @@ def optimize(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
         warm = all(b.warm for b in built)
         winner, call, timings = _choose(fn, generated, args, kwargs, options, built, not boundaries)
     timings["total_s"] = span.seconds
-    return Result(call, generated, winner, built[0].mugraph, built[0].certificate, timings,
-                  sum(int(b.meta.get("states", 0)) for b in built), "warm" if warm else "cold",
-                  boundaries, tuple(built))
+    return Result(
+        call,
+        generated,
+        winner,
+        built[0].mugraph,
+        built[0].certificate,
+        timings,
+        sum(int(b.meta.get("states", 0)) for b in built),
+        "warm" if warm else "cold",
+        boundaries,
+        tuple(built),
+    )
 
 
-def build_graph(graph: Graph, inputs: Sequence[torch.Tensor], eager: Callable[..., Sequence[torch.Tensor]],
-                options: Options, config: Config, cache: Cache) -> Built:
+def build_graph(
+    graph: Graph,
+    inputs: Sequence[torch.Tensor],
+    eager: Callable[..., Sequence[torch.Tensor]],
+    options: Options,
+    config: Config,
+    cache: Cache,
+) -> Built:
     """Verified kernels for one graph, from the cache or made now; ``eager`` computes it in PyTorch."""
     compiler = find_compiler(config)
     arch = options.target.arch if options.target is not None else "native"
     threads = config.threads or torch.get_num_threads()
-    entry_key = key({
-        "graph": graph_hash(graph), "options": options.key(), "device": sorted(cpu_features()),
-        "threads": threads, "toolchain": toolchain_fingerprint(compiler, arch),
-        "flags": list(config.cxxflags), "torch": torch.__version__, "policy": POLICY,
-        "code": code_fingerprint(),
-    })
+    entry_key = key(
+        {
+            "graph": graph_hash(graph),
+            "options": options.key(),
+            "device": sorted(cpu_features()),
+            "threads": threads,
+            "toolchain": toolchain_fingerprint(compiler, arch),
+            "flags": list(config.cxxflags),
+            "torch": torch.__version__,
+            "policy": POLICY,
+            "code": code_fingerprint(),
+        }
+    )
     with cache.lock(entry_key):
         entry = cache.get(entry_key)
         warm = entry is not None
@@ -155,20 +189,36 @@ def build_graph(graph: Graph, inputs: Sequence[torch.Tensor], eager: Callable[..
             entry = cache.put(entry_key, files, meta)
         with trace.stage("load"):
             plan = Plan.from_json(entry.read("plan.json").decode())
-            return Built(Kernels(entry.file("kernel.so"), plan, config.threads),
-                         parse_mugraph(entry.read("mugraph.txt").decode()),
-                         certificate.loads(entry.read("certificate.json").decode()), entry.meta, warm)
+            return Built(
+                Kernels(entry.file("kernel.so"), plan, config.threads),
+                parse_mugraph(entry.read("mugraph.txt").decode()),
+                certificate.loads(entry.read("certificate.json").decode()),
+                entry.meta,
+                warm,
+            )
 
 
-def _make(graph: Graph, inputs: Sequence[torch.Tensor], eager: Callable[..., Sequence[torch.Tensor]],
-          options: Options, config: Config, compiler: Compiler,
-          folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _make(
+    graph: Graph,
+    inputs: Sequence[torch.Tensor],
+    eager: Callable[..., Sequence[torch.Tensor]],
+    options: Options,
+    config: Config,
+    compiler: Compiler,
+    folder: Path,
+) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Search, prove, compile, gate and measure one graph: the files and facts of a cache entry."""
     device = cpu_device(cpu_features(), config.threads or torch.get_num_threads())
     with trace.stage("search") as searching:
         budget = driver.Budget(options.budget.seconds, options.budget.candidates)
-        found = driver.search(graph, _cost_on(device), budget, seed=options.seed, lowerable=_lowerable,
-                              progress=lambda stage, done: trace.report(stage, done.get("graphs", 0)))
+        found = driver.search(
+            graph,
+            cost_on(device),
+            budget,
+            seed=options.seed,
+            lowerable=why_not_lowerable,
+            progress=lambda stage, done: trace.report(stage, done.get("graphs", 0)),
+        )
     if not found.candidates:
         raise SuperoptError("the search found no kernel", graph.name, found.why_none)
     with trace.stage("verify") as verifying:
@@ -184,39 +234,28 @@ def _make(graph: Graph, inputs: Sequence[torch.Tensor], eager: Callable[..., Seq
         best = min(range(len(passed)), key=lambda k: (times[k].median_s, k))
     winner = passed[best]
     meta = {
-        "states": found.stats.get("states", 0), "search": dict(found.stats),
-        "search_s": searching.seconds, "verify_s": verifying.seconds + gating.seconds,
-        "compile_s": compiling.seconds, "generated_median_s": times[best].median_s,
-        "eager_median_s": times[-1].median_s, "predicted_s": winner.predicted,
+        "states": found.stats.get("states", 0),
+        "search": dict(found.stats),
+        "search_s": searching.seconds,
+        "verify_s": verifying.seconds + gating.seconds,
+        "compile_s": compiling.seconds,
+        "generated_median_s": times[best].median_s,
+        "eager_median_s": times[-1].median_s,
+        "predicted_s": winner.predicted,
     }
     proof = certificate.build(graph, winner.mugraph, winner.checks, winner.gate)
     return {
-        "kernel.so": winner.kernels.path.read_bytes(), "kernel.cpp": winner.source.encode(),
+        "kernel.so": winner.kernels.path.read_bytes(),
+        "kernel.cpp": winner.source.encode(),
         "plan.json": winner.kernels.plan.to_json().encode(),
         "mugraph.txt": print_mugraph(winner.mugraph).encode(),
         "certificate.json": certificate.dumps(proof).encode(),
     }, meta
 
 
-def _cost_on(device: Device) -> driver.KernelSeconds:
-    def cost(graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...]) -> Callable[..., float]:
-        shape = shape_of_kernel(graph, body, stored, outputs)
-        return lambda placement: kernel_seconds(shape, placement, device)
-
-    return cost
-
-
-def _lowerable(mugraph: MuGraph) -> str | None:
-    """Why a placed graph cannot be lowered, or None when it can."""
-    try:
-        lower(mugraph)
-    except NotLowerable as reason:
-        return str(reason)
-    return None
-
-
-def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate],
-                seed: int) -> list[tuple[driver.Candidate, list[equal.Equivalence]]]:
+def _prove_best(
+    graph: Graph, candidates: Sequence[driver.Candidate], seed: int
+) -> list[tuple[driver.Candidate, list[equal.Equivalence]]]:
     """The first candidates whose graph, and every carried accumulator, is shown equal."""
     proved: list[tuple[driver.Candidate, list[equal.Equivalence]]] = []
     reasons: list[str] = []
@@ -241,8 +280,9 @@ def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate],
         if len(proved) == SHORTLIST:
             break
     if not proved:
-        raise VerificationFailed("no candidate was shown equal to the program", graph.name,
-                                 details="\n".join(reasons))
+        raise VerificationFailed(
+            "no candidate was shown equal to the program", graph.name, details="\n".join(reasons)
+        )
     return proved
 
 
@@ -253,12 +293,15 @@ def _isa(options: Options) -> cpu.Isa:
     return cpu.Isa.host() if arch == "native" else cpu.Isa.named(names.get(arch, arch))
 
 
-def _compile(mugraphs: Sequence[MuGraph], isa: cpu.Isa, config: Config, compiler: Compiler,
-             folder: Path) -> list[tuple[Path, Plan, str] | SuperoptError]:
+def _compile(
+    mugraphs: Sequence[MuGraph], isa: cpu.Isa, config: Config, compiler: Compiler, folder: Path
+) -> list[tuple[Path, Plan, str] | SuperoptError]:
     """Lowers, prints and compiles: each one's shared object, plan and source, or what failed."""
     sources = [cpu.emit(lower(m), ENTRY, isa) for m in mugraphs]
-    jobs = [Job(s.text, (*s.flags, *compiler.openmp_flags), folder / f"candidate{n}.so")
-            for n, s in enumerate(sources)]
+    jobs = [
+        Job(s.text, (*s.flags, *compiler.openmp_flags), folder / f"candidate{n}.so")
+        for n, s in enumerate(sources)
+    ]
     out: list[tuple[Path, Plan, str] | SuperoptError] = []
     built = compile_many(jobs, config, compiler=compiler)
     for mugraph, source, path in zip(mugraphs, sources, built, strict=True):
@@ -266,13 +309,20 @@ def _compile(mugraphs: Sequence[MuGraph], isa: cpu.Isa, config: Config, compiler
             out.append(path)
             continue
         scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
-        out.append((path, make_plan(mugraph.graph, source.entry, source.buffers, scratch), source.text))
+        out.append(
+            (path, make_plan(mugraph.graph, source.entry, source.buffers, scratch), source.text)
+        )
     return out
 
 
-def _gate(proved: Sequence[tuple[driver.Candidate, list[equal.Equivalence]]],
-          made: Sequence[tuple[Path, Plan, str] | SuperoptError], inputs: Sequence[torch.Tensor],
-          eager: Callable[..., Sequence[torch.Tensor]], options: Options, config: Config) -> list[Candidate]:
+def _gate(
+    proved: Sequence[tuple[driver.Candidate, list[equal.Equivalence]]],
+    made: Sequence[tuple[Path, Plan, str] | SuperoptError],
+    inputs: Sequence[torch.Tensor],
+    eager: Callable[..., Sequence[torch.Tensor]],
+    options: Options,
+    config: Config,
+) -> list[Candidate]:
     """The candidates whose binary is as accurate as eager PyTorch."""
     passed: list[Candidate] = []
     reasons: list[str] = []
@@ -284,23 +334,34 @@ def _gate(proved: Sequence[tuple[driver.Candidate, list[equal.Equivalence]]],
         kernels = Kernels(path, plan, config.threads)
         report = gate.numeric_gate(kernels, eager, inputs, seed=options.seed)
         if report.passed:
-            passed.append(Candidate(candidate.mugraph, candidate.seconds, checks, kernels, source, report))
+            passed.append(
+                Candidate(candidate.mugraph, candidate.seconds, checks, kernels, source, report)
+            )
         else:
             reasons.append(f"numeric gate: {report.reason}")
     for reason in reasons:
         trace.log("verify", f"a candidate was dropped: {reason}")
     if not passed:
-        raise VerificationFailed("no candidate passed compilation and the numeric gate",
-                                 details="\n".join(reasons))
+        raise VerificationFailed(
+            "no candidate passed compilation and the numeric gate", details="\n".join(reasons)
+        )
     return passed
 
 
-def _choose(fn: Callable[..., Any], generated: Callable[..., Any], args: tuple[Any, ...],
-            kwargs: dict[str, Any], options: Options, built: Sequence[Built],
-            whole: bool) -> tuple[str, Callable[..., Any], dict[str, float]]:
+def _choose(
+    fn: Callable[..., Any],
+    generated: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: Options,
+    built: Sequence[Built],
+    whole: bool,
+) -> tuple[str, Callable[..., Any], dict[str, float]]:
     """The fastest of the generated kernels and the fallbacks, each as the user would call it."""
-    timings = {k: sum(float(b.meta.get(k, 0.0)) for b in built)
-               for k in ("search_s", "verify_s", "compile_s")}
+    timings = {
+        k: sum(float(b.meta.get(k, 0.0)) for b in built)
+        for k in ("search_s", "verify_s", "compile_s")
+    }
     names, calls = ["generated"], [generated]
     if "eager" in options.fallbacks:
         names, calls = [*names, "eager"], [*calls, fn]
@@ -308,10 +369,14 @@ def _choose(fn: Callable[..., Any], generated: Callable[..., Any], args: tuple[A
         names, calls = [*names, "inductor"], [*calls, torch.compile(fn)]
     if whole and names == ["generated", "eager"] and all(b.warm for b in built):
         # Measured when it was made; a warm start does not measure again.
-        medians = [sum(float(b.meta[k]) for b in built) for k in ("generated_median_s", "eager_median_s")]
+        medians = [
+            sum(float(b.meta[k]) for b in built) for k in ("generated_median_s", "eager_median_s")
+        ]
     else:
         with trace.stage("choose"), torch.no_grad():
-            runs = interleave([lambda c=c: c(*args, **kwargs) for c in calls], seconds=0.3 * len(calls))
+            runs = interleave(
+                [lambda c=c: c(*args, **kwargs) for c in calls], seconds=0.3 * len(calls)
+            )
             medians = [t.median_s for t in runs]
     for name, median in zip(names, medians, strict=True):
         timings[f"{name}_median_s"] = median
@@ -321,11 +386,16 @@ def _choose(fn: Callable[..., Any], generated: Callable[..., Any], args: tuple[A
 
 def _check_devices(args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> None:
     if options.target is not None and options.target.kind != "cpu":
-        raise UnsupportedDevice(f"there is no code generator for {options.target} yet", "option target",
-                                "use target='cpu'")
+        raise UnsupportedDevice(
+            f"there is no code generator for {options.target} yet",
+            "option target",
+            "use target='cpu'",
+        )
     for leaf in pytree.tree_leaves((args, kwargs)):
         if isinstance(leaf, torch.Tensor) and leaf.device.type != "cpu":
-            raise UnsupportedDevice(f"a tensor lives on {leaf.device}", "an argument", "move it to the CPU")
+            raise UnsupportedDevice(
+                f"a tensor lives on {leaf.device}", "an argument", "move it to the CPU"
+            )
 
 
 def cache(config: Config | None = None) -> Cache:

@@ -39,13 +39,22 @@ def lora(b: int = 5, k: int = 40, n: int = 36, r: int = 4) -> Graph:
     a = g.input("a", ((ak,), (ar,)), "f32")
     c = g.input("c", ((ar,), (an,)), "f32")
     low = g.reduce("add", g.map("mul", x, a), [ak])
-    out = g.map("add", g.reduce("add", g.map("mul", x, w), [ak]),
-                g.reduce("add", g.map("mul", low, c), [ar]))
+    out = g.map(
+        "add",
+        g.reduce("add", g.map("mul", x, w), [ak]),
+        g.reduce("add", g.map("mul", low, c), [ar]),
+    )
     return g.build([("o", out, ((ab,), (an,)))])
 
 
-def attention(h: int = 2, q: int = 9, t: int = 37, d: int = 8, causal: int | None = None,
-              banned: int | None = None) -> Graph:
+def attention(
+    h: int = 2,
+    q: int = 9,
+    t: int = 37,
+    d: int = 8,
+    causal: int | None = None,
+    banned: int | None = None,
+) -> Graph:
     """softmax(q k / 8) v; ``causal``: offset of the mask; ``banned``: keys before it are masked."""
     ah, aq, at, ad, ae = Axis("h", h), Axis("q", q), Axis("t", t), Axis("d", d), Axis("e", d)
     g = Builder("attention")
@@ -90,7 +99,10 @@ def gated_mlp(b: int = 5, k: int = 40, n: int = 36, o: int | None = 20) -> Graph
 
 
 PROGRAMS = {
-    "rmsnorm_linear": rmsnorm_linear, "lora": lora, "attention": attention, "softmax": softmax,
+    "rmsnorm_linear": rmsnorm_linear,
+    "lora": lora,
+    "attention": attention,
+    "softmax": softmax,
     "gated_mlp": gated_mlp,
 }
 
@@ -98,5 +110,7 @@ PROGRAMS = {
 def tensors(graph: Graph, seed: int = 0) -> list[torch.Tensor]:
     """Random inputs of a graph with integer sizes, in call order."""
     gen = torch.Generator().manual_seed(seed)
-    return [torch.randn([math.prod(a.size for a in dim) for dim in n.dims], generator=gen)
-            for n in graph.inputs]
+    return [
+        torch.randn([math.prod(a.size for a in dim) for dim in n.dims], generator=gen)
+        for n in graph.inputs
+    ]

@@ -59,8 +59,9 @@ class Expressions:
             self._cost[i] = total
         return self._cost[i]
 
-    def buffered(self, i: int, reader: Reader, have: Callable[[int], bool],
-                 top: bool = True) -> list[tuple[int, str]]:
+    def buffered(
+        self, i: int, reader: Reader, have: Callable[[int], bool], top: bool = True
+    ) -> list[tuple[int, str]]:
         """The nodes, with their buffer dtype, that must have a tile before ``i`` is written out.
 
         ``top``: node ``i`` itself is to be inlined even where a buffer would pay.
@@ -75,8 +76,11 @@ class Expressions:
             node = self.graph.nodes[j]
             if isinstance(node, Reduce):
                 if not here:
-                    raise NotLowerable(f"%{j} is a reduction that is read through a layout operator",
-                                       "kernel body", "store it in an earlier kernel")
+                    raise NotLowerable(
+                        f"%{j} is a reduction that is read through a layout operator",
+                        "kernel body",
+                        "store it in an earlier kernel",
+                    )
                 out.setdefault(j, node.dtype)
                 return
             if isinstance(node, Map):
@@ -152,7 +156,9 @@ class Expressions:
         found = load(i)
         if found is not None:
             if not here:
-                raise NotLowerable(f"%{i} has a tile but is read at other coordinates", "kernel body")
+                raise NotLowerable(
+                    f"%{i} has a tile but is read at other coordinates", "kernel body"
+                )
             return found
         match node:
             case Const():
@@ -170,11 +176,15 @@ class Expressions:
             case Gather():
                 pick = self._at(node.at, at, load, here)
                 if node.operand not in self.stored:
-                    raise NotLowerable(f"%{i} gathers from a value that is not stored", "kernel body",
-                                       "store it in an earlier kernel")
+                    raise NotLowerable(
+                        f"%{i} gathers from a value that is not stored",
+                        "kernel body",
+                        "store it in an earlier kernel",
+                    )
                 buffer = self.stored[node.operand]
-                index = tuple(Apply("cast", (pick,), "i64") if a == node.along else at[a]
-                              for a in buffer.axes)
+                index = tuple(
+                    Apply("cast", (pick,), "i64") if a == node.along else at[a] for a in buffer.axes
+                )
                 return Load(buffer, index, node.dtype, (buffer.axes.index(node.along),))
         raise NotLowerable(f"%{i} is a reduction without an accumulator", "kernel body")
 
@@ -187,5 +197,7 @@ def _apply(node: Map, args: tuple[Expr, ...]) -> Expr:
         return Apply("cast", args, node.dtype)
     if node.op == "round":
         # The value keeps its accuracy class in registers, but has been through the narrow dtype.
-        return Apply("round", args, "f32" if DTYPES[node.dtype].bytes == 2 else node.dtype, node.dtype)
+        return Apply(
+            "round", args, "f32" if DTYPES[node.dtype].bytes == 2 else node.dtype, node.dtype
+        )
     return Apply(node.op, args, node.dtype)

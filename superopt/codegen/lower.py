@@ -15,6 +15,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from superopt.codegen.accumulators import (
+    as_reduce,
+    buffers_used,
+    here,
+    identity_of,
+    reach,
+    shared_accumulators,
+    term_expr,
+)
 from superopt.codegen.expressions import Expressions, NotLowerable, Reader
 from superopt.codegen.storage import (
     axis_ranks,
@@ -23,14 +32,31 @@ from superopt.codegen.storage import (
     scratch_buffers,
     tile_buffer,
 )
-from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Lit, Load, Loop, Program, Stmt
+from superopt.codegen.tileir import (
+    Apply,
+    Buffer,
+    Compute,
+    Expr,
+    Lit,
+    Load,
+    Loop,
+    Program,
+    Stmt,
+)
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Graph, Input, Map, Reduce
 from superopt.mugraph.placement import Carry, Kernel, MuGraph, kernel_body
-from superopt.mugraph.scalars import REDUCTIONS, Arg
+
+__all__ = ["NotLowerable", "lower", "why_not_lowerable"]
 
 
-__all__ = ["NotLowerable", "lower"]
+def why_not_lowerable(mugraph: MuGraph) -> str | None:
+    """The reason why a placed graph cannot be lowered, or None when it can."""
+    try:
+        lower(mugraph)
+    except NotLowerable as reason:
+        return str(reason)
+    return None
 
 
 def lower(mugraph: MuGraph) -> tuple[Program, ...]:
@@ -72,9 +98,15 @@ class Scope:
 class _Lowering:
     """Lowers one kernel."""
 
-    def __init__(self, mugraph: MuGraph, position: int, stored: dict[int, Buffer],
-                 outputs: dict[int, list[Buffer]], scratch: dict[int, Buffer],
-                 ranks: dict[Axis, float]) -> None:
+    def __init__(
+        self,
+        mugraph: MuGraph,
+        position: int,
+        stored: dict[int, Buffer],
+        outputs: dict[int, list[Buffer]],
+        scratch: dict[int, Buffer],
+        ranks: dict[Axis, float],
+    ) -> None:
         self.graph: Graph = mugraph.graph
         self.kernel: Kernel = mugraph.kernels[position]
         self.ranks, self.outputs, self.scratch = ranks, outputs, scratch
@@ -85,9 +117,9 @@ class _Lowering:
         self.loops = {s.axis: s.tile for s in self.kernel.placement.loop}
         self.carry = {c.reduce: c for c in self.kernel.carries}
         self.tiles: list[Buffer] = []
-        self.deps = _reach(self.graph, self.body)
+        self.deps = reach(self.graph, self.body)
         self.exprs = Expressions(self.graph, self.body, self.stored)
-        self.shared = _shared_accumulators(self.graph, self.body, self.exprs.users, mine, self.carry)
+        self.shared = shared_accumulators(self.graph, self.body, self.exprs.users, mine, self.carry)
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -98,11 +130,15 @@ class _Lowering:
         for i in self.kernel.outputs:
             if self._loop_axes(i) <= top.open:
                 self._store(top, i)
-        used: dict[str, Buffer] = {}
-        _collect(tuple(top.body), used)
-        return Program(self.kernel.name, tuple(b for b in used.values() if b.space != "tile"),
-                       tuple(t for t in self.tiles if t.name in used),
-                       self.kernel.placement.grid, tuple(top.body), self.kernel.placement.lane)
+        used = buffers_used(tuple(top.body))
+        return Program(
+            self.kernel.name,
+            tuple(b for b in used.values() if b.space != "tile"),
+            tuple(t for t in self.tiles if t.name in used),
+            self.kernel.placement.grid,
+            tuple(top.body),
+            self.kernel.placement.lane,
+        )
 
     def _loop_axes(self, i: int) -> frozenset[Axis]:
         return frozenset(a for a in self.graph.nodes[i].axes if a in self.loops)
@@ -117,8 +153,11 @@ class _Lowering:
                 axis = self._next_axis(node.over, scope)
                 if axis is not None:
                     looped[i] = axis
-        late = {i: self._next_axis(tuple(self._loop_axes(i)), scope) for i in stores or []
-                if not self._loop_axes(i) <= scope.open}
+        late = {
+            i: self._next_axis(tuple(self._loop_axes(i)), scope)
+            for i in stores or []
+            if not self._loop_axes(i) <= scope.open
+        }
         phase: dict[int, int] = {}
         for i in sorted(looped):
             stat = self.carry[i].stat if i in self.carry else None
@@ -150,8 +189,12 @@ class _Lowering:
         for i in sorted(group, key=lambda i: (i not in stats, i)):
             self._prepare(inner, [self._operand(i)])
             if i in stats:
-                self._move_stat(scope, inner, i, [c for c in self.carry.values()
-                                                  if c.stat == i and c.reduce in group])
+                self._move_stat(
+                    scope,
+                    inner,
+                    i,
+                    [c for c in self.carry.values() if c.stat == i and c.reduce in group],
+                )
             else:
                 self._accumulate(scope, inner, i)
         if out:
@@ -181,8 +224,7 @@ class _Lowering:
             if not isinstance(node, Reduce):
                 raise NotLowerable(f"%{i} is not a reduction", self.kernel.name)
             buffer = self._new_tile(f"acc{root}", node.axes, node.dtype)
-            identity = REDUCTIONS[node.op].identity
-            scope.body.append(Compute(buffer, buffer.axes, Lit(_literal(identity), node.dtype)))
+            scope.body.append(Compute(buffer, buffer.axes, Lit(identity_of(node.op), node.dtype)))
             scope.partial[root] = buffer
         scope.partial[i] = scope.partial[root]
         return scope.partial[i]
@@ -198,28 +240,35 @@ class _Lowering:
         """Updates a running statistic, and corrects the accumulators that were built on its old value."""
         stat = scope.partial[i]
         old = self._new_tile(f"old{i}", stat.axes, stat.dtype)
-        inner.body.append(Compute(old, old.axes, _here(stat)))
+        inner.body.append(Compute(old, old.axes, here(stat)))
         self._accumulate(scope, inner, i)
         if not carries:
             return
         # While nothing but the identity has been seen, readers inside the loop get zero in its
         # place: -inf - -inf would be NaN, where the value of an empty prefix is well defined.
-        identity = Lit(_literal(REDUCTIONS[_reduce(self.graph, i).op].identity), stat.dtype)
+        identity = Lit(identity_of(as_reduce(self.graph, i).op), stat.dtype)
         safe = self._new_tile(f"safe{i}", stat.axes, stat.dtype)
-        empty = Apply("eq", (_here(stat), identity), "bool")
-        inner.body.append(Compute(safe, safe.axes, Apply(
-            "where", (empty, Lit(0.0, stat.dtype), _here(stat)), stat.dtype)))
+        empty = Apply("eq", (here(stat), identity), "bool")
+        inner.body.append(
+            Compute(
+                safe,
+                safe.axes,
+                Apply("where", (empty, Lit(0.0, stat.dtype), here(stat)), stat.dtype),
+            )
+        )
         inner.tiles[i] = safe
         for c in carries:
             acc = scope.partial[c.reduce]
             factor = self._new_tile(f"fix{c.reduce}", stat.axes, acc.dtype)
-            expr = _term(c.factor, [_here(old), _here(stat)], acc.dtype)
+            expr = term_expr(c.factor, [here(old), here(stat)], acc.dtype)
             same = next((s for s in inner.body if isinstance(s, Compute) and s.expr == expr), None)
             if same is None:
                 inner.body.append(Compute(factor, factor.axes, expr))
             else:
                 factor = same.dst
-            inner.body.append(Compute(acc, acc.axes, Apply("mul", (_here(acc), _here(factor)), acc.dtype)))
+            inner.body.append(
+                Compute(acc, acc.axes, Apply("mul", (here(acc), here(factor)), acc.dtype))
+            )
 
     def _new_tile(self, name: str, axes: tuple[Axis, ...], dtype: str) -> Buffer:
         taken = {t.name for t in self.tiles}
@@ -253,15 +302,18 @@ class _Lowering:
 
     def _load(self, scope: Scope, j: int) -> Load | None:
         buffer = scope.find(j)
-        return None if buffer is None else _here(buffer, self.graph.nodes[j].dtype)
+        return None if buffer is None else here(buffer, self.graph.nodes[j].dtype)
 
     def _tile(self, scope: Scope, i: int, dtype: str) -> None:
         """Gives node ``i`` a tile buffer, in the outermost scope where its value is settled."""
         if scope.find(i) is not None:
             return
         home = scope
-        while (home.parent is not None and self._loop_axes(i) <= home.parent.open
-               and not (self.deps[i] | {i}) & home.running):
+        while (
+            home.parent is not None
+            and self._loop_axes(i) <= home.parent.open
+            and not (self.deps[i] | {i}) & home.running
+        ):
             home = home.parent
         node = self.graph.nodes[i]
         root = self.shared.get(i)
@@ -294,7 +346,7 @@ class _Lowering:
                 home.body.append(Compute(buffer, buffer.axes, expr, term.op, term.over, True))
         for a in node.args:
             if a not in members:
-                expr = Apply(node.op, (_here(buffer), self._value(home, a, None)), node.dtype)
+                expr = Apply(node.op, (here(buffer), self._value(home, a, None)), node.dtype)
                 home.body.append(Compute(buffer, buffer.axes, expr))
         home.tiles[i] = buffer
 
@@ -304,8 +356,13 @@ class _Lowering:
         targets = list(self.outputs.get(i, []))
         if i in self.scratch:
             targets.insert(0, self.scratch[i])
-        if (isinstance(node, Reduce) and scope.find(i) is None and len(targets) == 1
-                and targets[0].dtype == node.dtype and i not in self.shared):
+        if (
+            isinstance(node, Reduce)
+            and scope.find(i) is None
+            and len(targets) == 1
+            and targets[0].dtype == node.dtype
+            and i not in self.shared
+        ):
             expr = self._value(scope, node.operand, node)
             scope.body.append(Compute(targets[0], targets[0].axes, expr, node.op, node.over, False))
             return
@@ -314,80 +371,3 @@ class _Lowering:
         expr = self._value(scope, i, None)
         for buffer in targets:
             scope.body.append(Compute(buffer, buffer.axes, expr))
-
-
-# -- helpers -------------------------------------------------------------------------------------
-
-
-def _here(buffer: Buffer, dtype: str | None = None) -> Load:
-    return Load(buffer, tuple(Coord(a) for a in buffer.axes), dtype or buffer.dtype)
-
-
-def _term(term: object, args: list[Expr], dtype: str) -> Expr:
-    if isinstance(term, Arg):
-        return args[term.index]
-    if isinstance(term, tuple):
-        return Apply(term[0], tuple(_term(t, args, dtype) for t in term[1:]), dtype)
-    return Lit(float(term), dtype)  # type: ignore[arg-type]
-
-
-def _reach(graph: Graph, body: set[int]) -> dict[int, frozenset[int]]:
-    """For each node of the body, all body nodes that its value depends on."""
-    out: dict[int, frozenset[int]] = {}
-    for i in sorted(body):
-        below: set[int] = set()
-        for a in graph.nodes[i].args:
-            if a in body:
-                below |= out[a] | {a}
-        out[i] = frozenset(below)
-    return out
-
-
-def _shared_accumulators(graph: Graph, body: set[int], users: dict[int, set[int]], outputs: set[int],
-                         carry: dict[int, Carry]) -> dict[int, int]:
-    """Reduction -> the sum it is a term of, for sums whose terms can share one accumulator."""
-    out: dict[int, int] = {}
-    for i in sorted(body):
-        node = graph.nodes[i]
-        if not isinstance(node, Map) or "associative" not in _laws(node.op):
-            continue
-        members = [
-            a for a in set(node.operands)
-            if isinstance(t := graph.nodes[a], Reduce) and a in body and t.op == node.op
-            and t.axes == node.axes and t.dtype == node.dtype and users[a] == {i}
-            and a not in outputs and a not in carry
-        ]
-        if len(members) >= 2 and not any(x in _reach_one(graph, y) for x in members for y in members):
-            out.update(dict.fromkeys(members, i))
-            out[i] = i
-    return out
-
-
-def _reach_one(graph: Graph, i: int) -> set[int]:
-    return set(graph.reachable([i])) - {i}
-
-
-def _reduce(graph: Graph, i: int) -> Reduce:
-    node = graph.nodes[i]
-    if not isinstance(node, Reduce):
-        raise NotLowerable(f"%{i} is not a reduction", graph.name)
-    return node
-
-
-def _literal(identity: float | bool | None) -> float | bool:
-    if identity is None:
-        raise NotLowerable("a reduction without an identity", "kernel body")
-    return identity
-
-
-def _laws(op: str) -> frozenset[str]:
-    return REDUCTIONS[op].laws if op in REDUCTIONS else frozenset()
-
-
-def _collect(body: tuple[Stmt, ...], used: dict[str, Buffer]) -> None:
-    from superopt.codegen.tileir import loads, statements
-
-    for stmt in statements(body):
-        for load in loads(stmt.expr):
-            used.setdefault(load.buffer.name, load.buffer)
-        used.setdefault(stmt.dst.name, stmt.dst)

@@ -25,8 +25,14 @@ def axis_ranks(graph: Graph) -> dict[Axis, float]:
 
     for node in graph.nodes:
         if isinstance(node, Input):
-            note(tuple((a,) for a, _ in sorted(axis_strides(node.dims, node.strides).items(),
-                                               key=lambda p: -p[1].coef)))
+            note(
+                tuple(
+                    (a,)
+                    for a, _ in sorted(
+                        axis_strides(node.dims, node.strides).items(), key=lambda p: -p[1].coef
+                    )
+                )
+            )
         if isinstance(node, View) and isinstance(graph.nodes[node.operand], Input):
             source = graph.nodes[node.operand]
             names = {a: r for a, ix in node.index if (r := ix.rename_of())}
@@ -58,8 +64,13 @@ def output_buffers(graph: Graph) -> dict[int, list[Buffer]]:
     out: dict[int, list[Buffer]] = {}
     for k, output in enumerate(graph.outputs):
         strides = axis_strides(output.dims, dense_strides(output.dims))
-        buffer = Buffer(f"{OUTPUT_PREFIX}{k}", "output", tuple(strides), graph.nodes[output.node].dtype,
-                        tuple(strides.values()))
+        buffer = Buffer(
+            f"{OUTPUT_PREFIX}{k}",
+            "output",
+            tuple(strides),
+            graph.nodes[output.node].dtype,
+            tuple(strides.values()),
+        )
         out.setdefault(output.node, []).append(buffer)
     return out
 
@@ -71,17 +82,28 @@ def scratch_buffers(mugraph: MuGraph, ranks: dict[Axis, float]) -> dict[int, Buf
     out: dict[int, Buffer] = {}
     for kernel in mugraph.kernels:
         for i in kernel.outputs:
-            if i not in results or any(len([a for d in o.dims for a in d]) != len(graph.nodes[i].axes)
-                                       for o in graph.outputs if o.node == i):
+            if i not in results or any(
+                len([a for d in o.dims for a in d]) != len(graph.nodes[i].axes)
+                for o in graph.outputs
+                if o.node == i
+            ):
                 axes = layout_order(graph.nodes[i].axes, ranks)
-                strides = axis_strides(tuple((a,) for a in axes), dense_strides(tuple((a,) for a in axes)))
-                out[i] = Buffer(f"{SCRATCH_PREFIX}{i}", "scratch", axes, graph.nodes[i].dtype,
-                                tuple(strides[a] for a in axes))
+                strides = axis_strides(
+                    tuple((a,) for a in axes), dense_strides(tuple((a,) for a in axes))
+                )
+                out[i] = Buffer(
+                    f"{SCRATCH_PREFIX}{i}",
+                    "scratch",
+                    axes,
+                    graph.nodes[i].dtype,
+                    tuple(strides[a] for a in axes),
+                )
     return out
 
 
-def tile_buffer(name: str, axes: frozenset[Axis] | tuple[Axis, ...], dtype: str,
-                ranks: dict[Axis, float]) -> Buffer:
+def tile_buffer(
+    name: str, axes: frozenset[Axis] | tuple[Axis, ...], dtype: str, ranks: dict[Axis, float]
+) -> Buffer:
     """A buffer of one task, dense over the current tiles of its axes."""
     return Buffer(name, "tile", layout_order(sort_axes(frozenset(axes)), ranks), dtype, ())
 

@@ -162,8 +162,12 @@ def index_expr(index: Index, at: Callable[[Axis], Expr]) -> Expr:
         total = Lit(index.offset, "i64")
     elif index.offset:
         total = Apply("add", (total, Lit(index.offset, "i64")), "i64")
-    for op, value in (("floordiv", index.div if index.div != 1 else None), ("mod", index.mod),
-                      ("max", index.lo), ("min", index.hi)):
+    for op, value in (
+        ("floordiv", index.div if index.div != 1 else None),
+        ("mod", index.mod),
+        ("max", index.lo),
+        ("min", index.hi),
+    ):
         if value is not None:
             total = Apply(op, (total, Lit(value, "i64")), "i64")
     return total
@@ -244,12 +248,17 @@ def print_expr(expr: Expr) -> str:
 
 def print_program(program: Program) -> str:
     """A program as readable text, one statement a line."""
+
     def axes(b: Buffer) -> str:
         return ",".join(a.name for a in b.axes)
 
     out = [f"program {program.name}"]
-    out += [f"  {b.space} {b.name}[{axes(b)}] {b.dtype}" for b in (*program.buffers, *program.tiles)]
-    out.append("  grid " + (", ".join(f"{s.axis.name}:{s.tile}" for s in program.grid) or "one task"))
+    out += [
+        f"  {b.space} {b.name}[{axes(b)}] {b.dtype}" for b in (*program.buffers, *program.tiles)
+    ]
+    out.append(
+        "  grid " + (", ".join(f"{s.axis.name}:{s.tile}" for s in program.grid) or "one task")
+    )
 
     def stmt(s: Stmt, pad: str) -> None:
         if isinstance(s, Loop):
@@ -259,7 +268,9 @@ def print_program(program: Program) -> str:
             return
         over = f"{s.reduce}({','.join(a.name for a in s.over)}) " if s.reduce else ""
         eq = f"{s.reduce}=" if s.accumulate else "="
-        out.append(f"{pad}{s.dst.name}[{','.join(a.name for a in s.axes)}] {eq} {over}{print_expr(s.expr)}")
+        out.append(
+            f"{pad}{s.dst.name}[{','.join(a.name for a in s.axes)}] {eq} {over}{print_expr(s.expr)}"
+        )
 
     for s in program.body:
         stmt(s, "  ")

@@ -31,27 +31,57 @@ class Device:
     vector: int
 
 
-_GENERIC = dict(mul_add=60e9, narrow=60e9, map_rate=12e9, dram=25e9, l3=60e9, l1=32 << 10,
-                l2=512 << 10, l3_bytes=8 << 20, launch=4e-6, step=25e-9, vector=8)
+_GENERIC = {
+    "mul_add": 60e9,
+    "narrow": 60e9,
+    "map_rate": 12e9,
+    "dram": 25e9,
+    "l3": 60e9,
+    "l1": 32 << 10,
+    "l2": 512 << 10,
+    "l3_bytes": 8 << 20,
+    "launch": 4e-6,
+    "step": 25e-9,
+    "vector": 8,
+}
 _TABLE: dict[str, dict[str, float]] = {
     # Measured on two Zen 4 cores: 116 GFLOP/s f32 and 230 bf16 a core, 34-60 GB/s for both.
-    "avx512": dict(mul_add=100e9, narrow=180e9, map_rate=30e9, dram=45e9, l3=95e9, l1=32 << 10,
-                   l2=1 << 20, l3_bytes=32 << 20, launch=4e-6, step=20e-9, vector=16),
-    "avx2": dict(mul_add=60e9, map_rate=16e9, dram=35e9, l3=70e9),
-    "neon": dict(mul_add=40e9, map_rate=10e9, vector=4),
+    "avx512": {
+        "mul_add": 100e9,
+        "narrow": 180e9,
+        "map_rate": 30e9,
+        "dram": 45e9,
+        "l3": 95e9,
+        "l1": 32 << 10,
+        "l2": 1 << 20,
+        "l3_bytes": 32 << 20,
+        "launch": 4e-6,
+        "step": 20e-9,
+        "vector": 16,
+    },
+    "avx2": {"mul_add": 60e9, "map_rate": 16e9, "dram": 35e9, "l3": 70e9},
+    "neon": {"mul_add": 40e9, "map_rate": 10e9, "vector": 4},
 }
 
 
 def cpu_device(features: frozenset[str] = frozenset(), cores: int | None = None) -> Device:
     """The row for this CPU, chosen by instruction set; cores as given or as the process may use."""
-    kind = next((k for k, f in (("avx512", "avx512f"), ("avx2", "avx2"), ("neon", "neon"))
-                 if f in features), "generic")
+    kind = next(
+        (
+            k
+            for k, f in (("avx512", "avx512f"), ("avx2", "avx2"), ("neon", "neon"))
+            if f in features
+        ),
+        "generic",
+    )
     row = {**_GENERIC, **_TABLE.get(kind, {})}
     if "avx512_bf16" not in features:
         row["narrow"] = row["mul_add"] * 0.8
     row["l3_bytes"] = _cache_size(3) or row["l3_bytes"]
     row["l2"] = _cache_size(2) or row["l2"]
-    count = cores or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores or 1
+    count = (
+        cores or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores or 1
+    )
     return Device(f"cpu:{kind}", int(count), **row)  # type: ignore[arg-type]
 
 

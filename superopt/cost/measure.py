@@ -18,8 +18,14 @@ class Timing:
     runs: int
 
 
-def interleave(calls: Sequence[Callable[[], object]], *, seconds: float = 0.5, least: int = 5,
-               most: int = 200, between: Callable[[], object] | None = None) -> list[Timing]:
+def interleave(
+    calls: Sequence[Callable[[], object]],
+    *,
+    seconds: float = 0.5,
+    least: int = 5,
+    most: int = 200,
+    between: Callable[[], object] | None = None,
+) -> list[Timing]:
     """Times each callable in rounds, one run of each per round, until ``seconds`` are used.
 
     The first run of each is not counted. ``between`` runs, untimed, before each timed run (to evict

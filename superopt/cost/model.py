@@ -9,7 +9,7 @@ level when it fits), repeated readings from the level that holds it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from superopt.cost.devices import Device
@@ -44,7 +44,9 @@ class KernelShape:
     reduced: tuple[Axis, ...]
 
 
-def shape_of_kernel(graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...]) -> KernelShape:
+def shape_of_kernel(
+    graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...]
+) -> KernelShape:
     """Boils a kernel body down: ``stored`` are inputs and values of earlier kernels."""
     works, tiles = [], []
     reads: dict[tuple[int, frozenset[Axis]], tuple[frozenset[Axis], int]] = {}
@@ -73,7 +75,9 @@ def shape_of_kernel(graph: Graph, body: list[int], stored: set[int], outputs: tu
                 works.append(Work(axes, flops, fused or "map"))
             if not fused and (users.get(i, 0) > 1 or _feeds_product(graph, i, body)) and flops:
                 tiles.append((axes, DTYPES[node.dtype].bytes))
-    writes = tuple((frozenset(graph.nodes[i].axes), DTYPES[graph.nodes[i].dtype].bytes) for i in outputs)
+    writes = tuple(
+        (frozenset(graph.nodes[i].axes), DTYPES[graph.nodes[i].dtype].bytes) for i in outputs
+    )
     return KernelShape(tuple(works), tuple(reads.values()), writes, tuple(tiles), tuple(reduced))
 
 
@@ -103,13 +107,23 @@ def _is_product_of(graph: Graph, i: int, node: Map, body: list[int]) -> str | No
 def _feeds_product(graph: Graph, i: int, body: list[int]) -> bool:
     """Whether a value is a factor with fewer axes than the product that reads it."""
     axes = set(graph.nodes[i].axes)
-    return any(isinstance(n := graph.nodes[j], Map) and n.op == "mul" and i in n.operands
-               and set(n.axes) > axes for j in body)
+    return any(
+        isinstance(n := graph.nodes[j], Map)
+        and n.op == "mul"
+        and i in n.operands
+        and set(n.axes) > axes
+        for j in body
+    )
 
 
-def kernel_seconds(shape: KernelShape, placement: Placement, device: Device,
-                   sizes: Mapping[Axis, int] | None = None) -> float:
+def kernel_seconds(
+    shape: KernelShape,
+    placement: Placement,
+    device: Device,
+    sizes: Mapping[Axis, int] | None = None,
+) -> float:
     """Predicted seconds of one kernel under a placement; infinite when the tile does not fit."""
+
     def size(a: Axis) -> int:
         return (sizes or {}).get(a) or hint(a.size)
 
@@ -144,7 +158,11 @@ def kernel_seconds(shape: KernelShape, placement: Placement, device: Device,
         again = max(moved - total, 0.0)
         # Neighbouring tasks share what lacks their grid axes; it stays near when it is small.
         dram += total + (0.0 if total <= device.l3_bytes / 2 else again * 0.5)
-        l3 += again if count(axes, per_step=True) * b > device.l2 / 2 or total > device.l2 else again * 0.2
+        l3 += (
+            again
+            if count(axes, per_step=True) * b > device.l2 / 2 or total > device.l2
+            else again * 0.2
+        )
     waves = math.ceil(tasks / device.cores) * device.cores / tasks
     per_core = (compute + overhead) * tasks / device.cores * waves
     memory = dram / device.dram + l3 / device.l3
@@ -153,3 +171,17 @@ def kernel_seconds(shape: KernelShape, placement: Placement, device: Device,
     if tasks < device.cores:
         memory *= device.cores / max(tasks, 1) * 0.75
     return device.launch + max(per_core, memory) + 0.3 * min(per_core, memory)
+
+
+def cost_on(
+    device: Device,
+) -> Callable[[Graph, list[int], set[int], tuple[int, ...]], Callable[[Placement], float]]:
+    """The cost function that the search takes: a kernel body, then a placement, to seconds."""
+
+    def cost(
+        graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...]
+    ) -> Callable[[Placement], float]:
+        shape = shape_of_kernel(graph, body, stored, outputs)
+        return lambda placement: kernel_seconds(shape, placement, device)
+
+    return cost

@@ -44,8 +44,9 @@ def from_torch(dtype: torch.dtype) -> DType:
     """The row of a torch dtype; raises UnsupportedOperator for a dtype the graph does not have."""
     if dtype not in _BY_TORCH:
         raise UnsupportedOperator(
-            what=f"tensors of dtype {dtype}", where="graph input", fix="cast to a supported dtype: "
-            + ", ".join(DTYPES),
+            what=f"tensors of dtype {dtype}",
+            where="graph input",
+            fix="cast to a supported dtype: " + ", ".join(DTYPES),
         )
     return _BY_TORCH[dtype]
 

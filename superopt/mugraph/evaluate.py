@@ -96,16 +96,22 @@ def apply_node(graph: Graph, algebra: Algebra, node: Node, env: Mapping[int, Any
         case Iota():
             return algebra.iota(node)
         case Map():
-            return algebra.map(SCALARS[node.op], node, [env[i] for i in node.operands],
-                               [axes[i].axes for i in node.operands])
+            return algebra.map(
+                SCALARS[node.op],
+                node,
+                [env[i] for i in node.operands],
+                [axes[i].axes for i in node.operands],
+            )
         case Reduce():
-            return algebra.reduce(SCALARS[node.op], node, env[node.operand],
-                                  axes[node.operand].axes)
+            return algebra.reduce(
+                SCALARS[node.op], node, env[node.operand], axes[node.operand].axes
+            )
         case View():
             return algebra.view(node, env[node.operand], axes[node.operand].axes)
         case Gather():
-            return algebra.gather(node, env[node.operand], axes[node.operand].axes,
-                                  env[node.at], axes[node.at].axes)
+            return algebra.gather(
+                node, env[node.operand], axes[node.operand].axes, env[node.at], axes[node.at].axes
+            )
     raise TypeError(f"unknown node {node!r}")
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 
 from superopt.errors import IllFormedGraph
 from superopt.mugraph.axes import Axis, Stride, sort_axes
+from superopt.mugraph.dims import Dims as Dims
+from superopt.mugraph.dims import axis_strides as axis_strides
+from superopt.mugraph.dims import dense_strides as dense_strides
+from superopt.mugraph.dims import dims_text as dims_text
 from superopt.mugraph.dtypes import compute_dtype, is_float, promote
 from superopt.mugraph.scalars import REDUCTIONS, SCALARS
-
-Dims = tuple[tuple[Axis, ...], ...]
-"""The dimensions of a tensor as torch sees them: each a row-major merge of named axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ class Index:
     def rename_of(self) -> Axis | None:
         """The axis this index simply renames (coefficient one, nothing else), else None."""
         plain = (self.offset, self.div, self.mod, self.lo, self.hi) == (0, 1, None, None, None)
-        return self.terms[0][0] if plain and len(self.terms) == 1 and self.terms[0][1] == 1 else None
+        return (
+            self.terms[0][0] if plain and len(self.terms) == 1 and self.terms[0][1] == 1 else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,22 +253,35 @@ class Builder:
         """The dtype name of node ``i``."""
         return self.nodes[i].dtype
 
-    def input(self, name: str, dims: Dims, dtype: str, strides: Sequence[Stride] | None = None) -> int:
+    def input(
+        self, name: str, dims: Dims, dtype: str, strides: Sequence[Stride] | None = None
+    ) -> int:
         """A caller's tensor; dense row-major strides unless given (elements, one per torch dim)."""
         flat = [a for dim in dims for a in dim]
         if len(set(flat)) != len(flat):
             raise IllFormedGraph(
-                what=f"input {name!r} has one axis twice", where=f"dims {dims_text(dims)}",
+                what=f"input {name!r} has one axis twice",
+                where=f"dims {dims_text(dims)}",
                 fix="give each dimension its own axis and rename with a view",
             )
-        return self.add(Input(sort_axes(set(flat)), dtype, name, dims,
-                              tuple(strides) if strides is not None else dense_strides(dims)))
+        return self.add(
+            Input(
+                sort_axes(set(flat)),
+                dtype,
+                name,
+                dims,
+                tuple(strides) if strides is not None else dense_strides(dims),
+            )
+        )
 
     def const(self, value: float | int | bool, dtype: str = "f32") -> int:
         """A literal scalar."""
         if isinstance(value, float) and value != value:
-            raise IllFormedGraph(what="a NaN literal", where=self.name,
-                                 fix="a program with NaN constants is left to PyTorch")
+            raise IllFormedGraph(
+                what="a NaN literal",
+                where=self.name,
+                fix="a program with NaN constants is left to PyTorch",
+            )
         exact: float | int | bool = value
         if is_float(dtype) or dtype == "bool":
             exact = bool(value) if dtype == "bool" else float(value)
@@ -285,8 +301,11 @@ class Builder:
         """A scalar row applied pointwise; ``dtype`` is needed by rows whose result is "attr"."""
         row = SCALARS.get(op)
         if row is None or row.arity != len(args):
-            raise IllFormedGraph(what=f"no scalar function {op!r} of {len(args)} arguments",
-                                 where=self.name, fix="see mugraph/scalars.py for the table")
+            raise IllFormedGraph(
+                what=f"no scalar function {op!r} of {len(args)} arguments",
+                where=self.name,
+                fix="see mugraph/scalars.py for the table",
+            )
         axes = sort_axes(frozenset().union(*(self.axes(a) for a in args)))
         if row.result == "bool":
             dtype = "bool"
@@ -306,9 +325,11 @@ class Builder:
             return arg
         missing = [a.name for a in over if a not in self.axes(arg)]
         if op not in REDUCTIONS or missing:
-            raise IllFormedGraph(what=f"{op!r} cannot reduce axes {missing or [a.name for a in over]}",
-                                 where=f"operand axes {[a.name for a in self.axes(arg)]}",
-                                 fix="reduce axes that the operand has, by a row with an identity")
+            raise IllFormedGraph(
+                what=f"{op!r} cannot reduce axes {missing or [a.name for a in over]}",
+                where=f"operand axes {[a.name for a in self.axes(arg)]}",
+                fix="reduce axes that the operand has, by a row with an identity",
+            )
         kept = tuple(a for a in self.axes(arg) if a not in over)
         return self.add(Reduce(kept, self.dtype(arg), op, arg, over))
 
@@ -323,7 +344,9 @@ class Builder:
 
     def rename(self, arg: int, names: dict[Axis, Axis]) -> int:
         """The same value with axes renamed (sizes must agree)."""
-        return self.view(arg, [(a, Index(((b, 1),))) for a, b in names.items() if a in self.axes(arg)])
+        return self.view(
+            arg, [(a, Index(((b, 1),))) for a, b in names.items() if a in self.axes(arg)]
+        )
 
     def gather(self, arg: int, along: Axis, at: int) -> int:
         """Reads axis ``along`` of ``arg`` at the run-time index ``at`` (an integer node)."""
@@ -348,36 +371,9 @@ class Builder:
         return at
 
 
-def dense_strides(dims: Dims) -> tuple[Stride, ...]:
-    """Row-major strides of a dense tensor with these dims, one per torch dim, in elements."""
-    out: list[Stride] = []
-    stride = Stride(1)
-    for dim in reversed(dims):
-        out.append(stride)
-        for axis in dim:
-            stride = stride.times(axis.size)
-    return tuple(reversed(out))
-
-
-def axis_strides(dims: Dims, strides: Sequence[Stride]) -> dict[Axis, Stride]:
-    """The stride of each named axis of a stored tensor, in elements."""
-    out: dict[Axis, Stride] = {}
-    for dim, stride in zip(dims, strides, strict=True):
-        for axis in reversed(dim):
-            out[axis] = stride
-            stride = stride.times(axis.size)
-    return out
-
-
 def accumulation_dtype(dtype: str) -> str:
     """The dtype in which a sum over elements of this dtype is kept."""
     return compute_dtype(dtype)
-
-
-def dims_text(dims: Dims) -> str:
-    """``[b,(h d)]``: merged axes in parentheses."""
-    parts = [d[0].name if len(d) == 1 else "(" + " ".join(a.name for a in d) + ")" for d in dims]
-    return "[" + ",".join(parts) + "]"
 
 
 def walk(graph: Graph, kind: type) -> Iterator[tuple[int, Node]]:

@@ -16,18 +16,29 @@ def explain(result: Any) -> str:
         blocks.append(_block("certificate", certificate_lines(piece.certificate)))
         blocks.append(_block("search", _search_lines(piece.meta)))
     if result.boundaries:
-        blocks.append(_block("left to PyTorch", [f"{b.op} at {b.where}: {b.reason}" for b in result.boundaries]))
+        blocks.append(
+            _block(
+                "left to PyTorch", [f"{b.op} at {b.where}: {b.reason}" for b in result.boundaries]
+            )
+        )
     return "\n\n".join(blocks)
 
 
 def _header(result: Any) -> str:
     t = result.timings
     lines = [f"winner: {result.winner} ({result.cache} cache)"]
-    for name, key in (("generated kernels", "generated_median_s"), ("eager PyTorch", "eager_median_s"),
-                      ("torch.compile", "inductor_median_s")):
+    for name, key in (
+        ("generated kernels", "generated_median_s"),
+        ("eager PyTorch", "eager_median_s"),
+        ("torch.compile", "inductor_median_s"),
+    ):
         if t.get(key):
             lines.append(f"  {name:18} {t[key] * 1e6:10.1f} us (median of interleaved runs)")
-    spent = [f"{k.removesuffix('_s')} {t[k]:.2f} s" for k in ("search_s", "verify_s", "compile_s") if k in t]
+    spent = [
+        f"{k.removesuffix('_s')} {t[k]:.2f} s"
+        for k in ("search_s", "verify_s", "compile_s")
+        if k in t
+    ]
     return "\n".join([*lines, "  spent: " + ", ".join(spent)])
 
 
@@ -37,11 +48,15 @@ def certificate_lines(certificate: dict[str, Any]) -> list[str]:
     for check in certificate.get("checks", []):
         bound = check.get("bound_log2")
         kind = f"error at most 2^{bound:.0f}" if bound is not None else "sampled, no bound"
-        out.append(f"{check.get('verdict')}: {kind}, {check.get('trials')} trials over {check.get('field')}")
+        out.append(
+            f"{check.get('verdict')}: {kind}, {check.get('trials')} trials over {check.get('field')}"
+        )
     gate = certificate.get("gate") or {}
     if gate:
-        out.append(f"numeric gate: {'passed' if gate.get('passed') else 'FAILED'} "
-                   f"on {len(gate.get('classes', []))} classes of inputs")
+        out.append(
+            f"numeric gate: {'passed' if gate.get('passed') else 'FAILED'} "
+            f"on {len(gate.get('classes', []))} classes of inputs"
+        )
     out += [f"assumes: {a}" for a in _unique(certificate.get("assumptions", []))]
     return out
 
@@ -50,9 +65,11 @@ def _search_lines(meta: dict[str, Any]) -> list[str]:
     stats = meta.get("search", {})
     removed = ", ".join(f"{k} {v}" for k, v in stats.get("removed", {}).items()) or "nothing"
     closed = "closed" if stats.get("closed") else "not exhausted"
-    return [f"{stats.get('states', 0)} states, {stats.get('classes', 0)} values, "
-            f"{stats.get('graphs', 0)} term graphs costed; algebraic space {closed}",
-            f"removed by rule: {removed}"]
+    return [
+        f"{stats.get('states', 0)} states, {stats.get('classes', 0)} values, "
+        f"{stats.get('graphs', 0)} term graphs costed; algebraic space {closed}",
+        f"removed by rule: {removed}",
+    ]
 
 
 def _block(title: str, lines: Iterable[str]) -> str:

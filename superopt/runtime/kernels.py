@@ -38,8 +38,12 @@ class Kernels:
         self.run(tensors, outputs, sizes)
         return outputs
 
-    def run(self, tensors: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor],
-            sizes: Mapping[str, int]) -> None:
+    def run(
+        self,
+        tensors: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
+        sizes: Mapping[str, int],
+    ) -> None:
         """Runs the program into given dense outputs."""
         pools = {"input": tensors, "output": outputs, "scratch": self._scratch(sizes)}
         ints = [sizes[symbol[0]] for symbol in self.plan.symbols]

@@ -65,13 +65,18 @@ class Plan:
             def shape(s: dict) -> Shape:
                 return Shape(tuple(extent(e) for e in s["dims"]), s["dtype"])
 
-            return Plan(raw["entry"], tuple(map(shape, raw["inputs"])),
-                        tuple(map(shape, raw["outputs"])), tuple(map(extent, raw["scratch"])),
-                        tuple((k, n) for k, n in raw["buffers"]),
-                        tuple(tuple(s) for s in raw["symbols"]))
+            return Plan(
+                raw["entry"],
+                tuple(map(shape, raw["inputs"])),
+                tuple(map(shape, raw["outputs"])),
+                tuple(map(extent, raw["scratch"])),
+                tuple((k, n) for k, n in raw["buffers"]),
+                tuple(tuple(s) for s in raw["symbols"]),
+            )
         except (ValueError, KeyError, TypeError) as e:
-            raise CacheCorrupt(f"a call plan cannot be read ({e})", "plan.json",
-                               "the entry is rebuilt") from e
+            raise CacheCorrupt(
+                f"a call plan cannot be read ({e})", "plan.json", "the entry is rebuilt"
+            ) from e
 
     def sizes(self, tensors: Sequence[torch.Tensor]) -> dict[str, int]:
         """The run-time size of each symbol, read off the inputs; checks its range."""
@@ -79,13 +84,18 @@ class Plan:
         for name, which, dim, divisor, lo, hi in self.symbols:
             size, rest = divmod(tensors[which].shape[dim], divisor)
             if rest or not lo <= size <= hi or out.get(name, size) != size:
-                raise ShapeMismatch(f"dimension {dim} of input {which} is {tensors[which].shape[dim]}",
-                                    f"symbol {name!r}", f"keep it within {lo}..{hi} times {divisor}")
+                raise ShapeMismatch(
+                    f"dimension {dim} of input {which} is {tensors[which].shape[dim]}",
+                    f"symbol {name!r}",
+                    f"keep it within {lo}..{hi} times {divisor}",
+                )
             out[name] = size
         return out
 
 
-def make_plan(graph: Graph, entry: str, buffers: Sequence[str], scratch: Mapping[str, Extent]) -> Plan:
+def make_plan(
+    graph: Graph, entry: str, buffers: Sequence[str], scratch: Mapping[str, Extent]
+) -> Plan:
     """The plan for a program whose entry takes the named global buffers in this order."""
     inputs = [n.name for n in graph.inputs]
     order: list[tuple[str, int]] = []
@@ -108,13 +118,18 @@ def make_plan(graph: Graph, entry: str, buffers: Sequence[str], scratch: Mapping
     return Plan(
         entry,
         tuple(Shape(tuple(_extent(dim) for dim in n.dims), n.dtype) for n in graph.inputs),
-        tuple(Shape(tuple(_extent(dim) for dim in o.dims), graph.nodes[o.node].dtype)
-              for o in graph.outputs),
-        tuple(sizes), tuple(order), tuple(symbols[k] for k in sorted(symbols)),
+        tuple(
+            Shape(tuple(_extent(dim) for dim in o.dims), graph.nodes[o.node].dtype)
+            for o in graph.outputs
+        ),
+        tuple(sizes),
+        tuple(order),
+        tuple(symbols[k] for k in sorted(symbols)),
     )
 
 
 def _extent(dim: tuple[Axis, ...]) -> Extent:
-    return Extent(math.prod(a.size for a in dim if isinstance(a.size, int)),
-                  tuple(a.size.name for a in dim if isinstance(a.size, Sym)))
-
+    return Extent(
+        math.prod(a.size for a in dim if isinstance(a.size, int)),
+        tuple(a.size.name for a in dim if isinstance(a.size, Sym)),
+    )

@@ -32,9 +32,14 @@ def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tupl
         if not looped:
             continue
         reach = _below(graph, i, inside, below)
-        stats = [s for s in sums if s in reach and set(_over(graph, s)) & set(looped)
-                 and _op(graph, s) in ("max", "min")]
-        others = [s for s in sums if s in reach and s not in stats and set(_over(graph, s)) & set(looped)]
+        stats = [
+            s
+            for s in sums
+            if s in reach and set(_over(graph, s)) & set(looped) and _op(graph, s) in ("max", "min")
+        ]
+        others = [
+            s for s in sums if s in reach and s not in stats and set(_over(graph, s)) & set(looped)
+        ]
         if len(stats) != 1 or any(stats[0] in _below(graph, o, inside, below) for o in others):
             continue
         c = character(graph, node.operand, stats[0], inside)
@@ -83,8 +88,10 @@ def character(graph: Graph, i: int, stat: int, inside: set[int]) -> float | None
         # zero has every character.
         if _depends(graph, node.operands[0], stat, inside):
             return None
-        parts = [None if _zero(graph, a) else character(graph, a, stat, inside)
-                 for a in node.operands[1:]]
+        parts = [
+            None if _zero(graph, a) else character(graph, a, stat, inside)
+            for a in node.operands[1:]
+        ]
         kept = [p for a, p in zip(node.operands[1:], parts, strict=True) if not _zero(graph, a)]
         return kept[0] if kept and all(p == kept[0] for p in kept) else None
     return None
@@ -187,7 +194,9 @@ def _depends(graph: Graph, i: int, stat: int, inside: set[int]) -> bool:
     return False
 
 
-def _below(graph: Graph, i: int, inside: set[int], memo: dict[int, frozenset[int]]) -> frozenset[int]:
+def _below(
+    graph: Graph, i: int, inside: set[int], memo: dict[int, frozenset[int]]
+) -> frozenset[int]:
     if i not in memo:
         out: set[int] = set()
         for a in graph.nodes[i].args:

@@ -14,7 +14,9 @@ from superopt.mugraph.placement import Kernel, MuGraph, Placement
 from superopt.mugraph.scalars import SCALARS
 from superopt.search import place
 
-KernelSeconds = Callable[[Graph, list[int], set[int], tuple[int, ...]], Callable[[Placement], float]]
+KernelSeconds = Callable[
+    [Graph, list[int], set[int], tuple[int, ...]], Callable[[Placement], float]
+]
 """(graph, body, stored nodes, outputs) -> seconds of a placement; given by the cost stage."""
 
 INFINITE = float("inf")
@@ -49,7 +51,9 @@ class Cutter:
                 found.setdefault(cut.groups, cut)
         return sorted(found.values(), key=lambda c: (c.seconds, len(c.groups), c.groups))
 
-    def _descend(self, stored: frozenset[int], free: list[int], forced: frozenset[int]) -> Cut | None:
+    def _descend(
+        self, stored: frozenset[int], free: list[int], forced: frozenset[int]
+    ) -> Cut | None:
         best = self._total(stored)
         moved = True
         while moved:
@@ -68,7 +72,9 @@ class Cutter:
 
     def _is_input(self, i: int) -> bool:
         # An output that is an input itself still needs a kernel that copies it.
-        return isinstance(self.graph.nodes[i], Input) and all(o.node != i for o in self.graph.outputs)
+        return isinstance(self.graph.nodes[i], Input) and all(
+            o.node != i for o in self.graph.outputs
+        )
 
     def _merge(self, stored: frozenset[int]) -> Cut:
         """Joins kernels over the same axes that share inputs, while that is cheaper."""
@@ -85,11 +91,18 @@ class Cutter:
                     if any(i in below[j] or j in below[i] for i in a for j in b):
                         continue
                     # Merging must not close a cycle through a third kernel.
-                    if any(i in below[k] and k in below[j] for i in a for k in stored for j in b
-                           if k not in (i, j) and not self._is_input(k)):
+                    if any(
+                        i in below[k] and k in below[j]
+                        for i in a
+                        for k in stored
+                        for j in b
+                        if k not in (i, j) and not self._is_input(k)
+                    ):
                         continue
                     both = tuple(sorted(a + b))
-                    if self.seconds(both, stored) < self.seconds(a, stored) + self.seconds(b, stored):
+                    if self.seconds(both, stored) < self.seconds(a, stored) + self.seconds(
+                        b, stored
+                    ):
                         groups = [g for g in groups if g not in (a, b)] + [both]
                         groups.sort(key=max)
                         merged = True
@@ -120,18 +133,27 @@ class Cutter:
         for n, group in enumerate(cut.groups):
             body, reads = body_of(self.graph, group, stored)
             axes = place.placeable(self.graph, body, group)
-            found = place.best(axes, self.cost(self.graph, body, reads, group), quick=False, keep=keep)
+            found = place.best(
+                axes, self.cost(self.graph, body, reads, group), quick=False, keep=keep
+            )
             self.evaluated += 1
-            options.append([(s, place.kernel(self.graph, f"k{n}", group, body, p)) for s, p in found])
+            options.append(
+                [(s, place.kernel(self.graph, f"k{n}", group, body, p)) for s, p in found]
+            )
         best = [o[0] for o in options]
         plans = [best]
         heavy = sorted(range(len(options)), key=lambda n: -best[n][0])[:2]
         for n in heavy:
-            plans += [[*best[:n], other, *best[n + 1:]] for other in options[n][1:]]
-        return [(sum(s for s, _ in plan), MuGraph(self.graph, tuple(k for _, k in plan))) for plan in plans]
+            plans += [[*best[:n], other, *best[n + 1 :]] for other in options[n][1:]]
+        return [
+            (sum(s for s, _ in plan), MuGraph(self.graph, tuple(k for _, k in plan)))
+            for plan in plans
+        ]
 
 
-def body_of(graph: Graph, outputs: tuple[int, ...], stored: frozenset[int]) -> tuple[list[int], set[int]]:
+def body_of(
+    graph: Graph, outputs: tuple[int, ...], stored: frozenset[int]
+) -> tuple[list[int], set[int]]:
     """(nodes computed inside the kernel, stored nodes it reads), inputs counting as stored."""
     body: set[int] = set()
     reads: set[int] = set()
@@ -156,12 +178,16 @@ def cut_points(graph: Graph) -> list[int]:
         if isinstance(node, Reduce):
             out.append(i)
         elif isinstance(node, Map) and SCALARS[node.op].flops and node.axes:
-            feeds = any(isinstance(graph.nodes[u], Reduce) or
-                        (isinstance(n := graph.nodes[u], Map) and set(n.axes) > set(node.axes))
-                        for u in users[i])
+            feeds = any(
+                isinstance(graph.nodes[u], Reduce)
+                or (isinstance(n := graph.nodes[u], Map) and set(n.axes) > set(node.axes))
+                for u in users[i]
+            )
             heavy = any(isinstance(graph.nodes[j], Reduce) for j in graph.reachable([i]))
-            product = any(isinstance(n := graph.nodes[u], Reduce) and node.op == "mul" and n.op == "add"
-                          for u in users[i])
+            product = any(
+                isinstance(n := graph.nodes[u], Reduce) and node.op == "mul" and n.op == "add"
+                for u in users[i]
+            )
             if heavy and not product and (feeds or len(users[i]) > 1):
                 out.append(i)
     return out

@@ -53,17 +53,26 @@ class Budget:
         return self.seconds is not None and time.perf_counter() - self.started > self.seconds
 
 
-def search(graph: Graph, cost: KernelSeconds, budget: Budget, *, seed: int = 0, keep: int = 4,
-           lowerable: Callable[[MuGraph], str | None] = lambda _: None,
-           progress: Progress | None = None) -> Found:
+def search(
+    graph: Graph,
+    cost: KernelSeconds,
+    budget: Budget,
+    *,
+    seed: int = 0,
+    keep: int = 4,
+    lowerable: Callable[[MuGraph], str | None] = lambda _: None,
+    progress: Progress | None = None,
+) -> Found:
     """Searches for placed graphs that compute ``graph``.
 
     cost: (graph, body, stored, outputs) -> seconds of a placement; lowerable: the reason why a
     placed graph cannot be lowered, or None. At least the source's own derivation is always costed,
     whatever the budget.
     """
-    explored = [(region, explore(graph, region, seed=seed, seconds=_share(budget)))
-                for region in regions(graph)]
+    explored = [
+        (region, explore(graph, region, seed=seed, seconds=_share(budget)))
+        for region in regions(graph)
+    ]
     extractor = Extractor(graph, explored)
     scored: dict[str, list[tuple[float, MuGraph]]] = {}
     costed = 0
@@ -78,8 +87,13 @@ def search(graph: Graph, cost: KernelSeconds, budget: Budget, *, seed: int = 0, 
             scored[key] = [(c.seconds, (cutter, c)) for c in cutter.cuts()]  # type: ignore[misc]
             costed += cutter.evaluated
             if progress:
-                progress("search", {"graphs": len(scored), "best": min(
-                    (s[0][0] for s in scored.values() if s), default=float("inf"))})
+                progress(
+                    "search",
+                    {
+                        "graphs": len(scored),
+                        "best": min((s[0][0] for s in scored.values() if s), default=float("inf")),
+                    },
+                )
         return scored[key][0][0] if scored[key] else float("inf")
 
     choices = extractor.seed()
@@ -133,8 +147,11 @@ def _source(graph: Graph, extractor: Extractor) -> tuple[Choice, ...] | None:
         by_node = {n: c.id for c in space.classes for n in c.nodes}
         choice: Choice = dict(extractor.seed()[len(out)])
         for cls in space.classes:
-            wanted = {tuple(sorted(by_node[a] for a in graph.nodes[i].args if a in by_node))
-                      for i in cls.nodes if i in region.nodes}
+            wanted = {
+                tuple(sorted(by_node[a] for a in graph.nodes[i].args if a in by_node))
+                for i in cls.nodes
+                if i in region.nodes
+            }
             own = [d for d in cls.derivations if tuple(sorted(d.args)) in wanted]
             if own and _acyclic(choice | {cls.id: own[0]}, cls.id):
                 choice[cls.id] = own[0]
@@ -154,8 +171,14 @@ def _acyclic(choice: Choice, start: int) -> bool:
     return True
 
 
-def _stats(explored: list, extractor: Extractor, graphs: int, costed: int, budget: Budget) -> dict[str, object]:
-    total: dict[str, object] = {"graphs": graphs, "kernels_costed": costed, "regions": len(explored)}
+def _stats(
+    explored: list, extractor: Extractor, graphs: int, costed: int, budget: Budget
+) -> dict[str, object]:
+    total: dict[str, object] = {
+        "graphs": graphs,
+        "kernels_costed": costed,
+        "regions": len(explored),
+    }
     removed: dict[str, int] = {"safety": extractor.dropped}
     states = costed
     classes = 0
@@ -164,7 +187,11 @@ def _stats(explored: list, extractor: Extractor, graphs: int, costed: int, budge
         states += int(space.stats.get("states", 0))
         for rule, n in dict(space.stats.get("removed", {})).items():
             removed[rule] = removed.get(rule, 0) + int(n)
-    total.update(states=states, classes=classes, removed=removed,
-                 closed=all(s.closed for _, s in explored),
-                 seconds=time.perf_counter() - budget.started)
+    total.update(
+        states=states,
+        classes=classes,
+        removed=removed,
+        closed=all(s.closed for _, s in explored),
+        seconds=time.perf_counter() - budget.started,
+    )
     return total

@@ -51,7 +51,7 @@ class Extractor:
                     if d != choices[r].get(c):
                         forced = self._cheapest(r, {c: d})
                         if forced.get(c) == d:
-                            yield (*choices[:r], forced, *choices[r + 1:])
+                            yield (*choices[:r], forced, *choices[r + 1 :])
 
     def build(self, choices: tuple[Choice, ...]) -> Graph:
         """The program with every region rebuilt by its choice."""
@@ -120,8 +120,14 @@ class Extractor:
                 if left[u] == 0:
                     owner, d, _ = waiting[u]
                     if owner not in cost:
-                        heapq.heappush(heap, (arithmetic(space, owner, d)
-                                              + sum(cost[a] for a in set(d.args)), owner, u))
+                        heapq.heappush(
+                            heap,
+                            (
+                                arithmetic(space, owner, d) + sum(cost[a] for a in set(d.args)),
+                                owner,
+                                u,
+                            ),
+                        )
         return choice
 
 
@@ -129,5 +135,7 @@ def arithmetic(space: Space, cls: int, d: Derivation) -> float:
     """Flops of one derivation step over its whole iteration space, at hinted sizes."""
     axes: set[Axis] = set(space.classes[cls].axes) | set(d.over)
     elements = math.prod(hint(a.size) for a in axes)
-    flops = 1 if d.op.startswith("reduce:") else max(SCALARS[d.op].flops, 1) if d.op in SCALARS else 0
+    flops = (
+        1 if d.op.startswith("reduce:") else max(SCALARS[d.op].flops, 1) if d.op in SCALARS else 0
+    )
     return float(elements * flops) + 1.0

@@ -33,15 +33,23 @@ def placeable(graph: Graph, body: list[int], outputs: tuple[int, ...]) -> Axes:
 
     An axis that the kernel reduces cannot be on its grid: a task would see a part of it only.
     """
-    reduced = dict.fromkeys(a for i in body if isinstance(n := graph.nodes[i], Reduce) for a in n.over)
+    reduced = dict.fromkeys(
+        a for i in body if isinstance(n := graph.nodes[i], Reduce) for a in n.over
+    )
     shared = set(graph.nodes[outputs[0]].axes)
     for i in outputs[1:]:
         shared &= set(graph.nodes[i].axes)
-    grid = tuple(a for a in graph.nodes[outputs[0]].axes if a in shared and a not in reduced
-                 and hint(a.size) > 1)
+    grid = tuple(
+        a
+        for a in graph.nodes[outputs[0]].axes
+        if a in shared and a not in reduced and hint(a.size) > 1
+    )
     whole = {a for i in outputs for a in graph.nodes[i].axes if a not in grid}
-    loop = tuple(a for a in dict.fromkeys([*reduced, *sorted(whole, key=lambda a: a.name)])
-                 if hint(a.size) > 32)
+    loop = tuple(
+        a
+        for a in dict.fromkeys([*reduced, *sorted(whole, key=lambda a: a.name)])
+        if hint(a.size) > 32
+    )
     return Axes(grid, loop, frozenset(contiguous(graph)))
 
 
@@ -94,8 +102,14 @@ def best(axes: Axes, seconds: Seconds, quick: bool, keep: int = 1) -> list[tuple
     return [(cost, p) for cost, _, p in scored[:keep]]
 
 
-def kernel(graph: Graph, name: str, outputs: tuple[int, ...], body: list[int], placement: Placement,
-           lane: Lane | None = None) -> Kernel:
+def kernel(
+    graph: Graph,
+    name: str,
+    outputs: tuple[int, ...],
+    body: list[int],
+    placement: Placement,
+    lane: Lane | None = None,
+) -> Kernel:
     """A kernel with its one-pass accumulators derived for the looped axes."""
     looped = frozenset(s.axis for s in placement.loop)
     carries: tuple[Carry, ...] = find_carries(graph, body, looped)

@@ -19,7 +19,9 @@ from superopt.search.cut import body_of, cut_points, forced_cuts
 from tests.programs import attention, gated_mlp, lora, rmsnorm_linear, softmax, tensors
 
 
-def placed(graph: Graph, grid: dict[str, int], loop: dict[str, int], stored: tuple[int, ...] = ()) -> MuGraph:
+def placed(
+    graph: Graph, grid: dict[str, int], loop: dict[str, int], stored: tuple[int, ...] = ()
+) -> MuGraph:
     """The graph cut at ``stored`` and its outputs, axes placed by name where a kernel has them."""
     named = {a.name: a for a in graph.axes}
     results = tuple(dict.fromkeys(o.node for o in graph.outputs))

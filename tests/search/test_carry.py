@@ -17,8 +17,11 @@ T, B = Axis("t", 11), Axis("b", 3)
 
 def carries(graph: Graph, axis: str = "t") -> tuple:
     named = {a.name: a for a in graph.axes}
-    body = [i for i, n in enumerate(graph.nodes) if i not in
-            {j for j, m in enumerate(graph.nodes) if m in graph.inputs}]
+    body = [
+        i
+        for i, n in enumerate(graph.nodes)
+        if i not in {j for j, m in enumerate(graph.nodes) if m in graph.inputs}
+    ]
     return find_carries(graph, body, frozenset({named[axis]}))
 
 
@@ -43,8 +46,12 @@ CHARACTERS = [
     (lambda g, x, m: g.map("mul", g.map("sub", x, m), g.map("sub", x, m)), None),
     (lambda g, x, m: g.map("mul", x, g.map("exp", g.map("mul", m, m))), None),
     (lambda g, x, m: g.map("add", g.map("exp", g.map("sub", x, m)), g.const(1.0)), None),
-    (lambda g, x, m: g.map("where", g.map("lt", x, m), g.map("exp", g.map("sub", x, m)), g.const(0.0),
-                           dtype="f32"), None),
+    (
+        lambda g, x, m: g.map(
+            "where", g.map("lt", x, m), g.map("exp", g.map("sub", x, m)), g.const(0.0), dtype="f32"
+        ),
+        None,
+    ),
 ]
 
 

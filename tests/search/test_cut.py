@@ -42,13 +42,19 @@ def test_local_search_finds_the_best_cut_of_small_programs(name: str) -> None:
     best = cutter.cuts()[0].seconds
     outputs = frozenset(o.node for o in graph.outputs)
     points = [i for i in cut_points(graph) if i not in outputs]
-    every = [cutter._total(outputs | set(some)) for n in range(len(points) + 1)
-             for some in itertools.combinations(points, n)]
+    every = [
+        cutter._total(outputs | set(some))
+        for n in range(len(points) + 1)
+        for some in itertools.combinations(points, n)
+    ]
     assert best <= min(every) * 1.001
 
 
 def test_mirage_shapes_fuse_into_one_kernel() -> None:
-    for graph in (rmsnorm_linear(16, 4096, 6144), gated_mlp(8, 4096, 4096, None),
-                  attention(2, 256, 4096, 64)):
+    for graph in (
+        rmsnorm_linear(16, 4096, 6144),
+        gated_mlp(8, 4096, 4096, None),
+        attention(2, 256, 4096, 64),
+    ):
         assert len(Cutter(graph, cost).cuts()[0].groups) == 1, graph.name
     assert len(Cutter(lora(16, 256, 4096, 16), cost).cuts()[0].groups) <= 2

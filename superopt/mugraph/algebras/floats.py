@@ -49,8 +49,12 @@ class FloatAlgebra:
     With ``work=None`` every node is computed in its own dtype (16-bit ones in float32).
     """
 
-    def __init__(self, inputs: Mapping[str, torch.Tensor], sizes: Mapping[str, int] | None = None,
-                 work: torch.dtype | None = torch.float64) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        sizes: Mapping[str, int] | None = None,
+        work: torch.dtype | None = torch.float64,
+    ) -> None:
         self.inputs, self.sizes, self.work = inputs, sizes, work
 
     def _float(self, dtype: str) -> torch.dtype:
@@ -72,7 +76,9 @@ class FloatAlgebra:
     def iota(self, node: Iota) -> torch.Tensor:
         return torch.arange(extent(node.axes[0].size, self.sizes), dtype=torch.int64)
 
-    def map(self, row: Scalar, node: Map, args: list[torch.Tensor], axes: list[Axes]) -> torch.Tensor:
+    def map(
+        self, row: Scalar, node: Map, args: list[torch.Tensor], axes: list[Axes]
+    ) -> torch.Tensor:
         if row.name == "cast":
             return self._cast(args[0], node.dtype)
         if row.name == "round":
@@ -83,13 +89,19 @@ class FloatAlgebra:
     def _row(self, row: Scalar, args: list[Any]) -> torch.Tensor:
         if row.fn is not None:
             ref = next((a for a in args if isinstance(a, torch.Tensor) and a.dim()), args[0])
-            dev = [a if isinstance(a, torch.Tensor) else torch.tensor(a, dtype=ref.dtype) for a in args]
+            dev = [
+                a if isinstance(a, torch.Tensor) else torch.tensor(a, dtype=ref.dtype) for a in args
+            ]
             return row.fn(*dev)
         from superopt.mugraph.scalars import SCALARS
 
         like = args[0]
-        return inline(row.body, args, lambda op, xs: self._row(SCALARS[op], xs),
-                      lambda v: torch.tensor(v, dtype=like.dtype))
+        return inline(
+            row.body,
+            args,
+            lambda op, xs: self._row(SCALARS[op], xs),
+            lambda v: torch.tensor(v, dtype=like.dtype),
+        )
 
     def _cast(self, x: torch.Tensor, dtype: str) -> torch.Tensor:
         return x.to(self._float(dtype))
@@ -97,8 +109,11 @@ class FloatAlgebra:
     def reduce(self, row: Scalar, node: Reduce, value: torch.Tensor, axes: Axes) -> torch.Tensor:
         dims = [axes.index(a) for a in node.over]
         if any(value.shape[d] == 0 for d in dims):
-            return torch.full([n for d, n in enumerate(value.shape) if d not in dims],
-                              _identity(row, value.dtype), dtype=value.dtype)
+            return torch.full(
+                [n for d, n in enumerate(value.shape) if d not in dims],
+                _identity(row, value.dtype),
+                dtype=value.dtype,
+            )
         # torch widens a sum of small integers; the graph's sum keeps its dtype.
         return _REDUCE[row.name](value, dims).to(value.dtype)
 
@@ -108,8 +123,9 @@ class FloatAlgebra:
         at = tuple(torch.from_numpy(index_values(index[a], node.axes, shape)) for a in axes)
         return value[at].expand(shape) if at else value.expand(shape)
 
-    def gather(self, node: Gather, value: torch.Tensor, axes: Axes, at: torch.Tensor,
-               at_axes: Axes) -> torch.Tensor:
+    def gather(
+        self, node: Gather, value: torch.Tensor, axes: Axes, at: torch.Tensor, at_axes: Axes
+    ) -> torch.Tensor:
         shape = shape_of(node.axes, self.sizes)
         picks = []
         for a in axes:
@@ -135,30 +151,43 @@ def _spread(x: torch.Tensor, axes: Axes, to: Axes) -> torch.Tensor:
     return x.permute(order).reshape(shape)
 
 
-def split_input(node: Input, tensor: torch.Tensor, sizes: Mapping[str, int] | None = None) -> torch.Tensor:
+def split_input(
+    node: Input, tensor: torch.Tensor, sizes: Mapping[str, int] | None = None
+) -> torch.Tensor:
     """The caller's tensor with its dims split into the input's named axes, in ``node.axes`` order."""
     flat = [a for dim in node.dims for a in dim]
     want = tuple(_prod(extent(a.size, sizes) for a in dim) for dim in node.dims)
     if tuple(tensor.shape) != want:
-        raise ShapeMismatch(what=f"input {node.name!r} has shape {tuple(tensor.shape)}",
-                            where=f"expected {want}", fix="pass tensors of the compiled shapes")
+        raise ShapeMismatch(
+            what=f"input {node.name!r} has shape {tuple(tensor.shape)}",
+            where=f"expected {want}",
+            fix="pass tensors of the compiled shapes",
+        )
     split = tensor.reshape([extent(a.size, sizes) for a in flat])
     return split.permute([flat.index(a) for a in node.axes])
 
 
-def merge_output(value: torch.Tensor, axes: Axes, dims: Dims, sizes: Mapping[str, int] | None = None) -> torch.Tensor:
+def merge_output(
+    value: torch.Tensor, axes: Axes, dims: Dims, sizes: Mapping[str, int] | None = None
+) -> torch.Tensor:
     """A value on ``axes`` as a torch tensor with the dims of an output (missing axes broadcast)."""
     flat = tuple(a for dim in dims for a in dim)
     full = _spread(value, axes, flat).expand([extent(a.size, sizes) for a in flat])
     return full.reshape([_prod(extent(a.size, sizes) for a in dim) for dim in dims])
 
 
-def run(graph: Graph, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int] | None = None,
-        work: torch.dtype | None = torch.float64) -> list[torch.Tensor]:
+def run(
+    graph: Graph,
+    tensors: Sequence[torch.Tensor],
+    sizes: Mapping[str, int] | None = None,
+    work: torch.dtype | None = torch.float64,
+) -> list[torch.Tensor]:
     """Runs a graph on tensors (in the order of ``graph.inputs``); outputs in ``work`` or own dtype."""
     inputs = {n.name: split_input(n, t, sizes) for n, t in zip(graph.inputs, tensors, strict=True)}
     env = evaluate(graph, FloatAlgebra(inputs, sizes, work))
-    return [merge_output(env[o.node], graph.nodes[o.node].axes, o.dims, sizes) for o in graph.outputs]
+    return [
+        merge_output(env[o.node], graph.nodes[o.node].axes, o.dims, sizes) for o in graph.outputs
+    ]
 
 
 def _prod(values: Any) -> int:

@@ -1,0 +1,112 @@
+"""What the lowering asks about a kernel body: who depends on whom, which sums share a buffer."""
+
+from __future__ import annotations
+
+from superopt.codegen.expressions import NotLowerable
+from superopt.codegen.tileir import (
+    Apply,
+    Buffer,
+    Coord,
+    Expr,
+    Lit,
+    Load,
+    Stmt,
+    loads,
+    statements,
+)
+from superopt.mugraph.graph import Graph, Map, Reduce
+from superopt.mugraph.placement import Carry
+from superopt.mugraph.scalars import REDUCTIONS, Arg
+
+
+def here(buffer: Buffer, dtype: str | None = None) -> Load:
+    """A buffer read at its own coordinates."""
+    return Load(buffer, tuple(Coord(a) for a in buffer.axes), dtype or buffer.dtype)
+
+
+def term_expr(term: object, args: list[Expr], dtype: str) -> Expr:
+    """A term over the scalar table as an expression; ``args`` stand for its arguments."""
+    if isinstance(term, Arg):
+        return args[term.index]
+    if isinstance(term, tuple):
+        return Apply(term[0], tuple(term_expr(t, args, dtype) for t in term[1:]), dtype)
+    return Lit(float(term), dtype)  # type: ignore[arg-type]
+
+
+def reach(graph: Graph, body: set[int]) -> dict[int, frozenset[int]]:
+    """For each node of the body, all body nodes that its value depends on."""
+    out: dict[int, frozenset[int]] = {}
+    for i in sorted(body):
+        below: set[int] = set()
+        for a in graph.nodes[i].args:
+            if a in body:
+                below |= out[a] | {a}
+        out[i] = frozenset(below)
+    return out
+
+
+def shared_accumulators(
+    graph: Graph,
+    body: set[int],
+    users: dict[int, set[int]],
+    outputs: set[int],
+    carry: dict[int, Carry],
+) -> dict[int, int]:
+    """Reduction -> the sum it is a term of, for sums whose terms can share one accumulator."""
+    out: dict[int, int] = {}
+    for i in sorted(body):
+        node = graph.nodes[i]
+        if not isinstance(node, Map) or "associative" not in _laws(node.op):
+            continue
+        members = [
+            a
+            for a in dict.fromkeys(node.operands)
+            if isinstance(t := graph.nodes[a], Reduce)
+            and a in body
+            and t.op == node.op
+            and t.axes == node.axes
+            and t.dtype == node.dtype
+            and users[a] == {i}
+            and a not in outputs
+            and a not in carry
+        ]
+        if len(members) >= 2 and not any(
+            x in _reach_one(graph, y) for x in members for y in members
+        ):
+            out.update(dict.fromkeys(members, i))
+            out[i] = i
+    return out
+
+
+def _reach_one(graph: Graph, i: int) -> set[int]:
+    return set(graph.reachable([i])) - {i}
+
+
+def as_reduce(graph: Graph, i: int) -> Reduce:
+    """Node ``i``, which must be a reduction."""
+    node = graph.nodes[i]
+    if not isinstance(node, Reduce):
+        raise NotLowerable(f"%{i} is not a reduction", graph.name)
+    return node
+
+
+def identity_of(op: str) -> float | bool:
+    """The neutral element of a reduction row."""
+    identity = REDUCTIONS[op].identity if op in REDUCTIONS else None
+    if identity is None:
+        raise NotLowerable(f"{op!r} has no neutral element", "kernel body")
+    return identity
+
+
+def _laws(op: str) -> frozenset[str]:
+    return REDUCTIONS[op].laws if op in REDUCTIONS else frozenset()
+
+
+def buffers_used(body: tuple[Stmt, ...]) -> dict[str, Buffer]:
+    """The buffers that a body reads or writes, by name, in order of appearance."""
+    used: dict[str, Buffer] = {}
+    for stmt in statements(body):
+        for load in loads(stmt.expr):
+            used.setdefault(load.buffer.name, load.buffer)
+        used.setdefault(stmt.dst.name, stmt.dst)
+    return used
