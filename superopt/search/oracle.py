@@ -1,0 +1,239 @@
+"""The enumeration in plain Python: slow and obvious, the living definition of the C++ engine.
+
+Bottom-up enumeration of values in a fixed order. An *item* is a class together with one abstract
+form that it was reached by; items are processed in the order of their making, each combined with
+itself and all earlier ones. A candidate is kept if its abstract form can be part of a source term;
+its value then says which class it belongs to. Source terms are classes from the start and are
+never pruned. A class that is reached by another form comes back as a new item (at most
+``MAX_FORMS`` forms a class; past that the space is not called closed).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from superopt.search.abstract import ONE, UNIT, Algebra, Poly, TooLarge
+from superopt.search.part import Targets
+from superopt.search.problem import Problem
+from superopt.search.values import Field, Value
+
+MAX_FORMS = 6
+
+Made = tuple[str, int, tuple[int, ...]]
+"""How a class was made: ("mul" | "add" | "fn" | "reduce", function or axis number, classes)."""
+
+
+@dataclass
+class Raw:
+    """What an engine returns: classes by number, in the order in which they were found."""
+
+    axes: list[tuple[int, ...]]
+    derivations: list[list[Made]]
+    class_of: list[int]  # per source term
+    closed: bool
+    states: int
+    queries: int
+    removed: dict[str, int]
+    keyed_roots: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop: candidates tried, seconds from now; ``stop`` is polled between candidates."""
+
+    candidates: int | None = None
+    seconds: float | None = None
+    stop: Callable[[], bool] | None = None
+
+
+class Unsupported(Exception):
+    """The source itself has no value or normal form here; the region is kept as it is written."""
+
+
+def source_forms(problem: Problem, algebra: Algebra) -> list[Poly]:
+    """The normal forms of all source terms."""
+    forms: list[Poly] = []
+    for step in problem.steps:
+        if step.kind == "leaf":
+            form: Poly | None = algebra.leaf(step.index, problem.leaves[step.index])
+        elif step.kind == "size":
+            form = algebra.size(step.index)
+        elif step.kind == "const":
+            form = algebra.const(step.value)
+        else:
+            form = combine(problem, algebra, step.kind, step.index, [forms[a] for a in step.args])
+        if form is None:
+            raise Unsupported("a source term divides by zero")
+        forms.append(form)
+    return forms
+
+
+def combine(problem: Problem, algebra: Algebra, kind: str, index: int,
+            args: list[Poly]) -> Poly | None:
+    """The normal form of an operator applied to normal forms; None at a pole."""
+    if kind == "mul":
+        return algebra.mul(args[0], args[1])
+    if kind == "add":
+        return algebra.add(args[0], args[1])
+    if kind == "reduce":
+        return algebra.reduce(args[0], index)
+    form: Poly | None = args[0]
+    for law, name in problem.functions[index]:
+        form = None if form is None else algebra.apply(law, name, form)
+    return form
+
+
+@dataclass
+class _Engine:
+    problem: Problem
+    field: Field
+    algebra: Algebra
+    targets: Targets
+    values: list[Value] = field(default_factory=list)
+    forms: list[list[Poly]] = field(default_factory=list)
+    derivations: list[list[Made]] = field(default_factory=list)
+    items: list[tuple[int, Poly]] = field(default_factory=list)
+    by_value: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = field(default_factory=dict)
+    made: dict[Made, int | None] = field(default_factory=dict)
+    removed: dict[str, int] = field(default_factory=lambda: {
+        "abstract": 0, "rank": 0, "undefined": 0, "identity": 0, "forms": 0})
+    states: int = 0
+    one: Poly = frozenset({(UNIT, ONE)})  # nothing needs to be multiplied by one
+
+    def put(self, value: Value, form: Poly) -> int:
+        """The class of a value, which now is also known by this form."""
+        key = (value.axes, value.fingerprint())
+        c = self.by_value.get(key)
+        if c is None:
+            c = self.by_value[key] = len(self.values)
+            self.values.append(value)
+            self.forms.append([])
+            self.derivations.append([])
+        if form not in self.forms[c]:
+            if len(self.forms[c]) >= MAX_FORMS:
+                self.removed["forms"] += 1
+            else:
+                self.forms[c].append(form)
+                self.items.append((c, form))
+        return c
+
+    def record(self, made: Made, c: int) -> None:
+        if made in self.made:
+            return
+        self.made[made] = c
+        if c in made[2]:
+            self.removed["identity"] += 1
+        else:
+            self.derivations[c].append(made)
+
+    def seed(self) -> list[int]:
+        """Makes the classes of all source terms."""
+        forms = source_forms(self.problem, self.algebra)
+        class_of: list[int] = []
+        for n, value in enumerate(self.field.source()):
+            if value is None:
+                raise Unsupported("a source term has no value")
+            c = self.put(value, forms[n])
+            class_of.append(c)
+            step = self.problem.steps[n]
+            if step.args:
+                self.record((step.kind, step.index if step.kind in ("fn", "reduce") else 0,
+                             tuple(sorted(class_of[a] for a in step.args))), c)
+        return class_of
+
+    def candidates(self, i: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+        """(kind, index, items) of what item ``i`` gives with itself and the earlier items."""
+        c, _ = self.items[i]
+        for f in range(len(self.problem.functions)):
+            yield "fn", f, (i,)
+        for axis in self.values[c].axes:
+            if axis in self.problem.reducible:
+                yield "reduce", axis, (i,)
+        for j in range(i + 1):
+            other = self.values[self.items[j][0]].axes
+            if len({*self.values[c].axes, *other}) > self.problem.rank:
+                self.removed["rank"] += 1
+                continue
+            yield "mul", 0, (j, i)
+            if self.problem.sums:
+                yield "add", 0, (j, i)
+
+    def attempt(self, kind: str, index: int, items: tuple[int, ...]) -> None:
+        """Tries one candidate."""
+        self.states += 1
+        try:
+            form = combine(self.problem, self.algebra, kind, index,
+                           [self.items[i][1] for i in items])
+            part = form is not None and form != self.one and self.targets.is_part(form)
+        except TooLarge:
+            part = False
+        if not part or form is None:
+            self.removed["abstract"] += 1
+            return
+        made: Made = (kind, index, tuple(sorted(self.items[i][0] for i in items)))
+        if made in self.made:
+            c = self.made[made]
+            if c is not None and c not in made[2]:
+                self.put(self.values[c], form)
+            return
+        value = self.evaluate(kind, index, [self.values[a] for a in made[2]])
+        if value is None:
+            self.made[made] = None
+            self.removed["undefined"] += 1
+            return
+        key = (value.axes, value.fingerprint())
+        if self.by_value.get(key) in made[2]:
+            self.record(made, self.by_value[key])
+            return
+        self.record(made, self.put(value, form))
+
+    def evaluate(self, kind: str, index: int, args: list[Value]) -> Value | None:
+        if kind == "mul":
+            return self.field.mul(args[0], args[1])
+        if kind == "add":
+            return self.field.add(args[0], args[1])
+        if kind == "reduce":
+            return self.field.reduce(args[0], index)
+        return self.field.apply(self.problem.functions[index], args[0])
+
+
+def literals_of(problem: Problem, forms: list[Poly]) -> tuple[list[Fraction], int]:
+    """The rational factors that the source consumes (once per use), and its changes of sign."""
+    out = list(problem.literals)
+    for step, form in zip(problem.steps, forms, strict=True):
+        if step.kind == "fn" and len(form) == 1:
+            (mono, c), = form
+            if mono == UNIT:
+                out.append(c)
+    return [c for c in out if c and abs(c) != 1], sum(c < 0 for c in out)
+
+
+def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
+    """Enumerates the values of one region; raises Unsupported if the source cannot be evaluated."""
+    algebra = Algebra()
+    try:
+        forms = source_forms(problem, algebra)
+    except TooLarge as error:
+        raise Unsupported("the normal form of a source term is too large") from error
+    literals, negations = literals_of(problem, forms)
+    targets = Targets(algebra, forms, literals)
+    targets.allow_negations(negations)
+    engine = _Engine(problem, Field(problem, seed), algebra, targets)
+    class_of = engine.seed()
+    end = None if limits.seconds is None else time.perf_counter() + limits.seconds
+    i, closed = 0, True
+    while closed and i < len(engine.items):
+        for kind, index, items in engine.candidates(i):
+            spent = limits.candidates is not None and engine.states >= limits.candidates
+            late = end is not None and time.perf_counter() > end
+            if spent or late or (limits.stop is not None and limits.stop()):
+                closed = False
+                break
+            engine.attempt(kind, index, items)
+        i += 1
+    return Raw([v.axes for v in engine.values], engine.derivations, class_of,
+               closed and not engine.removed["forms"], engine.states, targets.queries,
+               engine.removed, engine.field.keyed_roots)
