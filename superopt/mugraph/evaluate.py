@@ -142,7 +142,7 @@ def index_values(index: Index, axes: Axes, shape: tuple[int, ...]) -> np.ndarray
         total = np.maximum(total, index.lo)
     if index.hi is not None:
         total = np.minimum(total, index.hi)
-    return total
+    return np.asarray(total)  # with no axes, numpy's arithmetic has left the arrays
 
 
 def shape_of(axes: Axes, sizes: Mapping[str, int] | None) -> tuple[int, ...]:
