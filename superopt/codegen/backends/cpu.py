@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from superopt.codegen.backends.cpu_contract import print_contraction
+from superopt.codegen.backends.cpu_contract import Target, print_contraction
 from superopt.codegen.backends.cpu_expr import Scope
 from superopt.codegen.backends.cpu_layout import (
     ONE,
@@ -286,7 +286,8 @@ class _Task:
     def _compute(self, stmt: Compute) -> list[str]:
         scope = Scope(self.names, self.places, dict(self.ranges))
         title = f"// {_title(stmt)}"
-        lines = print_contraction(scope, stmt, self.program.lane, self.isa.vector_bytes, self.isa.bf16)
+        target = Target(self.isa.vector_bytes, self.isa.bf16, self.program.lane)
+        lines = print_contraction(scope, stmt, target)
         if lines is None:
             lines = print_compute(scope, stmt, self.isa.vector_bytes)
         return [title, "{", *(f"  {line}" for line in lines), "}"]

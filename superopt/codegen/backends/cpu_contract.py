@@ -1,13 +1,421 @@
-"""Prints contractions (a sum of products of two factors) as register-blocked C++."""
+"""Prints contractions (a sum of products of two factors) as register-blocked C++.
+
+A statement is a contraction by its structure: it adds up products of two factors, and some axes of
+the result occur in one factor only. Those of one factor become rows, those of the other columns;
+axes that both have are looped outside. Three forms, tried in order:
+
+* *columns*: a column axis is contiguous in its factor: vectors run along it,
+* *dot*: both factors are contiguous along a summed axis: vectors run along that, and are summed,
+* else a factor is first copied into a local block in which the column axis is contiguous.
+"""
 
 from __future__ import annotations
 
-from superopt.codegen.backends.cpu_expr import Scope
-from superopt.codegen.tileir import Compute
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from superopt.codegen.backends.cpu_expr import Nest, Scope, stride_along
+from superopt.codegen.backends.cpu_layout import Num, Range, extents, place_local, tile_of
+from superopt.codegen.backends.cpu_loops import indent, print_compute
+from superopt.codegen.backends.types import value_dtype
+from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Lit, Load, expr_axes
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.placement import Lane
 
+ROW_CHUNK, COL_CHUNK, SUM_CHUNK = 64, 512, 256
+"""Largest local blocks: rows and columns of a result, steps of the summed axis of a factor."""
 
-def print_contraction(scope: Scope, stmt: Compute, lane: Lane, vector_bytes: int,
-                      bf16: bool) -> list[str] | None:
-    """The statement as a contraction, or None when it is not one."""
-    return None
+LOCAL_BYTES = 256 * 1024
+"""Largest local block that is put on the stack."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the printer knows of the machine and the program: vectors, bf16 dot product, lanes."""
+
+    vector_bytes: int
+    bf16: bool
+    lane: Lane
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A matched statement: ``a`` gives rows, ``b`` gives columns; ``both`` and ``sums`` are shared.
+
+    column: the axis of ``b`` that vectors run along; dot: the summed axis they run along instead.
+    """
+
+    a: Expr
+    b: Expr
+    rows: tuple[Axis, ...]
+    cols: tuple[Axis, ...]
+    both: tuple[Axis, ...]
+    sums: tuple[Axis, ...]
+    column: Axis | None
+    dot: Axis | None
+
+
+def print_contraction(scope: Scope, stmt: Compute, target: Target) -> list[str] | None:
+    """The statement as a contraction, or None when it is not one (or has no blocked form)."""
+    found = _match(scope, stmt)
+    if found is None:
+        return None
+    return _Printer(scope, stmt, found, target).lines()
+
+
+# -- matching ------------------------------------------------------------------------------------
+
+
+def _match(scope: Scope, stmt: Compute) -> Contraction | None:
+    expr = stmt.expr
+    if stmt.reduce != "add" or not isinstance(expr, Apply) or expr.op != "mul":
+        return None
+    if value_dtype(expr) not in ("f32", "f64") or any(not is_float(a.dtype) for a in expr.args):
+        return None
+    a, b = expr.args
+    live = [x for x in (*stmt.axes, *stmt.over) if not scope.ranges[x].single]
+    kept, sums = [x for x in live if x in stmt.axes], [x for x in live if x in stmt.over]
+    only_a = tuple(x for x in kept if x in expr_axes(a) and x not in expr_axes(b))
+    only_b = tuple(x for x in kept if x in expr_axes(b) and x not in expr_axes(a))
+    both = tuple(x for x in kept if x not in only_a and x not in only_b)
+    shared = expr_axes(a) & expr_axes(b)
+    if not (only_a or only_b) or not any(x in shared for x in sums):
+        return None
+    if any(scope.ranges[x].extent.value == 0 for x in live):
+        return None
+    sides = [(a, b, only_a, only_b), (b, a, only_b, only_a)]  # (rows' factor, columns' factor, ...)
+    found: list[tuple[float, int, Contraction]] = []
+    for left, right, rows, cols in sides:
+        for x in cols:
+            price = _column_price(scope, stmt, right, x)
+            found.append((price, len(found), Contraction(
+                left, right, rows, cols, both, tuple(sums), x, None)))
+        for x in sums:
+            if _unit(scope, left, x) and _unit(scope, right, x) and len(rows) <= len(cols):
+                found.append((_dot_price(scope, x), len(found), Contraction(
+                    left, right, rows, cols, both, tuple(sums), None, x)))
+    return min(found, key=lambda f: f[:2])[2] if found else None
+
+
+def _unit(scope: Scope, factor: Expr, axis: Axis) -> bool:
+    """Whether a factor is a plain load that is contiguous along an axis."""
+    if not plain(scope, factor) or not isinstance(factor, Load):
+        return False
+    step = stride_along(scope, factor, axis)
+    return step is not None and step.value == 1
+
+
+def plain(scope: Scope, factor: Expr) -> bool:
+    """Whether a factor is a load of floats at one stride per axis."""
+    return (isinstance(factor, Load) and is_float(scope.place(factor.buffer).dtype)
+            and all(stride_along(scope, factor, x) is not None for x in expr_axes(factor)))
+
+
+def _size(scope: Scope, axis: Axis) -> int:
+    span = scope.ranges[axis]
+    return span.extent.value or (span.known or (64,))[-1]
+
+
+def _column_price(scope: Scope, stmt: Compute, factor: Expr, axis: Axis) -> float:
+    n = _size(scope, axis)
+    waste = -(-n // 16) * 16 / max(n, 1)
+    own = stride_along(scope, here(stmt.dst), axis)
+    price = waste + (0.0 if own is not None and own.value == 1 else 0.2)
+    return price if _unit(scope, factor, axis) else price + 1.5
+
+
+def _dot_price(scope: Scope, axis: Axis) -> float:
+    n = _size(scope, axis)
+    return 1.3 * -(-n // 16) * 16 / max(n, 1)
+
+
+def here(buffer: Buffer) -> Load:
+    """A buffer at its own coordinates."""
+    return Load(buffer, tuple(Coord(x) for x in buffer.axes), buffer.dtype)
+
+
+# -- printing ------------------------------------------------------------------------------------
+
+
+class _Printer:
+    """Prints one contraction."""
+
+    def __init__(self, scope: Scope, stmt: Compute, form: Contraction, target: Target) -> None:
+        self.scope, self.stmt, self.form, self.target = scope, stmt, form, target
+        self.dtype = value_dtype(stmt.expr)
+        self.c = DTYPES[self.dtype].c
+        self.lanes = target.vector_bytes // DTYPES[self.dtype].bytes
+
+    def lines(self) -> list[str] | None:
+        """The statement, by way of local blocks where the result or a factor needs one."""
+        if self._needs_block():
+            return self._through_block()
+        packs = [f for f, side in ((self.form.a, "a"), (self.form.b, "b")) if self._needs_pack(f, side)]
+        if packs:
+            return self._packed(packs)
+        return self._core(self.form)
+
+    # -- a local block for the result ------------------------------------------------------------
+
+    def _needs_block(self) -> bool:
+        place = self.scope.place(self.stmt.dst)
+        if not place.tile or place.dtype != self.dtype:
+            return True
+        column = self.form.column
+        own = None if column is None else stride_along(self.scope, here(self.stmt.dst), column)
+        return column is not None and (own is None or own.value != 1)
+
+    def _through_block(self) -> list[str] | None:
+        """Sums into a local block, chunk by chunk, and stores it converted."""
+        stmt, form = self.stmt, self.form
+        inner = form.column or (form.cols or form.rows)[-1]
+        axes = (*(x for x in stmt.axes if x != inner), inner)
+        chunks: dict[Axis, int] = {}
+        left = ROW_CHUNK
+        for x in reversed(axes[:-1]):
+            chunks[x] = max(1, min(left, _size(self.scope, x)))
+            left //= chunks[x]
+        chunks[inner] = COL_CHUNK
+
+        def body(scope: Scope) -> list[str] | None:
+            block, scope, head = local_block(scope, "sum", self.dtype, axes)
+            if block is None:
+                return None
+            part = print_contraction(scope, replace(stmt, dst=block, accumulate=False), self.target)
+            if part is None:
+                return None
+            value: Expr = here(block)
+            if stmt.accumulate:
+                value = Apply("add", (here(stmt.dst), value), self.dtype)
+            store = Compute(stmt.dst, stmt.axes, value)
+            return [*head, *part, *print_compute(scope, store, self.target.vector_bytes)]
+
+        return chunked(self.scope, chunks, body)
+
+    # -- local blocks for factors ----------------------------------------------------------------
+
+    def _needs_pack(self, factor: Expr, side: str) -> bool:
+        if not plain(self.scope, factor) or not isinstance(factor, Load):
+            return True
+        stored = self.scope.place(factor.buffer).dtype
+        if self.form.dot is not None:
+            return False
+        if side == "b":
+            return self.form.column is not None and not _unit(self.scope, factor, self.form.column)
+        return stored != self.dtype  # a is read element by element: convert it once
+
+    def _packed(self, packs: list[Expr]) -> list[str] | None:
+        """Copies factors into local blocks, a chunk of the summed axes at a time."""
+        stmt, form = self.stmt, self.form
+        out: list[str] = []
+        if not stmt.accumulate:
+            zero = Compute(stmt.dst, stmt.axes, Lit(0.0, self.dtype))
+            out += print_compute(self.scope, zero, self.target.vector_bytes)
+        chunks: dict[Axis, int] = {}
+        left = SUM_CHUNK
+        for x in reversed(form.sums):
+            chunks[x] = max(1, min(left, _size(self.scope, x)))
+            left //= chunks[x]
+
+        def body(scope: Scope) -> list[str] | None:
+            lines: list[str] = []
+            swap: dict[Expr, Expr] = {}
+            for k, factor in enumerate(packs):
+                own = [x for x in (*stmt.axes, *stmt.over)
+                       if x in expr_axes(factor) and not scope.ranges[x].single]
+                last = form.column if factor == form.b else form.sums[-1]
+                axes = tuple(sorted(own, key=lambda x: (x == last, x in form.sums)))
+                if form.column is not None and factor == form.b:
+                    axes = tuple(sorted(own, key=lambda x: (x == last, x not in form.both,
+                                                            x not in form.sums)))
+                block, scope, head = local_block(scope, f"pack{k}", self.dtype, axes)
+                if block is None:
+                    return None
+                copy = Compute(block, axes, factor)
+                lines += [*head, *print_compute(scope, copy, self.target.vector_bytes)]
+                swap[factor] = here(block)
+            args = tuple(swap.get(f, f) for f in stmt.expr.args)  # type: ignore[union-attr]
+            part = print_contraction(scope, replace(
+                stmt, expr=replace(stmt.expr, args=args), accumulate=True), self.target)
+            return None if part is None else [*lines, *part]
+
+        rest = chunked(self.scope, chunks, body)
+        return None if rest is None else [*out, *rest]
+
+    # -- the product itself ----------------------------------------------------------------------
+
+    def _core(self, form: Contraction) -> list[str]:
+        """Outer loops over shared axes and further columns and sums, the blocked product inside."""
+        scope = self.scope
+        if form.column is not None:
+            unit = [x for x in form.sums if _unit(scope, form.a, x)]
+            inner_sum = max(unit or form.sums, key=lambda x: _size(scope, x))
+            loops = (*form.both, *(x for x in form.cols if x != form.column),
+                     *(x for x in form.sums if x != inner_sum))
+        else:
+            inner_sum = form.dot or form.sums[-1]
+            loops = (*form.both, *(x for x in form.sums if x != inner_sum))
+        nest = Nest(scope, loops, None, self.lanes)
+        for x in (*self.stmt.axes, *self.stmt.over):
+            nest.at.setdefault(x, "0")
+        d = here(self.stmt.dst)
+        pointers = [self._pointer(nest, f, name) for f, name in ((form.a, "a"), (form.b, "b"), (d, "d"))]
+        first = [f"i_{scope.names.axis(x)} == 0" for x in form.sums if x != inner_sum]
+        load = "true" if self.stmt.accumulate else (f"!({' && '.join(first)})" if first else "false")
+        call = self._columns(form, inner_sum, pointers, load) if form.column is not None else (
+            self._dots(form, inner_sum, pointers, load))
+        return self._wrap(nest, loops, call)
+
+    def _pointer(self, nest: Nest, factor: Expr, name: str) -> str:
+        if not isinstance(factor, Load):
+            return name
+        base, step = nest.address(factor)
+        text = base if step == "0" else f"{base} + {step}"
+        return text
+
+    def _wrap(self, nest: Nest, loops: tuple[Axis, ...], call: list[str]) -> list[str]:
+        body = [*nest.lines[len(loops)], *call]
+        for depth in range(len(loops) - 1, -1, -1):
+            n = self.scope.names.axis(loops[depth])
+            stop = self.scope.ranges[loops[depth]].extent.text
+            body = [*nest.lines[depth], f"for (int64_t i_{n} = 0; i_{n} < {stop}; ++i_{n}) {{",
+                    *indent(body), "}"]
+        return body
+
+    def _offsets(self, axes: tuple[Axis, ...], factor: Expr, var: str) -> str:
+        """A lambda from the number of a row (or column) to its offsets in the factor and in d."""
+        scope, dst = self.scope, here(self.stmt.dst)
+        a, d = Num.of(0), Num.of(0)
+        rest = var
+        for k, x in enumerate(reversed(axes)):
+            n = scope.ranges[x].extent
+            at = rest if k == len(axes) - 1 else f"({rest} % {_paren(n)})"
+            rest = f"({rest} / {_paren(n)})"
+            for load, which in ((factor, "a"), (dst, "d")):
+                step = stride_along(scope, load, x) if isinstance(load, Load) else None
+                term = Num(at) * (step or Num.of(0))
+                if which == "a":
+                    a = a + term
+                else:
+                    d = d + term
+        return (f"[&]([[maybe_unused]] int64_t {var}) SO_LAMBDA "
+                f"{{ return so_row{{{a.text}, {d.text}}}; }}")
+
+    def _count(self, axes: Iterable[Axis]) -> str:
+        n = extents(self.scope.ranges, axes)
+        return f"so_fix<{n.value}>{{}}" if n.value is not None else f"int64_t({n.text})"
+
+    def _step(self, factor: Expr, axis: Axis) -> str:
+        step = stride_along(self.scope, factor, axis) if isinstance(factor, Load) else None
+        return (step or Num.of(0)).text
+
+    def _columns(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
+        m = extents(self.scope.ranges, form.rows)
+        n = 0 if form.column is None else _size(self.scope, form.column)
+        rows, cols = register_tile(self.target, m.value, -(-n // self.lanes))
+        block, ahead = k_block(m.value)
+        a, b, d = pointers
+        return [
+            f"// {rows} rows x {cols} vectors of {self.lanes}; {block} steps of {k.name} at a time",
+            f"so_mm<{rows}, {cols}, {self.lanes}, {block}, {'true' if ahead else 'false'}, {self.c}>(",
+            f"    {self._count(form.rows)}, {self._count([form.column] if form.column else [])}, "
+            f"{self.scope.ranges[k].extent.text}, {a}, {self._step(form.a, k)}, {b}, "
+            f"{self._step(form.b, k)}, {d},",
+            f"    {self._offsets(form.rows, form.a, 'i')}, {load});",
+        ]
+
+    def _dots(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
+        m = extents(self.scope.ranges, form.rows)
+        rows, cols = dot_tile(self.target, m.value)
+        a, b, d = pointers
+        return [
+            f"// {rows} x {cols} sums along {k.name}, {self.lanes} at a time",
+            f"so_mm_dot<{rows}, {cols}, {self.lanes}, {self.c}>(",
+            f"    {self._count(form.rows)}, {self._count(form.cols)}, "
+            f"{self.scope.ranges[k].extent.text}, {a}, {b}, {d},",
+            f"    {self._offsets(form.rows, form.a, 'i')},",
+            f"    {self._offsets(form.cols, form.b, 'j')}, {load});",
+        ]
+
+
+def _paren(n: Num) -> str:
+    return n.text if n.value is not None else f"({n.text})"
+
+
+# -- choices -------------------------------------------------------------------------------------
+
+
+def register_tile(target: Target, rows: int | None, vectors: int) -> tuple[int, int]:
+    """Rows and vectors of a register tile: the program's lanes, fitted to the actual extents."""
+    most = {64: 24, 32: 12}.get(target.vector_bytes, 12)
+    lane = target.lane
+    r, c = (lane.rows, lane.cols) if lane != Lane() else {64: (8, 2), 32: (6, 2)}.get(
+        target.vector_bytes, (4, 3))
+    if rows is not None and rows < r:
+        r = max(rows, 1)
+        # Few rows: more vectors, so that enough independent sums hide the latency of one.
+        c = max(c, {1: 8, 2: 8, 3: 4, 4: 4}.get(r, 3))
+    c = max(1, min(c, vectors or 1, most // r))
+    return r, c
+
+
+def dot_tile(target: Target, rows: int | None) -> tuple[int, int]:
+    """Rows and columns of a tile of dot products."""
+    big = target.vector_bytes == 64
+    if rows is not None and rows < 4:
+        return max(rows, 1), (8, 4, 4)[rows - 1] if big and rows else 4
+    return (4, 4) if big else (2, 4)
+
+
+def k_block(rows: int | None) -> tuple[int, bool]:
+    """Steps of the summed axis per block, and whether to read the next block ahead.
+
+    Few rows wait for memory: short blocks, read ahead. One or two rows stream better by themselves.
+    """
+    if rows is None:
+        return 32, True
+    if rows <= 2:
+        return 8, False
+    if rows <= 8:
+        return 16, True
+    return (32 if rows <= 16 else 64), True
+
+
+# -- local blocks --------------------------------------------------------------------------------
+
+
+def local_block(scope: Scope, wish: str, dtype: str,
+                axes: tuple[Axis, ...]) -> tuple[Buffer | None, Scope, list[str]]:
+    """A block over the current tiles of ``axes``; None when its size is not known or too large."""
+    name = f"{wish}_{len(scope.places)}"
+    var = scope.names.of(("local", name), name)
+    place = place_local(var, dtype, axes, [scope.ranges[x].most for x in axes])
+    size = place.elements.value
+    if size is None or size * DTYPES[dtype].bytes > LOCAL_BYTES:
+        return None, scope, []
+    block = Buffer(f"({name})", "tile", axes, dtype)
+    places = {**scope.places, block.name: place}
+    return block, replace(scope, places=places), [f"alignas(64) {place.c} {var}[{max(size, 16)}];"]
+
+
+def chunked(scope: Scope, chunks: dict[Axis, int], body: object) -> list[str] | None:
+    """``body`` inside loops that cut axes into chunks, where they are longer than that."""
+    heads: list[list[str]] = []
+    ranges = dict(scope.ranges)
+    for axis, size in chunks.items():
+        span: Range = ranges[axis]
+        if span.most.value is not None and span.most.value <= size:
+            continue
+        n = scope.names.axis(axis)
+        base, extent = f"bc_{n}", f"nc_{n}"
+        ranges[axis], text = tile_of(span, size, base, extent)
+        end = span.base + span.extent
+        heads.append([f"for (int64_t {base} = {span.base.text}; {base} < {end.text}; {base} += {size}) {{",
+                      *([f"  const int64_t {extent} = {text};"] if text else [])])
+    lines = body(replace(scope, ranges=ranges))  # type: ignore[operator]
+    if lines is None:
+        return None
+    for head in reversed(heads):
+        lines = [*head, *indent(lines), "}"]
+    return lines

@@ -70,7 +70,7 @@ class Range:
         return self.extent.value == 1
 
 
-_OWN = re.compile(r"(so|s|i|b\d*|n\d*)_|[vpk]\d+$|_")
+_OWN = re.compile(r"(so|s|i|b\d*|n\d*|bc|nc|sum|pack)_|[vpk]\d+$|_")
 _RESERVED = frozenset("""
 alignas alignof and asm auto bitand bitor bool break case catch char class compl concept const
 continue default delete do double else enum explicit export extern false float for friend goto if

@@ -50,9 +50,9 @@ def _guarded(scope: Scope, stmt: Compute, over: tuple[Axis, ...], lines: list[st
     summed = may_be_empty(over) if stmt.reduce is not None else []
     if summed:
         empty = _Printer(scope, stmt, None, 1, ()).empty()
-        lines = [f"if ({' && '.join(summed)}) {{", *_indent(lines), "} else {", *_indent(empty), "}"]
+        lines = [f"if ({' && '.join(summed)}) {{", *indent(lines), "} else {", *indent(empty), "}"]
     if kept:
-        lines = [f"if ({' && '.join(kept)}) {{", *_indent(lines), "}"]
+        lines = [f"if ({' && '.join(kept)}) {{", *indent(lines), "}"]
     return lines
 
 
@@ -167,7 +167,7 @@ class _Printer:
         axis = nest.order[depth]
         n = self.scope.names.axis(axis)
         extent = self.scope.ranges[axis].extent.text
-        inner = _indent(self._loops(nest, depth + 1, head, innermost))
+        inner = indent(self._loops(nest, depth + 1, head, innermost))
         if axis == self.lane:
             loop = [f"so_steps<{self.lanes}>({extent}, [&](int64_t i_{n}, auto part) SO_LAMBDA {{",
                     *inner, "});"]
@@ -235,7 +235,7 @@ class _Printer:
         name, extent = self.scope.names.axis(last), self.scope.ranges[last].extent.text
         result = nest.convert(value, dtype, vec or across)
         ctype = nest.ctype(dtype, vec or across)
-        body = _indent([*nest.lines[len(nest.order)], f"return {ctype}({result});"], 2)
+        body = indent([*nest.lines[len(nest.order)], f"return {ctype}({result});"], 2)
         if across:
             call = (f"so_reduce_lanes<{self.lanes}, {UNROLL}>({extent}, {start}, op, "
                     f"[&](int64_t i_{name}, auto part) SO_LAMBDA {{")
@@ -247,7 +247,7 @@ class _Printer:
             n = self.scope.names.axis(loops[k])
             stop = self.scope.ranges[loops[k]].extent.text
             lines = [f"for (int64_t i_{n} = 0; i_{n} < {stop}; ++i_{n}) {{",
-                     *_indent([*nest.lines[head + k + 1], *lines]), "}"]
+                     *indent([*nest.lines[head + k + 1], *lines]), "}"]
         return [*nest.lines[head], *lines]
 
     def _finish(self, nest: Nest, head: int, dtype: str, vec: bool) -> list[str]:
@@ -275,6 +275,7 @@ def _writable(nest: Nest, base: str, ctype: str) -> str:
     return base
 
 
-def _indent(lines: list[str], by: int = 1) -> list[str]:
+def indent(lines: list[str], by: int = 1) -> list[str]:
+    """Lines moved to the right by ``by`` steps."""
     return [f"{'  ' * by}{line}" for line in lines]
 
