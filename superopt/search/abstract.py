@@ -11,7 +11,8 @@ over a weaker theory). Terms are equal in the abstract algebra exactly if their 
 * ``exp(a + b) = exp(a) exp(b)``, ``exp(c u) = exp(u)^c`` for rational c, ``1/exp(u) = exp(-u)``,
   ``sqrt(exp(u)) = exp(u/2)``;
 * ``1/(a b) = (1/a)(1/b)``, ``1/(1/a) = a``, ``sqrt(a b) = sqrt(a) sqrt(b)``,
-  ``sqrt(1/a) = 1/sqrt(a)``, with the common factors (content) of a sum taken out first;
+  ``sqrt(1/a) = 1/sqrt(a)``, with the common factors (content) of a sum taken out first, a rational
+  one only where all coefficients of the sum have one magnitude;
 * a size times its reciprocal is one. No other product cancels: ``x * (1/x)`` and
   ``exp(u) * exp(-u)`` stay as they are, and ``sqrt(x)^2`` is not ``x``;
 * any other function is known by its name alone (congruence).
@@ -324,7 +325,7 @@ class Algebra:
         return out
 
     def _content(self, p: Poly) -> tuple[Mono, Fraction, Poly | None]:
-        """p = content * scale * rest; rest is None for one monomial, else has leading coefficient 1."""
+        """p = content * scale * rest; rest is None for one monomial."""
         if len(p) == 1:
             (mono, c), = p
             return mono, c, None
@@ -335,7 +336,8 @@ class Algebra:
             here = dict(free)
             powers = {a: min(e, here[a]) for a, e in powers.items() if a in here}
             shared &= Counter(groups)
-        scale = monos[0][1]
+        # A sum like u + eps has no rational content: taking eps out would invent literals.
+        scale = monos[0][1] if len({abs(c) for _, c in p}) == 1 else ONE
         rest = []
         for (free, groups), c in monos:
             left = {a: e - powers.get(a, 0) for a, e in free}

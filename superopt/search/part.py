@@ -18,8 +18,8 @@ walk a polynomial holds all monomials of E under one common context, which is wh
 polynomial is the target, or a function's argument. By the axioms of ``abstract`` an argument of a
 function in the derivation is an argument inside the target's normal form or, for an exponential,
 a combination of such arguments, or a source term; content taken out of a reciprocal or a root only
-removes common factors. Literals are consumed like atoms: k must be a product of literals that the
-sources hold, and a sign is not introduced twice. Nothing is claimed beyond merge-free derivations.
+removes common factors. Literals are consumed like atoms: k and E's own coefficient must be products of
+literals that the sources hold, and a sign is not introduced twice. Nothing is claimed beyond merge-free derivations.
 """
 
 from __future__ import annotations
@@ -122,6 +122,8 @@ class Targets:
             places = min((self._where.get(a, []) for a in atoms), key=len)
         else:
             places = [(t, mono) for t, poly in enumerate(self._polys) for mono in poly]
+        if abs(coefficient[first]) not in self._ratios:
+            return False
         all_positive = all(c > 0 for _, c in term)
         for t, mono in places:
             poly = self._polys[t]

@@ -107,7 +107,6 @@ class _Compiler:
             return self.emit(Step(row.abstract, tuple(sorted(args))))
         if row.abstract == "expand":
             return int(inline(row.body, list(args), self.apply, self.const))
-        self.literals += [self.steps[a].value for a in args if self.steps[a].kind == "const"]
         self.functions.setdefault(name, chain_of(row))
         return self.emit(Step("fn", tuple(args), list(self.functions).index(name)))
 
