@@ -121,7 +121,7 @@ def _tie_views(classes: _Classes, graph: Graph, hard: set[Axis]) -> None:
         if isinstance(node, View):
             for axis, index in node.index:
                 other = index.rename_of()
-                if other is not None:
+                if other is not None and other.size == axis.size:
                     classes.join(axis, other)
                 else:
                     hard.add(axis)
