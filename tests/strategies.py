@@ -62,8 +62,9 @@ def graphs(draw: st.DrawFn, *, max_steps: int = 10, symbolic: bool = True, layou
            dtypes: tuple[str, ...] = ("f32",), max_outputs: int = 3) -> Graph:
     """A random well-typed graph.
 
-    max_steps: the most operators tried (at least half as many are); symbolic: some graphs have a run-time size s in 1..5; layout: with
-    views, gathers and iotas; dtypes: of float inputs, one for each graph; sizes are 1..5.
+    max_steps: the most operators tried (at least half as many are); symbolic: some graphs have
+    a run-time size s in 1..5; layout: with views, gathers and iotas; dtypes: of
+    float inputs, one for each graph; sizes are 1..5.
     """
     names = list("bhkmnq")[: draw(st.integers(2, 5))]
     sizes: list[Size] = [draw(st.integers(1, 5)) for _ in names]
