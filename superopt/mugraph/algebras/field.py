@@ -17,7 +17,7 @@ field column is "keyed" is a random function of (its name, the trial, the argume
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,7 +157,9 @@ class FieldAlgebra:
             return restrict(args[term.index], want)
         if not isinstance(term, tuple):
             whole = not isinstance(term, float) or term.is_integer()
-            return self._number(int(term) if whole else term, not whole, want)
+            # A literal broadcasts over the trials and axes of the arguments beside it.
+            number = self._number(int(term) if whole else term, not whole, want)
+            return fv.lifted(number, args[0].status.ndim)
         inner = [term_info(t, info, dtype, full) for t in term[1:]]
         row = SCALARS[term[0]]
         if row.body is not None:

@@ -197,6 +197,11 @@ def _each(x: Value, move: Callable[[np.ndarray], np.ndarray]) -> Value:
     return Real({i: move(r) for i, r in x.res.items()}, move(x.status), x.sign)
 
 
+def lifted(x: Value, ndim: int) -> Value:
+    """A value of one cell with ``ndim`` dimensions."""
+    return _each(x, lambda r: r.reshape((1,) * ndim))
+
+
 def spread(x: Value, axes: Axes, to: Axes) -> Value:
     """A value on ``axes`` as one that broadcasts over ``to``."""
 
