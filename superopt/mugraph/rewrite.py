@@ -1,0 +1,103 @@
+"""Pushes layout operators down to the inputs, so that the search never sees a reshape.
+
+Reading a computed value at other coordinates is the same as computing it at those coordinates:
+``view(f(x))`` becomes ``f(view(x))``. A reduction's own axes are renamed where they would clash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.graph import Builder, Gather, Index, Iota, Map, Reduce, View
+
+Reading = Mapping[Axis, Index]
+
+
+def read_at(b: Builder, node: int, at: Reading) -> int:
+    """The value of ``node`` with each axis of ``at`` read at its index, views at the leaves."""
+    memo: dict[tuple[int, tuple[tuple[Axis, Index], ...]], int] = {}
+
+    def go(i: int, reading: Reading) -> int:
+        reading = {a: ix for a, ix in reading.items() if a in b.axes(i) and ix.rename_of() != a}
+        if not reading:
+            return i
+        key = (i, tuple(sorted(reading.items(), key=lambda p: p[0].name)))
+        if key not in memo:
+            memo[key] = step(i, reading)
+        return memo[key]
+
+    def step(i: int, reading: Reading) -> int:
+        node = b.nodes[i]
+        match node:
+            case Map():
+                args = [go(a, reading) for a in node.operands]
+                return b.map(node.op, *args, dtype=node.dtype)
+            case Reduce():
+                new = {a for ix in reading.values() for a, _ in ix.terms}
+                operand, over = node.operand, list(node.over)
+                clash = [a for a in over if a in new]
+                if clash:
+                    fresh = {a: b.fresh_axis(a.size, a.name) for a in clash}
+                    operand = go(operand, {a: Index(((f, 1),)) for a, f in fresh.items()})
+                    over = [fresh.get(a, a) for a in over]
+                return b.reduce(node.op, go(operand, reading), over)
+            case View():
+                inner: dict[Axis, Index] = {}
+                for axis, ix in node.index:
+                    composed = _compose(ix, reading)
+                    if composed is None:
+                        return b.view(i, list(reading.items()))
+                    inner[axis] = composed
+                return go(node.operand, inner) if _moves(b, node.operand) else b.view(
+                    node.operand, list(inner.items()))
+            case Gather():
+                moved = {a: ix for a, ix in reading.items()}
+                at = go(node.at, {a: ix for a, ix in moved.items() if a in b.axes(node.at)})
+                kept = {a: ix for a, ix in moved.items() if a in b.axes(node.operand) and a != node.along}
+                operand = go(node.operand, kept) if kept else node.operand
+                return b.gather(operand, node.along, at)
+            case Iota():
+                return _index_value(b, reading[node.axes[0]])
+        return b.view(i, list(reading.items()))
+
+    return go(node, at)
+
+
+def _moves(b: Builder, i: int) -> bool:
+    return isinstance(b.nodes[i], Map | Reduce | View | Gather | Iota)
+
+
+def _compose(outer: Index, reading: Reading) -> Index | None:
+    """The index ``outer`` with its axes read at ``reading``, or None if that is no Index."""
+    touched = [a for a, _ in outer.terms if a in reading]
+    if not touched:
+        return outer
+    if (name := outer.rename_of()) is not None:
+        return reading[name]
+    terms: dict[Axis, int] = {}
+    offset = outer.offset
+    for axis, coef in outer.terms:
+        ix = reading.get(axis, Index(((axis, 1),)))
+        if (ix.div, ix.mod, ix.lo, ix.hi) != (1, None, None, None):
+            return None
+        offset += coef * ix.offset
+        for a, c in ix.terms:
+            terms[a] = terms.get(a, 0) + coef * c
+    kept = tuple((a, c) for a, c in terms.items() if c)
+    return Index(kept, offset, outer.div, outer.mod, outer.lo, outer.hi)
+
+
+def _index_value(b: Builder, ix: Index) -> int:
+    """An index as an integer node over iotas."""
+    total = b.const(ix.offset, "i64")
+    for axis, coef in ix.terms:
+        term = b.iota(axis)
+        if coef != 1:
+            term = b.map("mul", term, b.const(coef, "i64"))
+        total = term if total == b.const(0, "i64") else b.map("add", total, term)
+    for op, value in (("floordiv", None if ix.div == 1 else ix.div), ("mod", ix.mod),
+                      ("max", ix.lo), ("min", ix.hi)):
+        if value is not None:
+            total = b.map(op, total, b.const(value, "i64"))
+    return total
