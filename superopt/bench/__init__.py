@@ -1,0 +1,1 @@
+"""Workloads, peers, floors and suites: how superopt is measured."""
