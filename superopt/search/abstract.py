@@ -293,11 +293,7 @@ class Algebra:
         return self._of(a)
 
     def _sqrt_const(self, c: Fraction) -> Poly:
-        if c > 0:
-            n, d = math.isqrt(c.numerator), math.isqrt(c.denominator)
-            if n * n == c.numerator and d * d == c.denominator:
-                return self.const(Fraction(n, d))
-        return self._function("sqrt", self.const(c))
+        return self.const(c) if c == 1 else self._function("sqrt", self.const(c))
 
     def _inverse(self, a: int, e: Fraction) -> Poly:
         atom = self.atoms[a]

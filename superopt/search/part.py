@@ -122,7 +122,7 @@ class Targets:
             places = min((self._where.get(a, []) for a in atoms), key=len)
         else:
             places = [(t, mono) for t, poly in enumerate(self._polys) for mono in poly]
-        if abs(coefficient[first]) not in self._ratios:
+        if any(abs(c) not in self._ratios for _, c in term):
             return False
         all_positive = all(c > 0 for _, c in term)
         for t, mono in places:

@@ -1,0 +1,260 @@
+// Bottom-up enumeration of values (superopt/search/oracle.py is the definition).
+#include "enumerate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <unordered_map>
+
+#include "part.h"
+
+namespace superopt::search {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+class Engine {
+public:
+    Engine(const Problem& problem, const Limits& limits)
+        : problem_(problem), limits_(limits), started_(Clock::now()) {}
+
+    Space run();
+
+private:
+    struct Item {
+        int cls;
+        PolyId form;
+    };
+
+    bool seed();
+    PolyId combine(StepKind kind, int index, PolyId a, PolyId b);
+    std::optional<Value> evaluate(const Made& made) const;
+    int put(Value value, PolyId form);
+    void add_form(int cls, PolyId form);
+    void record(const Made& made, int cls);
+    bool expand(std::size_t i);
+    bool attempt(StepKind kind, int index, std::size_t i, std::size_t j);
+    bool spent();
+    Made made(StepKind kind, int index, int a, int b) const;
+
+    static Key key(const Made& m) {
+        return {static_cast<Word>(m.kind), static_cast<Word>(m.index),
+                static_cast<Word>(m.args[0]), static_cast<Word>(m.args[1])};
+    }
+
+    const Problem& problem_;
+    const Limits& limits_;
+    Clock::time_point started_, polled_ = Clock::now();
+    Algebra algebra_;
+    std::optional<Field> field_;
+    std::optional<Targets> targets_;
+    PolyId one_ = -1;
+    std::vector<Value> values_;
+    std::vector<Mask> masks_;
+    std::vector<std::vector<PolyId>> forms_;
+    std::vector<Item> items_;
+    std::unordered_map<Key, int, KeyHash> by_value_;
+    std::unordered_map<Key, int, KeyHash> made_;  // -1: no value
+    Space out_;
+};
+
+Space Engine::run() {
+    try {
+        if (!seed()) return std::move(out_);
+    } catch (const TooLarge&) {
+        out_.unsupported = "the normal form of a source term is too large";
+        return std::move(out_);
+    } catch (const Pole&) {
+        out_.unsupported = "a source term divides by zero";
+        return std::move(out_);
+    }
+    for (std::size_t i = 0; out_.closed && i < items_.size(); i++) out_.closed = expand(i);
+    out_.closed = out_.closed && !out_.removed.forms;
+    out_.queries = targets_->queries;
+    out_.keyed_roots = field_->keyed_roots;
+    for (auto& v : values_) out_.axes.push_back(v.axes);
+    return std::move(out_);
+}
+
+// Makes the classes of all source terms; false if one has no value.
+bool Engine::seed() {
+    std::vector<PolyId> forms;
+    for (auto& s : problem_.steps) {
+        switch (s.kind) {
+            case StepKind::leaf: {
+                Mask axes = 0;
+                for (int a : problem_.leaves[s.index]) axes |= Mask{1} << a;
+                forms.push_back(algebra_.leaf(static_cast<Word>(s.index), axes));
+                break;
+            }
+            case StepKind::size: forms.push_back(algebra_.size(s.index)); break;
+            case StepKind::constant: forms.push_back(algebra_.constant(s.value)); break;
+            default:
+                forms.push_back(combine(s.kind, s.index, forms[s.args[0]],
+                                        s.args.size() > 1 ? forms[s.args[1]] : -1));
+        }
+    }
+    one_ = algebra_.constant(number(1));
+    std::vector<Num> literals = problem_.literals;
+    for (std::size_t n = 0; n < forms.size(); n++) {
+        const Terms& t = algebra_.terms(forms[n]);
+        if (problem_.steps[n].kind != StepKind::function || t.size() != 1) continue;
+        const Mono& m = algebra_.mono(t[0].first);
+        if (m.free.empty() && m.groups.empty()) literals.push_back(t[0].second);
+    }
+    int negations = 0;
+    std::vector<Num> kept;
+    for (Num c : literals) {
+        if (c.zero() || c.abs() == number(1)) continue;
+        kept.push_back(c);
+    }
+    for (Num c : literals) negations += c.v < 0;
+    targets_.emplace(algebra_, forms, kept, negations);
+    field_.emplace(problem_);
+    auto values = field_->source();
+    for (std::size_t n = 0; n < values.size(); n++) {
+        if (!values[n]) {
+            out_.unsupported = "a source term has no value";
+            return false;
+        }
+        int c = put(std::move(*values[n]), forms[n]);
+        out_.class_of.push_back(c);
+        auto& s = problem_.steps[n];
+        if (s.args.empty()) continue;
+        bool indexed = s.kind == StepKind::function || s.kind == StepKind::reduce;
+        record(made(s.kind, indexed ? s.index : 0, out_.class_of[s.args[0]],
+                    s.args.size() > 1 ? out_.class_of[s.args[1]] : -1),
+               c);
+    }
+    return true;
+}
+
+PolyId Engine::combine(StepKind kind, int index, PolyId a, PolyId b) {
+    if (kind == StepKind::mul) return algebra_.mul(a, b);
+    if (kind == StepKind::add) return algebra_.add(a, b);
+    if (kind == StepKind::reduce) return algebra_.reduce(a, index);
+    for (auto& [law, name] : problem_.functions[index]) a = algebra_.apply(law, name, a);
+    return a;
+}
+
+std::optional<Value> Engine::evaluate(const Made& m) const {
+    const Value& a = values_[m.args[0]];
+    if (m.kind == StepKind::mul) return field_->mul(a, values_[m.args[1]]);
+    if (m.kind == StepKind::add) return field_->add(a, values_[m.args[1]]);
+    if (m.kind == StepKind::reduce) return field_->reduce(a, m.index);
+    return field_->apply(problem_.functions[m.index], a);
+}
+
+Made Engine::made(StepKind kind, int index, int a, int b) const {
+    if (b >= 0 && b < a) std::swap(a, b);
+    return {kind, index, {a, b}};
+}
+
+int Engine::put(Value value, PolyId form) {
+    auto [it, fresh] = by_value_.try_emplace(field_->fingerprint(value), static_cast<int>(values_.size()));
+    if (fresh) {
+        Mask mask = 0;
+        for (int a : value.axes) mask |= Mask{1} << a;
+        masks_.push_back(mask);
+        values_.push_back(std::move(value));
+        forms_.emplace_back();
+        out_.derivations.emplace_back();
+    }
+    add_form(it->second, form);
+    return it->second;
+}
+
+void Engine::add_form(int cls, PolyId form) {
+    auto& forms = forms_[cls];
+    if (std::count(forms.begin(), forms.end(), form)) return;
+    if (forms.size() >= static_cast<std::size_t>(problem_.max_forms)) {
+        out_.removed.forms++;
+        return;
+    }
+    forms.push_back(form);
+    items_.push_back({cls, form});
+}
+
+void Engine::record(const Made& m, int cls) {
+    if (!made_.try_emplace(key(m), cls).second) return;
+    if (m.args[0] == cls || m.args[1] == cls)
+        out_.removed.identity++;
+    else
+        out_.derivations[cls].push_back(m);
+}
+
+// Combines item i with itself and all earlier ones; false when the budget ends.
+bool Engine::expand(std::size_t i) {
+    int c = items_[i].cls;
+    for (std::size_t f = 0; f < problem_.functions.size(); f++)
+        if (!attempt(StepKind::function, static_cast<int>(f), i, i)) return false;
+    for (Mask m = masks_[c] & problem_.reducible; m; m &= m - 1)
+        if (!attempt(StepKind::reduce, __builtin_ctzll(m), i, i)) return false;
+    for (std::size_t j = 0; j <= i; j++) {
+        if (__builtin_popcountll(masks_[c] | masks_[items_[j].cls]) > problem_.rank) {
+            out_.removed.rank++;
+            continue;
+        }
+        if (!attempt(StepKind::mul, 0, j, i)) return false;
+        if (problem_.sums && !attempt(StepKind::add, 0, j, i)) return false;
+    }
+    return true;
+}
+
+bool Engine::attempt(StepKind kind, int index, std::size_t i, std::size_t j) {
+    if (spent()) return false;
+    out_.states++;
+    bool binary = kind == StepKind::mul || kind == StepKind::add;
+    PolyId form = -1;
+    bool part = false;
+    try {
+        form = combine(kind, index, items_[i].form, binary ? items_[j].form : -1);
+        part = form != one_ && targets_->is_part(form);
+    } catch (const TooLarge&) {
+    } catch (const Pole&) {
+    }
+    if (!part) {
+        out_.removed.abstract++;
+        return true;
+    }
+    Made m = made(kind, index, items_[i].cls, binary ? items_[j].cls : -1);
+    if (auto it = made_.find(key(m)); it != made_.end()) {
+        int c = it->second;
+        if (c >= 0 && m.args[0] != c && m.args[1] != c) add_form(c, form);
+        return true;
+    }
+    std::optional<Value> value = evaluate(m);
+    if (!value) {
+        made_.emplace(key(m), -1);
+        out_.removed.undefined++;
+        return true;
+    }
+    auto known = by_value_.find(field_->fingerprint(*value));
+    if (known != by_value_.end() && (known->second == m.args[0] || known->second == m.args[1])) {
+        record(m, known->second);
+        return true;
+    }
+    record(m, put(std::move(*value), form));
+    return true;
+}
+
+bool Engine::spent() {
+    if (limits_.candidates >= 0 && out_.states >= static_cast<std::uint64_t>(limits_.candidates))
+        return true;
+    if (out_.states % 16) return false;
+    auto now = Clock::now();
+    if (limits_.seconds >= 0 && std::chrono::duration<double>(now - started_).count() > limits_.seconds)
+        return true;
+    if (now - polled_ < std::chrono::milliseconds(5)) return false;
+    polled_ = now;
+    return limits_.stop && limits_.stop();
+}
+
+}  // namespace
+
+Space enumerate_values(const Problem& problem, const Limits& limits) {
+    return Engine(problem, limits).run();
+}
+
+}  // namespace superopt::search

@@ -1,0 +1,45 @@
+// Bottom-up enumeration of the values of one region.
+//
+// The C++ twin of superopt/search/oracle.py: same classes, same derivations, same order.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "value.h"
+
+namespace superopt::search {
+
+struct Made {  // kind, function or axis, one or two classes (-1: none)
+    StepKind kind;
+    int index;
+    std::array<int, 2> args;
+    bool operator==(const Made&) const = default;
+};
+
+struct Limits {
+    std::int64_t candidates = -1;  // -1: no limit
+    double seconds = -1;
+    std::function<bool()> stop;    // polled every few milliseconds
+};
+
+struct Removed {
+    std::uint64_t abstract = 0, rank = 0, undefined = 0, identity = 0, forms = 0;
+};
+
+struct Space {
+    std::vector<std::vector<int>> axes;
+    std::vector<std::vector<Made>> derivations;
+    std::vector<int> class_of;  // per source term
+    bool closed = true;
+    std::uint64_t states = 0, queries = 0;
+    Removed removed;
+    int keyed_roots = 0;
+    std::string unsupported;  // why the source cannot be searched
+};
+
+Space enumerate_values(const Problem& problem, const Limits& limits);
+
+}  // namespace superopt::search

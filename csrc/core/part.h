@@ -1,0 +1,49 @@
+// The pruning rule: whether an abstract term can still be part of a source term's derivation.
+//
+// The C++ twin of superopt/search/part.py, which states the rule and what it is complete for.
+#pragma once
+
+#include <unordered_set>
+
+#include "abstract.h"
+
+namespace superopt::search {
+
+class Targets {
+public:
+    Targets(Algebra& algebra, const std::vector<PolyId>& sources, const std::vector<Num>& literals,
+            int negations);
+    bool is_part(PolyId term);
+    std::uint64_t queries = 0;
+
+private:
+    struct Place {
+        int poly;
+        MonoId mono;
+    };
+    struct Embedding;
+    struct Context;
+
+    void close(PolyId p, std::unordered_set<PolyId>& seen);
+    bool search(PolyId term);
+    bool embed(Embedding& e, std::size_t i);
+    bool complete(Embedding& e);
+    bool bind_missing(Embedding& e, Context& c, std::size_t i);
+    bool others_hold(Embedding& e, const Context& c);
+    MonoId placed(MonoId m, const Embedding& e, const Context& c);
+    bool allowed(Num ratio) const { return ratios_.count(ratio.abs().r) > 0; }
+    Num degree(MonoId m) const;
+    const std::vector<std::pair<int, Num>>& totals(MonoId m);
+    bool may_hold(MonoId mono, MonoId part);
+
+    Algebra& algebra_;
+    std::vector<std::unordered_map<MonoId, Num>> polys_;
+    std::vector<std::vector<Place>> where_;  // by atom
+    std::vector<Place> all_;
+    std::unordered_set<std::uint64_t> ratios_;
+    int negations_;
+    std::vector<signed char> memo_;
+    std::unordered_map<MonoId, std::vector<std::pair<int, Num>>> totals_;
+};
+
+}  // namespace superopt::search

@@ -1,0 +1,52 @@
+"""The C++ enumeration engine: the problem of a region as flat data, and what comes back."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from superopt._core import enumerate_region
+from superopt.search.oracle import MAX_FORMS, Limits, Made, Raw, Unsupported
+from superopt.search.problem import Problem
+from superopt.search.values import ATTEMPTS, POINTS
+
+MAX_AXES = 64
+"""Sets of axes are machine words in the engine."""
+
+_COEFFICIENT_PRIME = (1 << 61) - 1
+_KINDS = ("leaf", "size", "const", "mul", "add", "fn", "reduce")
+_LAWS = {"exp": 0, "recip": 1, "sqrt": 2, "fn": 3}
+
+
+def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
+    """Enumerates the values of one region; raises Unsupported if the source cannot be searched.
+
+    KeyboardInterrupt passes through: the engine polls for signals every few milliseconds.
+    """
+    if len(problem.axes) > MAX_AXES:
+        raise Unsupported(f"the region has more than {MAX_AXES} axes")
+    steps = [(_KINDS.index(s.kind), list(s.args), s.index, _number(s.value), _residues(s.value))
+             for s in problem.steps]
+    raw: dict[str, Any] = enumerate_region(
+        axes=len(problem.axes), leaves=[sorted(a) for a in problem.leaves],
+        functions=[[(_LAWS[law], key) for law, key in chain] for chain in problem.functions],
+        steps=steps, reducible=sorted(problem.reducible), sums=problem.sums,
+        literals=[_number(c) for c in problem.literals], rank=problem.rank,
+        primes=[list(p) for p in POINTS], seed=seed & ((1 << 64) - 1), attempts=ATTEMPTS,
+        max_forms=MAX_FORMS, candidates=-1 if limits.candidates is None else limits.candidates,
+        seconds=-1.0 if limits.seconds is None else limits.seconds, stop=limits.stop)
+    if raw["unsupported"]:
+        raise Unsupported(raw["unsupported"])
+    derivations: list[list[Made]] = [[(_KINDS[kind], index, tuple(args)) for kind, index, args in ms]
+                                     for ms in raw["derivations"]]
+    return Raw([tuple(a) for a in raw["axes"]], derivations, raw["class_of"], raw["closed"],
+               raw["states"], raw["queries"], raw["removed"], raw["keyed_roots"])
+
+
+def _number(c: Fraction) -> tuple[int, float]:
+    p = _COEFFICIENT_PRIME
+    return c.numerator * pow(c.denominator, -1, p) % p, float(c)
+
+
+def _residues(c: Fraction) -> list[list[int]]:
+    return [[c.numerator * pow(c.denominator, -1, p) % p for p in chain] for chain in POINTS]
