@@ -11,6 +11,7 @@ axes that both have are looped outside. Three forms, tried in order:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -203,6 +204,8 @@ class _Printer:
             return False
         if side == "b":
             return self.form.column is not None and not _unit(self.scope, factor, self.form.column)
+        if self._pairs(self.form):
+            return False
         return stored != self.dtype  # a is read element by element: convert it once
 
     def _packed(self, packs: list[Expr]) -> list[str] | None:
@@ -311,23 +314,45 @@ class _Printer:
         return (step or Num.of(0)).text
 
     def _columns(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
-        m = extents(self.scope.ranges, form.rows)
+        m = math.prod(_size(self.scope, x) for x in form.rows)
         n = 0 if form.column is None else _size(self.scope, form.column)
-        rows, cols = register_tile(self.target, m.value, -(-n // self.lanes))
-        block, ahead = k_block(m.value)
+        rows, cols = register_tile(self.target, m, -(-n // self.lanes))
+        block, how = k_block(m)
         a, b, d = pointers
+        if self._pairs(form, k):
+            cols = max(1, cols // 2)
+            return [
+                f"// {rows} rows x {cols} x 32 columns, pairs of {k.name}; {2 * block} steps at a time",
+                f"so_mm_bf16<{rows}, {cols}, {2 * block}, so_read::{how}>(",
+                f"    {self._count(form.rows)}, {self._count([form.column] if form.column else [])}, "
+                f"{self.scope.ranges[k].extent.text}, {a}, {b}, {self._step(form.b, k)}, {d},",
+                f"    {self._offsets(form.rows, form.a, 'i')}, {load});",
+            ]
         return [
             f"// {rows} rows x {cols} vectors of {self.lanes}; {block} steps of {k.name} at a time",
-            f"so_mm<{rows}, {cols}, {self.lanes}, {block}, {'true' if ahead else 'false'}, {self.c}>(",
+            f"so_mm<{rows}, {cols}, {self.lanes}, {block}, so_read::{how}, {self.c}>(",
             f"    {self._count(form.rows)}, {self._count([form.column] if form.column else [])}, "
             f"{self.scope.ranges[k].extent.text}, {a}, {self._step(form.a, k)}, {b}, "
             f"{self._step(form.b, k)}, {d},",
             f"    {self._offsets(form.rows, form.a, 'i')}, {load});",
         ]
 
+    def _pairs(self, form: Contraction, k: Axis | None = None) -> bool:
+        """Whether the unit that multiplies pairs of bf16 can be used."""
+        if not self.target.bf16 or self.dtype != "f32" or form.column is None:
+            return False
+        for factor in (form.a, form.b):
+            if not plain(self.scope, factor) or not isinstance(factor, Load):
+                return False
+            if self.scope.place(factor.buffer).dtype != "bf16":
+                return False
+        along = [k] if k is not None else list(form.sums)
+        return any(_unit(self.scope, form.a, x) for x in along) and _unit(
+            self.scope, form.b, form.column)
+
     def _dots(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
-        m = extents(self.scope.ranges, form.rows)
-        rows, cols = dot_tile(self.target, m.value)
+        m = math.prod(_size(self.scope, x) for x in form.rows)
+        rows, cols = dot_tile(self.target, m)
         a, b, d = pointers
         return [
             f"// {rows} x {cols} sums along {k.name}, {self.lanes} at a time",
@@ -346,13 +371,13 @@ def _paren(n: Num) -> str:
 # -- choices -------------------------------------------------------------------------------------
 
 
-def register_tile(target: Target, rows: int | None, vectors: int) -> tuple[int, int]:
+def register_tile(target: Target, rows: int, vectors: int) -> tuple[int, int]:
     """Rows and vectors of a register tile: the program's lanes, fitted to the actual extents."""
     most = {64: 24, 32: 12}.get(target.vector_bytes, 12)
     lane = target.lane
     r, c = (lane.rows, lane.cols) if lane != Lane() else {64: (8, 2), 32: (6, 2)}.get(
         target.vector_bytes, (4, 3))
-    if rows is not None and rows < r:
+    if rows < r:
         r = max(rows, 1)
         # Few rows: more vectors, so that enough independent sums hide the latency of one.
         c = max(c, {1: 8, 2: 8, 3: 4, 4: 4}.get(r, 3))
@@ -360,26 +385,23 @@ def register_tile(target: Target, rows: int | None, vectors: int) -> tuple[int, 
     return r, c
 
 
-def dot_tile(target: Target, rows: int | None) -> tuple[int, int]:
+def dot_tile(target: Target, rows: int) -> tuple[int, int]:
     """Rows and columns of a tile of dot products."""
     big = target.vector_bytes == 64
-    if rows is not None and rows < 4:
-        return max(rows, 1), (8, 4, 4)[rows - 1] if big and rows else 4
+    if rows < 4:
+        return max(rows, 1), (8, 4, 4)[max(rows, 1) - 1] if big else 4
     return (4, 4) if big else (2, 4)
 
 
-def k_block(rows: int | None) -> tuple[int, bool]:
-    """Steps of the summed axis per block, and whether to read the next block ahead.
+def k_block(rows: int) -> tuple[int, str]:
+    """Steps of the summed axis per block, and how the columns' factor is read.
 
     Few rows wait for memory: short blocks, read ahead. One or two rows stream better by themselves.
+    Many rows use a block again and again: a dense copy of it.
     """
-    if rows is None:
-        return 32, True
     if rows <= 2:
-        return 8, False
-    if rows <= 8:
-        return 16, True
-    return (32 if rows <= 16 else 64), True
+        return 8, "plain"
+    return (16, "ahead") if rows <= 16 else (64, "panel")
 
 
 # -- local blocks --------------------------------------------------------------------------------

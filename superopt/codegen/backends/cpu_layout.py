@@ -199,7 +199,9 @@ def place_local(var: str, dtype: str, axes: tuple[Axis, ...], most: list[Num]) -
         if last and n.value is None:
             n = Num(f"(({n.text} + {per - 1}) / {per} * {per})")
         elif last and n.value is not None and n.value > per and len(most) > 1:
-            n = Num.of(-(-n.value // per) * per)
+            # Rows whose distance is a power of two would share one set of the first cache.
+            padded = -(-n.value // per) * per
+            n = Num.of(padded + per * (padded % (8 * per) == 0))
         step = step * n
     return Place(var, dtype, axes, tuple(strides), True, step)
 

@@ -89,8 +89,13 @@ template <int C, int N, class NN, class F> SO_INLINE void so_col_tiles(NN n, F f
     if (j < n) f.template operator()<1>(j, so_part{int(n - j)});
 }
 
+// How b is read: where it lies, reading the next block ahead, or copied panel by panel into a dense
+// block first, which pays when many rows use it (rows of b often lie a power of two apart, and then
+// share a few sets of each cache).
+enum class so_read { plain, ahead, panel };
+
 // The whole product, KB steps of k at a time, so that a block of b stays near while all rows use it.
-template <int R, int C, int N, int KB, bool AHEAD, class T, class M, class NN, class TA, class TB,
+template <int R, int C, int N, int KB, so_read HOW, class T, class M, class NN, class TA, class TB,
           class TD, class Rows>
 SO_INLINE void so_mm(M m, NN n, int64_t k, const TA* a, int64_t sa, const TB* b, int64_t sb, TD* d,
                      Rows rows, bool load) {
@@ -102,8 +107,20 @@ SO_INLINE void so_mm(M m, NN n, int64_t k, const TA* a, int64_t sa, const TB* b,
     so_ahead<TB> far{bk + KB * sb, sb, n};
     so_no_ahead none;
     so_col_tiles<C, N>(n, [&]<int CC>(int64_t j, auto part) SO_LAMBDA {
+      if constexpr (HOW == so_read::panel) {
+        alignas(64) T panel[KB * CC * N];
+        for (int64_t q = 0; q < kb; ++q) {
+          far.template lines<(CC * N * int(sizeof(TB)) + 63) / 64>();
+#pragma GCC unroll 16
+          for (int c = 0; c < CC; ++c)
+            so_store<N>(panel + (q * CC + c) * N, so_load<T, N>(bk + q * sb + j + c * N, part), so_full{});
+        }
+        return so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
+          so_mm_tile<RR, CC, N, T>(ak, sa, panel, CC * N, d + j, rows, i, kb, load, part, none);
+        });
+      }
       so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
-        if constexpr (AHEAD && RR == R)
+        if constexpr (HOW == so_read::ahead && RR == R)
           if (i == 0)
             return so_mm_tile<RR, CC, N, T>(ak, sa, bk + j, sb, d + j, rows, i, kb, load, part, far);
         so_mm_tile<RR, CC, N, T>(ak, sa, bk + j, sb, d + j, rows, i, kb, load, part, none);
@@ -113,6 +130,118 @@ SO_INLINE void so_mm(M m, NN n, int64_t k, const TA* a, int64_t sa, const TB* b,
     k0 += KB;
   } while (k0 < k);
 }
+
+// -- both factors stored in bf16: pairs of k, exact products, sums in float ---------------------------
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+SO_INLINE __m512i so_bf16_row(const so_bf16* p, uint32_t mask) {
+  return _mm512_maskz_loadu_epi16(__mmask32(mask), p);
+}
+SO_INLINE uint32_t so_first(int64_t n) { return n >= 32 ? ~0u : (1u << n) - 1; }
+SO_INLINE void so_pair_load(const float* d, uint32_t mask, bool load, __m512& x, __m512& y) {
+  x = y = _mm512_setzero_ps();
+  if (!load) return;
+  const __m512 u = _mm512_maskz_loadu_ps(__mmask16(mask), d);
+  const __m512 v = _mm512_maskz_loadu_ps(__mmask16(mask >> 16), d + 16);
+  const __m512i even = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+  const __m512i odd = _mm512_setr_epi32(4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  x = _mm512_permutex2var_ps(u, even, v), y = _mm512_permutex2var_ps(u, odd, v);
+}
+SO_INLINE void so_pair_store(float* d, uint32_t mask, __m512 x, __m512 y) {
+  const __m512i lo = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i hi = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+  _mm512_mask_storeu_ps(d, __mmask16(mask), _mm512_permutex2var_ps(x, lo, y));
+  _mm512_mask_storeu_ps(d + 16, __mmask16(mask >> 16), _mm512_permutex2var_ps(x, hi, y));
+}
+// R rows x C blocks of 32 columns. Interleaving two rows of b within 128-bit lanes permutes the
+// columns of the sums; loading and storing them puts that right.
+template <int R, int C, class Rows, class Ahead>
+SO_INLINE void so_pair_tile(const so_bf16* a, const so_bf16* b, int64_t sb, float* d, Rows rows,
+                            int64_t i, int64_t kb, bool load, uint32_t mask, Ahead& ahead) {
+  __m512 acc[R][2 * C];
+  const so_bf16* ar[R];
+  float* dr[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const so_row at = rows(i + r);
+    ar[r] = a + at.a, dr[r] = d + at.d;
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) so_pair_load(dr[r] + 32 * c, mask, load, acc[r][2 * c], acc[r][2 * c + 1]);
+  }
+  const auto step = [&](int64_t k, bool two) SO_LAMBDA {
+    __m512bh lo[C], hi[C];
+    ahead.template lines<C>();
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) {
+      const __m512i x = so_bf16_row(b + k * sb + 32 * c, mask);
+      const __m512i y = two ? so_bf16_row(b + (k + 1) * sb + 32 * c, mask) : _mm512_setzero_si512();
+      if (two) ahead.template lines<1>();
+      lo[c] = (__m512bh)_mm512_unpacklo_epi16(x, y), hi[c] = (__m512bh)_mm512_unpackhi_epi16(x, y);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      uint32_t pair = 0;
+      std::memcpy(&pair, ar[r] + k, two ? 4 : 2);
+      const __m512bh av = (__m512bh)_mm512_set1_epi32(int(pair));
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) {
+        acc[r][2 * c] = _mm512_dpbf16_ps(acc[r][2 * c], lo[c], av);
+        acc[r][2 * c + 1] = _mm512_dpbf16_ps(acc[r][2 * c + 1], hi[c], av);
+      }
+    }
+  };
+  int64_t k = 0;
+  for (; k + 2 <= kb; k += 2) step(k, true);
+  if (k < kb) step(k, false);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) so_pair_store(dr[r] + 32 * c, mask, acc[r][2 * c], acc[r][2 * c + 1]);
+}
+template <int R, int C, int KB, so_read HOW, class M, class NN, class Rows>
+SO_INLINE void so_mm_bf16(M m, NN n, int64_t k, const so_bf16* a, const so_bf16* b, int64_t sb, float* d,
+                          Rows rows, bool load) {
+  int64_t k0 = 0;
+  do {
+    const int64_t kb = so_least(KB, k - k0);
+    const so_bf16 *const bk = b + k0 * sb, *const ak = a + k0;
+    so_ahead<so_bf16> far{bk + KB * sb, sb, n};
+    so_no_ahead none;
+    const auto columns = [&]<int CC>(int64_t j, uint32_t mask) SO_LAMBDA {
+      if constexpr (HOW == so_read::panel) {
+        alignas(64) so_bf16 panel[KB * CC * 32];
+        for (int64_t q = 0; q < kb; ++q) {
+          far.template lines<CC>();
+#pragma GCC unroll 16
+          for (int c = 0; c < CC; ++c)
+            _mm512_store_si512(panel + (q * CC + c) * 32, so_bf16_row(bk + q * sb + j + c * 32, mask));
+        }
+        return so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
+          so_pair_tile<RR, CC>(ak, panel, CC * 32, d + j, rows, i, kb, load, mask, none);
+        });
+      }
+      so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
+        if constexpr (HOW == so_read::ahead && RR == R)
+          if (i == 0)
+            return so_pair_tile<RR, CC>(ak, bk + j, sb, d + j, rows, i, kb, load, mask, far);
+        so_pair_tile<RR, CC>(ak, bk + j, sb, d + j, rows, i, kb, load, mask, none);
+      });
+    };
+    int64_t j = 0;
+    for (; j + C * 32 <= n; j += C * 32) columns.template operator()<C>(j, ~0u);
+    if constexpr (so_known<NN> < 0 || so_known<NN> % (C * 32) != 0)
+      for (; j < n; j += 32) columns.template operator()<1>(j, so_first(n - j));
+    load = true;
+    k0 += KB;
+  } while (k0 < k);
+}
+#else
+template <int R, int C, int KB, so_read HOW, class M, class NN, class Rows>
+SO_INLINE void so_mm_bf16(M m, NN n, int64_t k, const so_bf16* a, const so_bf16* b, int64_t sb, float* d,
+                          Rows rows, bool load) {
+  so_mm<R, C, 8, KB, HOW, float>(m, n, k, a, 1, b, sb, d, rows, load);
+}
+#endif
 
 // -- both factors contiguous along k ------------------------------------------------------------------
 
@@ -131,6 +260,25 @@ SO_INLINE void so_dot_tile(const TA* a, const TB* b, TD* d, Rows rows, Cols cols
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) acc[r][c] = V{};
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+  if constexpr (N == 16 && std::is_same_v<TA, so_bf16> && std::is_same_v<TB, so_bf16>) {
+    const auto step = [&](int64_t q, uint32_t mask) SO_LAMBDA {
+      __m512bh bv[C];
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) bv[c] = (__m512bh)_mm512_maskz_loadu_epi16(mask, bc[c] + q);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const __m512bh av = (__m512bh)_mm512_maskz_loadu_epi16(mask, ar[r] + q);
+#pragma GCC unroll 16
+        for (int c = 0; c < C; ++c) acc[r][c] = (V)_mm512_dpbf16_ps((__m512)acc[r][c], av, bv[c]);
+      }
+    };
+    int64_t q = 0;
+    for (; q + 32 <= k; q += 32) step(q, ~0u);
+    if (q < k) step(q, (1u << (k - q)) - 1);
+    k = 0;  // nothing is left for the loop below
+  }
+#endif
   so_steps<N>(k, [&](int64_t q, auto part) SO_LAMBDA {
     V bv[C];
 #pragma GCC unroll 16
