@@ -48,8 +48,12 @@ class Captured:
     outputs: tuple[Any, ...]
 
 
-def capture(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-            dynamic: Mapping[str, Mapping[int, Any]] | None = None) -> Captured:
+def capture(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic: Mapping[str, Mapping[int, Any]] | None = None,
+) -> Captured:
     """Exports ``fn`` on example arguments; ``dynamic``: {argument: {dim: torch.export.Dim}}.
 
     Raises UnsupportedOperator when PyTorch itself cannot export the function, MutatesInput when
@@ -82,15 +86,27 @@ def capture(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
             values.append(program.constants[spec.target])
         else:
             values.append(_live(module, spec.target, program))
-    symbols = {str(s): Sym(_clean(str(s)), max(int(r.lower), 2), min(int(r.upper), NO_BOUND)
-                           if str(r.upper) not in ("int_oo", "oo") else NO_BOUND)
-               for s, r in program.range_constraints.items()}
+    symbols = {
+        str(s): Sym(
+            _clean(str(s)),
+            max(int(r.lower), 2),
+            min(int(r.upper), NO_BOUND) if str(r.upper) not in ("int_oo", "oo") else NO_BOUND,
+        )
+        for s, r in program.range_constraints.items()
+    }
     result = next(n for n in program.graph.nodes if n.op == "output").args[0]
     if any(isinstance(o, fx.Node) and o in placeholders for o in result):
         raise MutatesInput("an output is one of the inputs", "return statement")
     trace.log("frontend", f"captured {len(program.graph.nodes)} nodes", 2)
-    return Captured(getattr(fn, "__name__", type(fn).__name__), program.graph_module, placeholders,
-                    tuple(values), symbols, program.call_spec.out_spec, tuple(result))
+    return Captured(
+        getattr(fn, "__name__", type(fn).__name__),
+        program.graph_module,
+        placeholders,
+        tuple(values),
+        symbols,
+        program.call_spec.out_spec,
+        tuple(result),
+    )
 
 
 def _clean(name: str) -> str:
@@ -108,14 +124,18 @@ def _live(module: torch.nn.Module, target: str, program: Any) -> torch.Tensor:
         return program.state_dict[target]
 
 
-def _dynamic_shapes(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
-                    dynamic: Mapping[str, Mapping[int, Any]]) -> Any:
+def _dynamic_shapes(
+    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Mapping[str, Mapping[int, Any]]
+) -> Any:
     target = fn.forward if isinstance(fn, torch.nn.Module) else fn
     bound = inspect.signature(target).bind(*args, **kwargs)
     unknown = [a for a in dynamic if a not in bound.arguments]
     if unknown:
-        raise UnsupportedOperator(f"dynamic names the argument {unknown[0]!r}", "option dynamic",
-                                  f"the arguments are {', '.join(bound.arguments)}")
+        raise UnsupportedOperator(
+            f"dynamic names the argument {unknown[0]!r}",
+            "option dynamic",
+            f"the arguments are {', '.join(bound.arguments)}",
+        )
 
     def shapes(name: str, value: Any) -> Any:
         wish = dynamic.get(name)
@@ -127,5 +147,5 @@ def _dynamic_shapes(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
     if isinstance(fn, torch.nn.Module):
         return named
     positional = tuple(named[n] for n in list(bound.arguments)[: len(args)])
-    keywords = {n: named[n] for n in list(bound.arguments)[len(args):]}
+    keywords = {n: named[n] for n in list(bound.arguments)[len(args) :]}
     return {"args": positional, "kwargs": keywords} if keywords else {"args": positional}

@@ -38,8 +38,10 @@ class Context:
 
     def shape_of(self, x: Tensor) -> list[Any]:
         """Sizes per dim; a symbolic one as the text of its symbol."""
-        return [next((str(a.size.name) for a in d if isinstance(a.size, Sym)), None)
-                or self.t.size(d) for d in x.dims]
+        return [
+            next((str(a.size.name) for a in d if isinstance(a.size, Sym)), None) or self.t.size(d)
+            for d in x.dims
+        ]
 
     def value(self, x: Any, dtype: torch.dtype) -> Tensor:
         """A tensor or a Python number as a tensor of (logical) dtype ``dtype``."""
@@ -63,12 +65,18 @@ class Context:
 
     def rounded(self, x: Tensor) -> Tensor:
         """Marks the rounding that eager PyTorch makes when it stores this value."""
-        if not self.eager or not floating(x.dtype) or compute_name(x.dtype) == from_torch(x.dtype).name:
+        if (
+            not self.eager
+            or not floating(x.dtype)
+            or compute_name(x.dtype) == from_torch(x.dtype).name
+        ):
             return x
         node = self.b.map("round", x.node, dtype=from_torch(x.dtype).name)
         return replace(x, node=self.b.map("cast", node, dtype=compute_name(x.dtype)))
 
-    def elementwise(self, op: str, args: Sequence[Any], out: torch.dtype, work: torch.dtype) -> Tensor:
+    def elementwise(
+        self, op: str, args: Sequence[Any], out: torch.dtype, work: torch.dtype
+    ) -> Tensor:
         """A scalar row over broadcast arguments, all converted to ``work`` first."""
         ts, dims = self.t.broadcast([self.value(a, work) for a in args])
         node = self.b.map(op, *(t.node for t in ts))
@@ -92,8 +100,11 @@ class Context:
             return list(range(rank))
         return sorted(d % rank for d in ([dim] if isinstance(dim, int) else dim)) if rank else []
 
-    def reduced(self, x: Tensor, node: int, dims: Sequence[int], keep: bool, dtype: torch.dtype) -> Tensor:
+    def reduced(
+        self, x: Tensor, node: int, dims: Sequence[int], keep: bool, dtype: torch.dtype
+    ) -> Tensor:
         """The result of a reduction over some dims."""
-        kept: Dims = tuple(() if d in dims else axes for d, axes in enumerate(x.dims)
-                           if keep or d not in dims)
+        kept: Dims = tuple(
+            () if d in dims else axes for d, axes in enumerate(x.dims) if keep or d not in dims
+        )
         return self.rounded(Tensor(node, kept, dtype))

@@ -17,6 +17,7 @@ from superopt.frontend.tensors import NotSupported, Tensor, Tensors, compute_nam
 from superopt.mugraph.axes import Stride, Sym
 from superopt.mugraph.dtypes import from_torch
 from superopt.mugraph.graph import Builder, Graph
+from superopt.mugraph.rewrite import absorb_renames
 
 TABLES = (rows_layout, rows_contract)
 """The modules that fill ROWS beside ``rows_math``; importing them is what registers their rows."""
@@ -60,8 +61,18 @@ def converts(node: fx.Node) -> str | None:
     return None
 
 
-_KNOWN = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
-          torch.int16, torch.int8, torch.uint8, torch.bool}
+_KNOWN = {
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+}
 
 
 def _values(node: fx.Node) -> list[Any]:
@@ -87,11 +98,14 @@ class Converter:
             return
         value = node.meta["val"]
         self.cx.name = name
-        self.cx.result_shape = ([list(v.shape) for v in value] if isinstance(value, list | tuple)
-                                else list(value.shape))
+        self.cx.result_shape = (
+            [list(v.shape) for v in value] if isinstance(value, list | tuple) else list(value.shape)
+        )
         first = value[0] if isinstance(value, list | tuple) else value
         args = fx.map_arg(tuple(node.args), self._read)
-        kwargs = {k: v for k, v in fx.map_arg(dict(node.kwargs), self._read).items() if k not in _IGNORED}
+        kwargs = {
+            k: v for k, v in fx.map_arg(dict(node.kwargs), self._read).items() if k not in _IGNORED
+        }
         try:
             result = ROWS[name](self.cx, first.dtype, *args, **kwargs)
         except NotSupported:
@@ -120,7 +134,9 @@ class Converter:
         if isinstance(value, torch.SymInt | int | float | bool):
             return value
         if not isinstance(value, torch.Tensor):
-            raise NotSupported(f"an argument that is a {type(value).__name__} known only at run time")
+            raise NotSupported(
+                f"an argument that is a {type(value).__name__} known only at run time"
+            )
         if value.dtype not in _KNOWN or any(isinstance(n, int) and n == 0 for n in value.shape):
             raise NotSupported("an empty tensor or one of an unsupported dtype")
         dims = tuple(self.cx.t.axis(self.cx.axis_size(n)) for n in value.shape)
@@ -129,7 +145,9 @@ class Converter:
         name = from_torch(value.dtype).name
         i = self.b.input(f"x{len(self.inputs)}", dims, name, strides)
         self.inputs.append(node)
-        node_id = self.b.map("cast", i, dtype=compute_name(value.dtype)) if floating(value.dtype) else i
+        node_id = (
+            self.b.map("cast", i, dtype=compute_name(value.dtype)) if floating(value.dtype) else i
+        )
         return Tensor(node_id, dims, value.dtype)
 
     def finish(self, outputs: Sequence[fx.Node]) -> Piece:
@@ -140,9 +158,20 @@ class Converter:
             out = from_torch(t.dtype).name
             value = t.node if self.b.dtype(t.node) == out else self.b.map("cast", t.node, dtype=out)
             results.append((f"y{k}", value, t.dims))
-        graph = self.b.build(results)
+        graph = absorb_renames(self.b.build(results))
         return Piece(graph, tuple(self.inputs), tuple(outputs))
 
 
-_IGNORED = frozenset({"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "copy",
-                      "requires_grad", "implicit"})
+_IGNORED = frozenset(
+    {
+        "dtype",
+        "layout",
+        "device",
+        "pin_memory",
+        "memory_format",
+        "non_blocking",
+        "copy",
+        "requires_grad",
+        "implicit",
+    }
+)

@@ -62,7 +62,9 @@ class Program:
             env[node] = flat[value] if isinstance(value, int) else value
         for piece in self.pieces:
             if isinstance(piece, Supported):
-                env.update(zip(piece.outputs, call(piece, [env[n] for n in piece.inputs]), strict=True))
+                env.update(
+                    zip(piece.outputs, call(piece, [env[n] for n in piece.inputs]), strict=True)
+                )
             else:
                 env[piece.node] = _execute(piece.node, env)
         out = [env[o] if isinstance(o, fx.Node) else o for o in self.captured.outputs]
@@ -75,7 +77,9 @@ def partition(captured: Captured, precision: str = "default") -> Program:
     Raises MutatesInput when an output is a view of an input (a kernel would return a copy).
     """
     _refuse_aliases(captured)
-    nodes = [n for n in captured.gm.graph.nodes if n.op not in ("placeholder", "output") and not _free(n)]
+    nodes = [
+        n for n in captured.gm.graph.nodes if n.op not in ("placeholder", "output") and not _free(n)
+    ]
     pieces: list[Supported | Boundary] = []
     run: list[fx.Node] = []
     converter = _converter(captured, precision)
@@ -84,8 +88,12 @@ def partition(captured: Captured, precision: str = "default") -> Program:
         nonlocal run, converter
         if run:
             inside = set(run)
-            outputs = [n for n in run if any(u not in inside and not _free(u) for u in n.users)
-                       and isinstance(n.meta.get("val"), torch.Tensor)]
+            outputs = [
+                n
+                for n in run
+                if any(u not in inside and not _free(u) for u in n.users)
+                and isinstance(n.meta.get("val"), torch.Tensor)
+            ]
             if outputs:
                 piece = converter.finish(outputs)
                 pieces.append(Supported(piece.graph, piece.inputs, piece.outputs, tuple(run)))
@@ -108,8 +116,11 @@ def partition(captured: Captured, precision: str = "default") -> Program:
     symbolic = captured.symbols and any(isinstance(p, Boundary) for p in pieces)
     if symbolic:
         b = next(p for p in pieces if isinstance(p, Boundary))
-        raise UnsupportedOperator(f"{b.op} under dynamic sizes: {b.reason}", b.where,
-                                  "leave out dynamic= for this function")
+        raise UnsupportedOperator(
+            f"{b.op} under dynamic sizes: {b.reason}",
+            b.where,
+            "leave out dynamic= for this function",
+        )
     return Program(captured, tuple(pieces))
 
 
@@ -126,8 +137,12 @@ def _free(node: fx.Node) -> bool:
     value = node.meta.get("val")
     return node.op == "call_function" and (
         isinstance(value, torch.SymInt | torch.SymBool | int | bool)
-        or "assert" in op_name(node) or "sym_constrain" in op_name(node) or value is None
-        and not node.users and not _writes(node))
+        or "assert" in op_name(node)
+        or "sym_constrain" in op_name(node)
+        or (value is None
+        and not node.users
+        and not _writes(node))
+    )
 
 
 def _writes(node: fx.Node) -> bool:
@@ -152,8 +167,11 @@ def _refuse_aliases(captured: Captured) -> None:
             aliases = schema and any(r.alias_info for r in schema.returns)
             node = node.args[0] if (aliases or op_name(node) == "getitem") and node.args else None
         if isinstance(node, fx.Node):
-            raise MutatesInput("an output is a view of an input", location(out),
-                               "return a copy (clone) of it, or leave this function to PyTorch")
+            raise MutatesInput(
+                "an output is a view of an input",
+                location(out),
+                "return a copy (clone) of it, or leave this function to PyTorch",
+            )
 
 
 def location(node: Any) -> str:

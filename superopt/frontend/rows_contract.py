@@ -50,13 +50,17 @@ def _matmul(cx: Context, out: torch.dtype, x: Tensor, y: Tensor) -> Tensor:
 
 
 @row("linear")
-def _linear(cx: Context, out: torch.dtype, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+def _linear(
+    cx: Context, out: torch.dtype, x: Tensor, w: Tensor, bias: Tensor | None = None
+) -> Tensor:
     y = product(cx, out, x, Tensor(w.node, tuple(reversed(w.dims)), w.dtype))
     return y if bias is None else cx.elementwise("add", [y, bias], out, out)
 
 
 @row("addmm", "baddbmm")
-def _addmm(cx: Context, out: torch.dtype, c: Tensor, x: Tensor, y: Tensor, beta: Any = 1, alpha: Any = 1) -> Tensor:
+def _addmm(
+    cx: Context, out: torch.dtype, c: Tensor, x: Tensor, y: Tensor, beta: Any = 1, alpha: Any = 1
+) -> Tensor:
     p = product(cx, out, x, y)
     if alpha != 1:
         p = cx.elementwise("mul", [p, float(alpha)], out, out)
@@ -66,12 +70,16 @@ def _addmm(cx: Context, out: torch.dtype, c: Tensor, x: Tensor, y: Tensor, beta:
 
 
 @row("einsum")
-def _einsum(cx: Context, out: torch.dtype, equation: str, operands: list[Tensor], *_: Any, **__: Any) -> Tensor:
+def _einsum(
+    cx: Context, out: torch.dtype, equation: str, operands: list[Tensor], *_: Any, **__: Any
+) -> Tensor:
     text = equation.replace(" ", "")
     ins, _, result = text.partition("->")
     names = ins.split(",")
     if "." in text:
-        names, result = _ellipsis(names, result if "->" in text else None, [len(t.dims) for t in operands])
+        names, result = _ellipsis(
+            names, result if "->" in text else None, [len(t.dims) for t in operands]
+        )
     elif "->" not in text:
         letters = "".join(names)
         result = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
@@ -84,8 +92,10 @@ def _einsum(cx: Context, out: torch.dtype, equation: str, operands: list[Tensor]
     letters = sorted(set("".join(names)))
     meetings = [[name.index(c) if c in name else None for name in names] for c in letters]
     ts = cx.t.unify(ts, meetings)
-    axes = {c: next((t.dims[d] for t, d in zip(ts, m, strict=True) if d is not None and t.dims[d]), ())
-            for c, m in zip(letters, meetings, strict=True)}
+    axes = {
+        c: next((t.dims[d] for t, d in zip(ts, m, strict=True) if d is not None and t.dims[d]), ())
+        for c, m in zip(letters, meetings, strict=True)
+    }
     node = ts[0].node
     for t in ts[1:]:
         node = cx.b.map("mul", node, t.node)
@@ -96,12 +106,14 @@ def _einsum(cx: Context, out: torch.dtype, equation: str, operands: list[Tensor]
 def _ellipsis(names: list[str], result: str | None, ranks: list[int]) -> tuple[list[str], str]:
     """The equation with letters that do not occur in the place of its ellipses."""
     spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if all(c not in n for n in names)]
-    most = max(r - len(n.replace("...", "")) for n, r in zip(names, ranks, strict=True) if "..." in n)
+    most = max(
+        r - len(n.replace("...", "")) for n, r in zip(names, ranks, strict=True) if "..." in n
+    )
     dots = "".join(spare[:most])
     out = []
     for n, r in zip(names, ranks, strict=True):
         k = r - len(n.replace("...", ""))
-        out.append(n.replace("...", dots[most - k:] if k else ""))
+        out.append(n.replace("...", dots[most - k :] if k else ""))
     if result is None:
         letters = "".join(n.replace("...", "") for n in names)
         result = "..." + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
@@ -109,9 +121,18 @@ def _ellipsis(names: list[str], result: str | None, ranks: list[int]) -> tuple[l
 
 
 @row("scaled_dot_product_attention")
-def _attention(cx: Context, out: torch.dtype, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None,
-               dropout: float = 0.0, causal: bool = False, scale: float | None = None,
-               enable_gqa: bool = False) -> Tensor:
+def _attention(
+    cx: Context,
+    out: torch.dtype,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
     if dropout:
         raise NotSupported("dropout draws random numbers")
     q, k, v = (cx.cast(t, out) for t in (q, k, v))
@@ -149,8 +170,13 @@ def _attention(cx: Context, out: torch.dtype, q: Tensor, k: Tensor, v: Tensor, m
     if mask is not None:
         dims: Dims = mask.dims
         if groups and len(dims) >= 3:
-            m = (cx.t.reshape_dim(mask, len(dims) - 3, (cx.t.size(k.dims[-4] or q.dims[-4]), cx.t.size(groups)))
-                 if dims[-3] else Tensor(mask.node, (*dims[:-2], (), *dims[-2:]), mask.dtype))
+            m = (
+                cx.t.reshape_dim(
+                    mask, len(dims) - 3, (cx.t.size(k.dims[-4] or q.dims[-4]), cx.t.size(groups))
+                )
+                if dims[-3]
+                else Tensor(mask.node, (*dims[:-2], (), *dims[-2:]), mask.dtype)
+            )
         else:
             m = mask
         scores = Tensor(q.node, (*q.dims[:-1], (t,)), out)
@@ -165,7 +191,7 @@ def _attention(cx: Context, out: torch.dtype, q: Tensor, k: Tensor, v: Tensor, m
     batch = [next((x.dims[d] for x in (q, k, v) if x.dims[d]), ()) for d in range(rank - 2)]
     dims = (*batch, q.dims[-2], v.dims[-1])
     if groups:
-        dims = (*dims[:rank - 4], dims[rank - 4] + dims[rank - 3], *dims[rank - 2:])
+        dims = (*dims[: rank - 4], dims[rank - 4] + dims[rank - 3], *dims[rank - 2 :])
     return cx.rounded(Tensor(node, dims, out))
 
 
@@ -175,6 +201,7 @@ def _refuse(cx: Context, *_: Any) -> Tensor:
 
 
 ROWS["outer"] = lambda cx, out, x, y: cx.elementwise(
-    "mul", [Tensor(x.node, (x.dims[0], ()), x.dtype), y], out, out)
+    "mul", [Tensor(x.node, (x.dims[0], ()), x.dtype), y], out, out
+)
 
 EPSILON = math.ulp(1.0)

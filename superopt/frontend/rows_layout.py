@@ -56,8 +56,13 @@ def _squeeze(cx: Context, out: torch.dtype, x: Tensor, dim: Any = None) -> Tenso
 def _expand(cx: Context, out: torch.dtype, x: Tensor, *_: Any, **__: Any) -> Tensor:
     shape = cx.result_shape
     dims = ((),) * (len(shape) - len(x.dims)) + x.dims
-    return replace(x, dims=tuple(d if d or n == 1 else cx.t.axis(cx.axis_size(n))
-                                 for d, n in zip(dims, shape, strict=True)))
+    return replace(
+        x,
+        dims=tuple(
+            d if d or n == 1 else cx.t.axis(cx.axis_size(n))
+            for d, n in zip(dims, shape, strict=True)
+        ),
+    )
 
 
 @row("repeat")
@@ -67,11 +72,13 @@ def _repeat(cx: Context, out: torch.dtype, x: Tensor, times: list[int]) -> Tenso
 
 
 @row("repeat_interleave")
-def _repeat_interleave(cx: Context, out: torch.dtype, x: Tensor, n: Any, dim: Any = None, **_: Any) -> Tensor:
+def _repeat_interleave(
+    cx: Context, out: torch.dtype, x: Tensor, n: Any, dim: Any = None, **_: Any
+) -> Tensor:
     if not isinstance(n, int) or dim is None:
         raise NotSupported("repeat_interleave by a tensor, or of a flattened tensor")
     dim %= len(x.dims)
-    return replace(x, dims=(*x.dims[:dim], (*x.dims[dim], *cx.t.axis(n)), *x.dims[dim + 1:]))
+    return replace(x, dims=(*x.dims[:dim], (*x.dims[dim], *cx.t.axis(n)), *x.dims[dim + 1 :]))
 
 
 def take(cx: Context, x: Tensor, dim: int, start: int, step: int, length: int) -> Tensor:
@@ -86,17 +93,28 @@ def take(cx: Context, x: Tensor, dim: int, start: int, step: int, length: int) -
         # A slice on the boundary of the outermost factor keeps the factors.
         inner = cx.t.size(x.dims[dim][1:])
         if start % inner == 0 and length % inner == 0:
-            outer = replace(x, dims=(*x.dims[:dim], x.dims[dim][:1], x.dims[dim][1:], *x.dims[dim + 1:]))
+            outer = replace(
+                x, dims=(*x.dims[:dim], x.dims[dim][:1], x.dims[dim][1:], *x.dims[dim + 1 :])
+            )
             cut = take(cx, outer, dim, start // inner, 1, length // inner)
-            return replace(cut, dims=(*cut.dims[:dim], cut.dims[dim] + cut.dims[dim + 1], *cut.dims[dim + 2:]))
+            return replace(
+                cut, dims=(*cut.dims[:dim], cut.dims[dim] + cut.dims[dim + 1], *cut.dims[dim + 2 :])
+            )
     fresh = cx.t.axis(length)
     terms = ((fresh[0], step),) if fresh else ()
     return cx.t.flatten_dim(x, dim, Index(terms, start), fresh)
 
 
 @row("slice")
-def _slice(cx: Context, out: torch.dtype, x: Tensor, dim: int = 0, start: Any = None, end: Any = None,
-           step: int = 1) -> Tensor:
+def _slice(
+    cx: Context,
+    out: torch.dtype,
+    x: Tensor,
+    dim: int = 0,
+    start: Any = None,
+    end: Any = None,
+    step: int = 1,
+) -> Tensor:
     dim %= len(x.dims)
     whole = start in (None, 0) and step == 1
     if whole and cx.result_shape[dim] == cx.shape_of(x)[dim]:
@@ -116,7 +134,7 @@ def _select(cx: Context, out: torch.dtype, x: Tensor, dim: int, at: int) -> Tens
     dim %= len(x.dims)
     n = cx.t.size(x.dims[dim])
     cut = take(cx, x, dim, at % n, 1, 1)
-    return replace(cut, dims=(*cut.dims[:dim], *cut.dims[dim + 1:]))
+    return replace(cut, dims=(*cut.dims[:dim], *cut.dims[dim + 1 :]))
 
 
 @row("flip")
@@ -131,8 +149,11 @@ def _flip(cx: Context, out: torch.dtype, x: Tensor, dims: list[int]) -> Tensor:
 def _roll(cx: Context, out: torch.dtype, x: Tensor, shifts: Any, dims: Any = ()) -> Tensor:
     if not dims and dims != 0:
         raise NotSupported("a roll of the flattened tensor")
-    for s, d in zip([shifts] if isinstance(shifts, int) else shifts,
-                    [dims] if isinstance(dims, int) else dims, strict=True):
+    for s, d in zip(
+        [shifts] if isinstance(shifts, int) else shifts,
+        [dims] if isinstance(dims, int) else dims,
+        strict=True,
+    ):
         x = cx.t.single(x, d % len(x.dims))
         n = cx.t.size(x.dims[d])
         if n > 1:
@@ -179,11 +200,13 @@ def _cat(cx: Context, out: torch.dtype, parts: list[Tensor], dim: int = 0) -> Te
 def _window(cx: Context, p: Tensor, dim: int, fresh: Axis, start: int, n: int) -> Tensor:
     """A part of a concatenation read along the whole axis, clamped outside its own range."""
     if n == 1:
-        return replace(p, dims=(*p.dims[:dim], (fresh,), *p.dims[dim + 1:]))
+        return replace(p, dims=(*p.dims[:dim], (fresh,), *p.dims[dim + 1 :]))
     return cx.t.flatten_dim(p, dim, Index(((fresh, 1),), -start, 1, None, 0, n - 1), (fresh,))
 
 
-def _join(cx: Context, placed: list[Tensor], sizes: list[int], fresh: Axis, out: torch.dtype) -> Tensor:
+def _join(
+    cx: Context, placed: list[Tensor], sizes: list[int], fresh: Axis, out: torch.dtype
+) -> Tensor:
     ts, dims = cx.t.broadcast(placed)
     at = cx.b.iota(next(a for d in dims for a in d if a == fresh))
     node, end = ts[-1].node, sum(sizes[:-1])
@@ -205,7 +228,7 @@ def _stack(cx: Context, out: torch.dtype, parts: list[Tensor], dim: int = 0) -> 
 
 @row("arange")
 def _arange(cx: Context, out: torch.dtype, *args: Any, **_: Any) -> Tensor:
-    start, end, step = (0, args[0], 1) if len(args) == 1 else (*args, 1)[:3]
+    start, _, step = (0, args[0], 1) if len(args) == 1 else (*args, 1)[:3]
     if not all(isinstance(v, int) for v in (start, step)):
         raise NotSupported("arange of floats")
     axes = cx.t.axis(cx.axis_size(cx.result_shape[0]))
@@ -218,8 +241,18 @@ def _arange(cx: Context, out: torch.dtype, *args: Any, **_: Any) -> Tensor:
     return Tensor(node, (axes,), out)
 
 
-@row("full", "zeros", "ones", "scalar_tensor", "full_like", "zeros_like", "ones_like", "new_zeros",
-     "new_ones", "new_full")
+@row(
+    "full",
+    "zeros",
+    "ones",
+    "scalar_tensor",
+    "full_like",
+    "zeros_like",
+    "ones_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+)
 def _full(cx: Context, out: torch.dtype, *args: Any, **_: Any) -> Tensor:
     value: Any = {"zeros": 0, "ones": 1}.get(cx.name.replace("_like", "").replace("new_", ""))
     if value is None:
@@ -268,4 +301,4 @@ def _pick(cx: Context, x: Tensor, dim: int, at: Tensor) -> Tensor:
     at = cx.t.distinct(at, {a for d in x.dims for a in d})
     (along,) = x.dims[dim]
     node = cx.b.gather(x.node, along, at.node)
-    return replace(x, node=node, dims=(*x.dims[:dim], *at.dims, *x.dims[dim + 1:]))
+    return replace(x, node=node, dims=(*x.dims[:dim], *at.dims, *x.dims[dim + 1 :]))

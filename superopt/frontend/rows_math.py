@@ -34,13 +34,20 @@ def _tensors(args: tuple[Any, ...]) -> list[Tensor]:
 
 def common(args: tuple[Any, ...]) -> torch.dtype:
     """The dtype torch promotes these arguments to."""
-    proxies = [torch.empty((1,) * min(len(a.dims), 1), dtype=a.dtype) if isinstance(a, Tensor) else a
-               for a in args]
+    proxies = [
+        torch.empty((1,) * min(len(a.dims), 1), dtype=a.dtype) if isinstance(a, Tensor) else a
+        for a in args
+    ]
     out: Any = proxies[0]
     for p in proxies[1:]:
-        out = torch.empty((1,) if getattr(out, "dim", lambda: 0)() or getattr(p, "dim", lambda: 0)() else (),
-                          dtype=torch.result_type(out, p)) if not (
-            isinstance(out, int | float | bool) and isinstance(p, int | float | bool)) else out
+        out = (
+            torch.empty(
+                (1,) if getattr(out, "dim", lambda: 0)() or getattr(p, "dim", lambda: 0)() else (),
+                dtype=torch.result_type(out, p),
+            )
+            if not (isinstance(out, int | float | bool) and isinstance(p, int | float | bool))
+            else out
+        )
     return out.dtype if isinstance(out, torch.Tensor) else torch.get_default_dtype()
 
 
@@ -52,14 +59,27 @@ def _scalar_row(name: str) -> Row:
         if kw.get("rounding_mode") is not None:
             raise NotSupported("division with a rounding mode")
         if alpha != 1:
-            args = (args[0], cx.elementwise("mul", [args[1], alpha], args[1].dtype, args[1].dtype)
-                    if isinstance(args[1], Tensor) else args[1] * alpha)
+            args = (
+                args[0],
+                cx.elementwise("mul", [args[1], alpha], args[1].dtype, args[1].dtype)
+                if isinstance(args[1], Tensor)
+                else args[1] * alpha,
+            )
         work = common(args) if result == "bool" else out
         if name in ("not", "and", "or"):
             if any(t.dtype != torch.bool for t in _tensors(args)):
                 raise NotSupported("bitwise operators on integers")
             work = torch.bool
-        if not floating(work) and name in ("recip", "div", "exp", "log", "sqrt", "rsqrt", "neg", "square"):
+        if not floating(work) and name in (
+            "recip",
+            "div",
+            "exp",
+            "log",
+            "sqrt",
+            "rsqrt",
+            "neg",
+            "square",
+        ):
             raise NotSupported(f"{name} on integers")
         return cx.elementwise(name, args[: SCALARS[name].arity], out, work)
 
@@ -103,7 +123,9 @@ def _gelu(cx: Context, out: torch.dtype, x: Tensor, approximate: str = "none") -
 
 
 @row("clamp", "clamp_min", "clamp_max")
-def _clamp(cx: Context, out: torch.dtype, x: Tensor, low: Any = None, high: Any = None, **kw: Any) -> Tensor:
+def _clamp(
+    cx: Context, out: torch.dtype, x: Tensor, low: Any = None, high: Any = None, **kw: Any
+) -> Tensor:
     low, high = kw.get("min", low), kw.get("max", high)
     for op, bound in (("max", low), ("min", high)):
         if bound is not None:
@@ -133,8 +155,17 @@ def _to(cx: Context, out: torch.dtype, x: Tensor, *_: Any, **__: Any) -> Tensor:
     return cx.cast(x, out)
 
 
-@row("clone", "contiguous", "detach", "alias", "lift_fresh_copy", "lift_fresh", "detach_", "dropout",
-     "_assert_tensor_metadata")
+@row(
+    "clone",
+    "contiguous",
+    "detach",
+    "alias",
+    "lift_fresh_copy",
+    "lift_fresh",
+    "detach_",
+    "dropout",
+    "_assert_tensor_metadata",
+)
 def _same(cx: Context, out: torch.dtype, x: Tensor, *args: Any, **kw: Any) -> Tensor:
     if len(args) >= 2 and args[1] is True and args[0]:
         raise NotSupported("dropout in training draws random numbers")
@@ -144,27 +175,34 @@ def _same(cx: Context, out: torch.dtype, x: Tensor, *args: Any, **kw: Any) -> Te
 # -- reductions ----------------------------------------------------------------------------------
 
 
-def _reduction(cx: Context, out: torch.dtype, x: Tensor, dim: Any, keep: bool,
-               build: Callable[..., int]) -> Tensor:
+def _reduction(
+    cx: Context, out: torch.dtype, x: Tensor, dim: Any, keep: bool, build: Callable[..., int]
+) -> Tensor:
     x = cx.cast(x, out)
     dims = cx.dims(x, dim)
     return cx.reduced(x, build(cx.b, x.node, cx.axes(x, dims)), dims, keep, out)
 
 
 @row("sum")
-def _sum(cx: Context, out: torch.dtype, x: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
+def _sum(
+    cx: Context, out: torch.dtype, x: Tensor, dim: Any = None, keepdim: bool = False, **_: Any
+) -> Tensor:
     if not floating(out):
         raise NotSupported("sums of integers")
     return _reduction(cx, out, x, dim, keepdim, ops.total)
 
 
 @row("mean")
-def _mean(cx: Context, out: torch.dtype, x: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
+def _mean(
+    cx: Context, out: torch.dtype, x: Tensor, dim: Any = None, keepdim: bool = False, **_: Any
+) -> Tensor:
     return _reduction(cx, out, x, dim, keepdim, ops.mean)
 
 
 @row("var")
-def _var(cx: Context, out: torch.dtype, x: Tensor, dim: Any = None, *args: Any, **kw: Any) -> Tensor:
+def _var(
+    cx: Context, out: torch.dtype, x: Tensor, dim: Any = None, *args: Any, **kw: Any
+) -> Tensor:
     correction, keep = kw.get("correction", 1), kw.get("keepdim", False)
     if isinstance(dim, bool):
         dim, correction = None, float(dim)
@@ -180,9 +218,11 @@ def _max(cx: Context, out: torch.dtype, *_: Any) -> Tensor:
 
 
 ROWS["amax"] = lambda cx, out, x, dim=None, keepdim=False: _reduction(
-    cx, out, x, dim, keepdim, lambda b, n, a: ops.extreme(b, n, a, "max"))
+    cx, out, x, dim, keepdim, lambda b, n, a: ops.extreme(b, n, a, "max")
+)
 ROWS["amin"] = lambda cx, out, x, dim=None, keepdim=False: _reduction(
-    cx, out, x, dim, keepdim, lambda b, n, a: ops.extreme(b, n, a, "min"))
+    cx, out, x, dim, keepdim, lambda b, n, a: ops.extreme(b, n, a, "min")
+)
 
 
 def _minmax(op: str) -> Row:
@@ -200,7 +240,9 @@ ROWS["max"], ROWS["min"] = _minmax("max"), _minmax("min")
 
 
 def _along(build: Callable[..., int]) -> Row:
-    def convert(cx: Context, out: torch.dtype, x: Tensor, dim: int = -1, *_: Any, **__: Any) -> Tensor:
+    def convert(
+        cx: Context, out: torch.dtype, x: Tensor, dim: int = -1, *_: Any, **__: Any
+    ) -> Tensor:
         x = cx.cast(x, out)
         dims = cx.dims(x, dim)
         axes = [a for a in cx.axes(x, dims) if a in cx.b.axes(x.node)]
@@ -223,7 +265,9 @@ def _logsumexp(cx: Context, out: torch.dtype, x: Tensor, dim: Any, keepdim: bool
 # -- norms ---------------------------------------------------------------------------------------
 
 
-def _normed(cx: Context, out: torch.dtype, x: Tensor, shape: list[int], *params: Any) -> tuple[Tensor, list, list]:
+def _normed(
+    cx: Context, out: torch.dtype, x: Tensor, shape: list[int], *params: Any
+) -> tuple[Tensor, list, list]:
     x = cx.cast(x, out)
     rank = len(x.dims)
     dims = list(range(rank - len(shape), rank))
@@ -239,8 +283,14 @@ def _normed(cx: Context, out: torch.dtype, x: Tensor, shape: list[int], *params:
 
 
 @row("rms_norm")
-def _rms_norm(cx: Context, out: torch.dtype, x: Tensor, shape: list[int], weight: Any = None,
-              eps: float | None = None) -> Tensor:
+def _rms_norm(
+    cx: Context,
+    out: torch.dtype,
+    x: Tensor,
+    shape: list[int],
+    weight: Any = None,
+    eps: float | None = None,
+) -> Tensor:
     if eps is None:
         eps = torch.finfo(torch.float32 if compute_name(out) == "f32" else out).eps
     x, axes, (gain,) = _normed(cx, out, x, shape, weight)
@@ -248,15 +298,36 @@ def _rms_norm(cx: Context, out: torch.dtype, x: Tensor, shape: list[int], weight
 
 
 @row("layer_norm")
-def _layer_norm(cx: Context, out: torch.dtype, x: Tensor, shape: list[int], weight: Any = None,
-                bias: Any = None, eps: float = 1e-5, *_: Any) -> Tensor:
+def _layer_norm(
+    cx: Context,
+    out: torch.dtype,
+    x: Tensor,
+    shape: list[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Tensor:
     x, axes, (gain, shift) = _normed(cx, out, x, shape, weight, bias)
-    return cx.rounded(replace(x, node=ops.layer_norm(cx.b, x.node, axes, eps, gain, shift), dtype=out))
+    return cx.rounded(
+        replace(x, node=ops.layer_norm(cx.b, x.node, axes, eps, gain, shift), dtype=out)
+    )
 
 
 @row("batch_norm")
-def _batch_norm(cx: Context, out: torch.dtype, x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor,
-                training: bool, momentum: float, eps: float, *_: Any) -> Tensor:
+def _batch_norm(
+    cx: Context,
+    out: torch.dtype,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+) -> Tensor:
     if training:
         raise NotSupported("batch_norm in training updates its statistics")
     rank = len(x.dims)
@@ -264,9 +335,15 @@ def _batch_norm(cx: Context, out: torch.dtype, x: Tensor, weight: Any, bias: Any
     def channel(p: Tensor) -> Tensor:
         return replace(p, dims=(p.dims[0], *((),) * (rank - 2)))
 
-    scale = cx.elementwise("rsqrt", [cx.elementwise("add", [var, float(eps)], var.dtype, var.dtype)],
-                           var.dtype, var.dtype)
-    y = cx.elementwise("mul", [cx.elementwise("sub", [x, channel(mean)], out, out), channel(scale)], out, out)
+    scale = cx.elementwise(
+        "rsqrt",
+        [cx.elementwise("add", [var, float(eps)], var.dtype, var.dtype)],
+        var.dtype,
+        var.dtype,
+    )
+    y = cx.elementwise(
+        "mul", [cx.elementwise("sub", [x, channel(mean)], out, out), channel(scale)], out, out
+    )
     for op, p in (("mul", weight), ("add", bias)):
         if p is not None:
             y = cx.elementwise(op, [y, channel(p)], out, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -80,7 +81,9 @@ class Tensors:
         """The tensor with axes that occur in ``used`` (and not in ``keep``) renamed apart."""
         here = {a for d in t.dims for a in d}
         clash = (here & used) - keep
-        return self.rename(t, {a: (self.b.fresh_axis(a.size),) for a in sorted(clash, key=lambda a: a.name)})
+        return self.rename(
+            t, {a: (self.b.fresh_axis(a.size),) for a in sorted(clash, key=lambda a: a.name)}
+        )
 
     def common_factors(self, x: tuple[Axis, ...], y: tuple[Axis, ...]) -> list[int] | None:
         """The sizes of the coarsest common row-major refinement of two dims, None if there is none."""
@@ -93,9 +96,9 @@ class Tensors:
                 stride *= a.size
                 cuts.add(stride)
         bounds = [1, *sorted(cuts)]
-        if any(hi % lo for lo, hi in zip(bounds, bounds[1:], strict=False)):
+        if any(hi % lo for lo, hi in itertools.pairwise(bounds)):
             return None
-        return [hi // lo for lo, hi in zip(bounds, bounds[1:], strict=False)][::-1]
+        return [hi // lo for lo, hi in itertools.pairwise(bounds)][::-1]
 
     def refine(self, t: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
         """The tensor with the axes of one dim split so that they have these sizes."""
@@ -111,7 +114,9 @@ class Tensors:
             names[a] = tuple(parts)
         return self.rename(t, names)
 
-    def flatten_dim(self, t: Tensor, dim: int, at: Index | None = None, fresh: tuple[Axis, ...] = ()) -> Tensor:
+    def flatten_dim(
+        self, t: Tensor, dim: int, at: Index | None = None, fresh: tuple[Axis, ...] = ()
+    ) -> Tensor:
         """One dim read through a flat index: ``at`` is the flat position over the axes ``fresh``."""
         axes = t.dims[dim]
         flat = at or Index(((fresh[0], 1),))
@@ -126,8 +131,8 @@ class Tensors:
                 outermost = k == len(axes) - 1
                 reading[a] = Index(flat.terms, flat.offset, inner, None if outermost else a.size)
                 inner *= a.size
-        node = read_at(self.b, t.node, {a: ix for a, ix in reading.items()})
-        return replace(t, node=node, dims=(*t.dims[:dim], tuple(fresh), *t.dims[dim + 1:]))
+        node = read_at(self.b, t.node, reading)
+        return replace(t, node=node, dims=(*t.dims[:dim], tuple(fresh), *t.dims[dim + 1 :]))
 
     def single(self, t: Tensor, dim: int) -> Tensor:
         """The tensor with one dim made of a single axis."""
@@ -155,14 +160,20 @@ class Tensors:
                 if [a.size for a in x] != [a.size for a in y]:
                     sizes = self.common_factors(x, y)
                     if sizes is None:
-                        out[k] = self.flatten_dim(self.single(out[k], d), d, fresh=x) if len(x) == 1 else out[k]
+                        out[k] = (
+                            self.flatten_dim(self.single(out[k], d), d, fresh=x)
+                            if len(x) == 1
+                            else out[k]
+                        )
                         out[lead], out[k] = self.single(out[lead], lead_dim), self.single(out[k], d)
                     else:
                         out[lead] = self.refine(out[lead], lead_dim, sizes)
                         out[k] = self.refine(out[k], d, sizes)
                     x, y = out[lead].dims[lead_dim], out[k].dims[d]
                 if [a.size for a in x] != [a.size for a in y]:
-                    raise NotSupported(f"dimensions of sizes {[a.size for a in x]} and {[a.size for a in y]} meet")
+                    raise NotSupported(
+                        f"dimensions of sizes {[a.size for a in x]} and {[a.size for a in y]} meet"
+                    )
                 out[k] = self.distinct(out[k], set(x), set(y))
                 if set(y) & set(x):
                     out[k] = self.distinct(out[k], set(y))
@@ -173,8 +184,10 @@ class Tensors:
     def broadcast(self, ts: Sequence[Tensor]) -> tuple[list[Tensor], Dims]:
         """Elementwise meeting by torch's broadcasting rules; returns the tensors and the result's dims."""
         rank = max(len(t.dims) for t in ts)
-        meetings = [[d - (rank - len(t.dims)) if d >= rank - len(t.dims) else None for t in ts]
-                    for d in range(rank)]
+        meetings = [
+            [d - (rank - len(t.dims)) if d >= rank - len(t.dims) else None for t in ts]
+            for d in range(rank)
+        ]
         out = self.unify(ts, meetings)
         dims = []
         for meeting in meetings:
@@ -200,14 +213,16 @@ class Tensors:
                 stride *= a.size
             moved = self.flatten_dim(one, 0, Index(tuple(reversed(index))), fresh or axes)
             rest = list(axes)
-            return replace(t, node=moved.node, dims=tuple((rest.pop(0),) if n != 1 else () for n in shape))
+            return replace(
+                t, node=moved.node, dims=tuple((rest.pop(0),) if n != 1 else () for n in shape)
+            )
         one = self.refine(replace(t, dims=(tuple(flat),)), 0, sizes)
         return replace(t, node=one.node, dims=_group(list(one.dims[0]), shape))
 
     def reshape_dim(self, t: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
         """One dim split into several, the others as they are."""
         one = self.reshape(Tensor(t.node, (t.dims[dim],), t.dtype), sizes)
-        return replace(t, node=one.node, dims=(*t.dims[:dim], *one.dims, *t.dims[dim + 1:]))
+        return replace(t, node=one.node, dims=(*t.dims[:dim], *one.dims, *t.dims[dim + 1 :]))
 
     def unify_to(self, dims: Dims, t: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
         """The tensor with its dims renamed to the axes of ``dims``: (position in dims, own dim)."""
@@ -262,7 +277,9 @@ class Tensors:
             while any(p in names for p in out):
                 out = [x for p in out for x in names.get(p, (p,))]
             final[a] = tuple(out)
-        moved = self.rename(t, {a: p for a, p in final.items() if a in {x for d in t.dims for x in d}})
+        moved = self.rename(
+            t, {a: p for a, p in final.items() if a in {x for d in t.dims for x in d}}
+        )
         return replace(t, node=moved.node, dims=tuple(dims))
 
 

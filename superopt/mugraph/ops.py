@@ -91,8 +91,14 @@ def rms_norm(b: Builder, x: int, over: Sequence[Axis], eps: float, gain: int | N
     return out if gain is None else b.map("mul", out, gain)
 
 
-def layer_norm(b: Builder, x: int, over: Sequence[Axis], eps: float, gain: int | None = None,
-               bias: int | None = None) -> int:
+def layer_norm(
+    b: Builder,
+    x: int,
+    over: Sequence[Axis],
+    eps: float,
+    gain: int | None = None,
+    bias: int | None = None,
+) -> int:
     """``o = (x - mean x) * rsqrt(var x + eps) * gain + bias``."""
     d = b.map("sub", x, mean(b, x, over))
     v = mean(b, b.map("mul", d, d), over)
@@ -102,12 +108,21 @@ def layer_norm(b: Builder, x: int, over: Sequence[Axis], eps: float, gain: int |
     return out if bias is None else b.map("add", out, bias)
 
 
-def attention(b: Builder, q: int, k: int, v: int, inner: Axis, keys: Axis, scale: float | None,
-              causal: int | None = None, mask: int | None = None,
-              bias: int | None = None) -> int:
+def attention(
+    b: Builder,
+    q: int,
+    k: int,
+    v: int,
+    inner: Axis,
+    keys: Axis,
+    scale: float | None,
+    causal: int | None = None,
+    mask: int | None = None,
+    bias: int | None = None,
+) -> int:
     """``o[..,s,e] = sum(t) softmax_t(scale * sum(d) q[..,s,d] k[..,t,d] + bias) v[..,t,e]``."""
     dtype = b.dtype(q)
-    factor = (b.map("rsqrt", b.size_of(inner, dtype)) if scale is None else b.const(scale, dtype))
+    factor = b.map("rsqrt", b.size_of(inner, dtype)) if scale is None else b.const(scale, dtype)
     s = b.map("mul", contract(b, q, k, [inner]), factor)
     if bias is not None:
         s = b.map("add", s, bias)
@@ -136,7 +151,11 @@ TENSOR_OPS: dict[str, TensorOp] = {
         TensorOp("logsumexp", "o[i..] = m[i..] + log sum(k) exp(x - m[i..])", logsumexp),
         TensorOp("log_softmax", "o[i..,k] = x - m - log sum(k) exp(x - m)", log_softmax),
         TensorOp("rms_norm", "o[i..,k] = x * rsqrt(mean(k) x^2 + eps) * g[k]", rms_norm),
-        TensorOp("layer_norm", "o[i..,k] = (x - mean x) * rsqrt(var x + eps) * g[k] + c[k]", layer_norm),
-        TensorOp("attention", "o[..,s,e] = sum(t) softmax(t)(q[..,s,d] k[..,t,d]) v[..,t,e]", attention),
+        TensorOp(
+            "layer_norm", "o[i..,k] = (x - mean x) * rsqrt(var x + eps) * g[k] + c[k]", layer_norm
+        ),
+        TensorOp(
+            "attention", "o[..,s,e] = sum(t) softmax(t)(q[..,s,d] k[..,t,d]) v[..,t,e]", attention
+        ),
     )
 }

@@ -7,9 +7,21 @@ Reading a computed value at other coordinates is the same as computing it at tho
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from superopt.mugraph.axes import Axis
-from superopt.mugraph.graph import Builder, Gather, Index, Iota, Map, Reduce, View
+from superopt.mugraph.axes import Axis, sort_axes
+from superopt.mugraph.graph import (
+    Builder,
+    Gather,
+    Graph,
+    Index,
+    Input,
+    Iota,
+    Map,
+    Reduce,
+    View,
+    remap,
+)
 
 Reading = Mapping[Axis, Index]
 
@@ -49,12 +61,19 @@ def read_at(b: Builder, node: int, at: Reading) -> int:
                     if composed is None:
                         return b.view(i, list(reading.items()))
                     inner[axis] = composed
-                return go(node.operand, inner) if _moves(b, node.operand) else b.view(
-                    node.operand, list(inner.items()))
+                return (
+                    go(node.operand, inner)
+                    if _moves(b, node.operand)
+                    else b.view(node.operand, list(inner.items()))
+                )
             case Gather():
-                moved = {a: ix for a, ix in reading.items()}
+                moved = dict(reading)
                 at = go(node.at, {a: ix for a, ix in moved.items() if a in b.axes(node.at)})
-                kept = {a: ix for a, ix in moved.items() if a in b.axes(node.operand) and a != node.along}
+                kept = {
+                    a: ix
+                    for a, ix in moved.items()
+                    if a in b.axes(node.operand) and a != node.along
+                }
                 operand = go(node.operand, kept) if kept else node.operand
                 return b.gather(operand, node.along, at)
             case Iota():
@@ -96,8 +115,36 @@ def _index_value(b: Builder, ix: Index) -> int:
         if coef != 1:
             term = b.map("mul", term, b.const(coef, "i64"))
         total = term if total == b.const(0, "i64") else b.map("add", total, term)
-    for op, value in (("floordiv", None if ix.div == 1 else ix.div), ("mod", ix.mod),
-                      ("max", ix.lo), ("min", ix.hi)):
+    for op, value in (
+        ("floordiv", None if ix.div == 1 else ix.div),
+        ("mod", ix.mod),
+        ("max", ix.lo),
+        ("min", ix.hi),
+    ):
         if value is not None:
             total = b.map(op, total, b.const(value, "i64"))
     return total
+
+
+def absorb_renames(graph: Graph) -> Graph:
+    """Gives an input the axis names under which all its readers read it: fewer views to look at."""
+    users = graph.users()
+    nodes = list(graph.nodes)
+    at = list(range(len(nodes)))
+    outputs = {o.node for o in graph.outputs}
+    for i, node in enumerate(graph.nodes):
+        if not isinstance(node, Input) or i in outputs or len(set(users[i])) != 1:
+            continue
+        (reader,) = set(users[i])
+        view = graph.nodes[reader]
+        if not isinstance(view, View):
+            continue
+        names = {a: r for a, ix in view.index if (r := ix.rename_of()) is not None}
+        if len(names) != len(view.index) or len(set(names.values())) != len(names):
+            continue
+        dims = tuple(tuple(names[a] for a in dim) for dim in node.dims)
+        nodes[i] = replace(node, dims=dims, axes=sort_axes(set(names.values())))
+        at[reader] = i
+    moved = tuple(remap(n, at) for n in nodes)
+    results = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
+    return Graph(graph.name, moved, results).pruned()

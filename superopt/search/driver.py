@@ -8,12 +8,25 @@ from dataclasses import dataclass, field
 
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
-from superopt.search.cut import Cutter, KernelSeconds
+from superopt.search.cut import Cut, Cutter, KernelSeconds
 from superopt.search.enumerate import explore
 from superopt.search.extract import Choice, Extractor
 from superopt.search.regions import regions
 
 Progress = Callable[[str, dict[str, float]], None]
+
+
+PLANS = 6
+"""Cut term graphs that are placed with all tile sizes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A cut term graph with its predicted seconds at coarse placements."""
+
+    seconds: float
+    cutter: Cutter
+    cut: Cut
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ def search(
         for region in regions(graph)
     ]
     extractor = Extractor(graph, explored)
-    scored: dict[str, list[tuple[float, MuGraph]]] = {}
+    scored: dict[str, list[Plan]] = {}
     costed = 0
 
     def score(choices: tuple[Choice, ...]) -> float:
@@ -84,17 +97,19 @@ def search(
         if key not in scored:
             budget.used += 1
             cutter = Cutter(variant, cost)
-            scored[key] = [(c.seconds, (cutter, c)) for c in cutter.cuts()]  # type: ignore[misc]
+            scored[key] = [Plan(c.seconds, cutter, c) for c in cutter.cuts()]
             costed += cutter.evaluated
             if progress:
                 progress(
                     "search",
                     {
                         "graphs": len(scored),
-                        "best": min((s[0][0] for s in scored.values() if s), default=float("inf")),
+                        "best": min(
+                            (s[0].seconds for s in scored.values() if s), default=float("inf")
+                        ),
                     },
                 )
-        return scored[key][0][0] if scored[key] else float("inf")
+        return scored[key][0].seconds if scored[key] else float("inf")
 
     choices = extractor.seed()
     best = score(choices)
@@ -115,24 +130,35 @@ def search(
             if there < best * 0.999:
                 best, choices, moved = there, variant, True
                 break
-    plans = sorted((p for ps in scored.values() for p in ps), key=lambda p: p[0])
-    found: list[tuple[float, MuGraph]] = []
-    reasons: dict[str, int] = {}
-    for _, pair in plans[:6]:
-        cutter, cut = pair  # type: ignore[misc]
-        for seconds, mugraph in cutter.place(cut, keep):
-            why = lowerable(mugraph)
-            if why is None:
-                found.append((seconds, mugraph))
-            else:
-                reasons[why] = reasons.get(why, 0) + 1
-    found.sort(key=lambda f: (f[0], str(f[1])))
+    plans = sorted(
+        (p for ps in scored.values() for p in ps), key=lambda p: (p.seconds, len(p.cut.groups))
+    )
+    found, reasons = _placed(plans[:PLANS], keep, lowerable)
     stats = _stats(explored, extractor, len(scored), costed, budget)
     stats["not_lowerable"] = reasons
     why_none = "" if found else "no placement could be lowered: " + "; ".join(reasons)
-    unique = {str(m): Candidate(m, s) for s, m in reversed(found)}
-    ranked = sorted(unique.values(), key=lambda c: (c.seconds, str(c.mugraph)))
-    return Found(tuple(ranked), stats, why_none)
+    return Found(tuple(found), stats, why_none)
+
+
+def _placed(
+    plans: list[Plan], keep: int, lowerable: Callable[[MuGraph], str | None]
+) -> tuple[list[Candidate], dict[str, int]]:
+    """Candidates of several plans, interleaved: the best of each plan before second placements.
+
+    The model is least sure between plans that differ in structure, so measurement should see them;
+    placements of one plan that differ in a tile size come later.
+    """
+    ranked: dict[str, tuple[int, int, Candidate]] = {}
+    reasons: dict[str, int] = {}
+    for n, plan in enumerate(plans):
+        for k, (seconds, mugraph) in enumerate(plan.cutter.place(plan.cut, keep)):
+            why = lowerable(mugraph)
+            if why is None:
+                ranked.setdefault(str(mugraph), (n + k, n, Candidate(mugraph, seconds)))
+            else:
+                reasons[why] = reasons.get(why, 0) + 1
+    order = sorted(ranked.values(), key=lambda r: r[:2])
+    return [c for _, _, c in order], reasons
 
 
 def _share(budget: Budget) -> float:
