@@ -143,6 +143,24 @@ class CacheCorrupt(SuperoptError):
     """A cache entry does not match its checksums; it is dropped and built again."""
 
 
+class CertificateCorrupt(SuperoptError):
+    """A certificate is not whole: no JSON, a field missing, or bytes changed after it was made."""
+
+    default_fix = "take the certificate from where it was built, or build the program again"
+
+
+class CertificateTooNew(SuperoptError):
+    """A certificate was written by a newer version, in a form that this one does not know."""
+
+    default_fix = "upgrade superopt"
+
+
+class CertificateMismatch(SuperoptError):
+    """A certificate belongs to another program or another placed graph."""
+
+    default_fix = "keep the certificate beside the kernel it was made with"
+
+
 # How a run can end.
 
 

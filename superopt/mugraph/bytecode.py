@@ -59,13 +59,55 @@ class Op(IntEnum):
 class Prim(IntEnum):
     """Field primitives of APPLY and REDUCE, on floats and exact values alike where both have it."""
 
-    (ADD, MUL, RECIP, SQRT, EXP, LOG, MAX, MIN, LT, LE, EQ, KEYED, WHERE, NOT, AND, OR, FLOORDIV,
-     MOD, TO_REAL, TO_BOOL, KEYED_INT, WRAP, COPY) = range(23)
+    (
+        ADD,
+        MUL,
+        RECIP,
+        SQRT,
+        EXP,
+        LOG,
+        MAX,
+        MIN,
+        LT,
+        LE,
+        EQ,
+        KEYED,
+        WHERE,
+        NOT,
+        AND,
+        OR,
+        FLOORDIV,
+        MOD,
+        TO_REAL,
+        TO_BOOL,
+        KEYED_INT,
+        WRAP,
+        COPY,
+    ) = range(23)
 
 
-_PRIM = {name: Prim[name.upper()] for name in (
-    "add", "mul", "recip", "sqrt", "exp", "log", "max", "min", "lt", "le", "eq", "where", "not",
-    "and", "or", "floordiv", "mod")}
+_PRIM = {
+    name: Prim[name.upper()]
+    for name in (
+        "add",
+        "mul",
+        "recip",
+        "sqrt",
+        "exp",
+        "log",
+        "max",
+        "min",
+        "lt",
+        "le",
+        "eq",
+        "where",
+        "not",
+        "and",
+        "or",
+        "floordiv",
+        "mod",
+    )
+}
 _EXACT_OPS = frozenset({"add", "mul", "max", "min", "lt", "le", "eq", "floordiv", "mod"})
 
 
@@ -104,8 +146,9 @@ class _Compiler:
 
     # -- registers and instructions
 
-    def reg(self, real: bool, mask: int, axes: Sequence[Axis], sign: int = 0,
-            literal: int | None = None) -> _Reg:
+    def reg(
+        self, real: bool, mask: int, axes: Sequence[Axis], sign: int = 0, literal: int | None = None
+    ) -> _Reg:
         self.regs.append((int(real), mask if real else 0, math.prod(self.sizes[a] for a in axes)))
         return _Reg(len(self.regs) - 1, real, mask, tuple(axes), sign, literal)
 
@@ -124,15 +167,38 @@ class _Compiler:
     def dims(self, dims: Sequence[Axis]) -> list[int]:
         return [len(dims), *(self.sizes[a] for a in dims)]
 
-    def apply(self, prim: Prim, real: bool, mask: int, axes: Sequence[Axis], args: Sequence[_Reg],
-              *, low: int = 0, salt: str = "", dtype: str = "", sign: int = 0) -> _Reg:
+    def apply(
+        self,
+        prim: Prim,
+        real: bool,
+        mask: int,
+        axes: Sequence[Axis],
+        args: Sequence[_Reg],
+        *,
+        low: int = 0,
+        salt: str = "",
+        dtype: str = "",
+        sign: int = 0,
+    ) -> _Reg:
         dst = self.reg(real, mask, axes, sign)
         signs = [a.sign for a in args[:2]] + [0, 0]
         operands: list[int] = []
         for a in args:
             operands += [a.id, *self.strides(a.axes, axes)]
-        self.emit(Op.APPLY, int(prim), dst.id, mask, _level(low), _word(salt), _width(dtype),
-                  signs[0], signs[1], len(args), *self.dims(axes), *operands)
+        self.emit(
+            Op.APPLY,
+            int(prim),
+            dst.id,
+            mask,
+            _level(low),
+            _word(salt),
+            _width(dtype),
+            signs[0],
+            signs[1],
+            len(args),
+            *self.dims(axes),
+            *operands,
+        )
         return dst
 
     def number(self, value: float | int | bool, real: bool, want: int) -> _Reg:
@@ -168,8 +234,16 @@ class _Compiler:
                 real = is_float(node.dtype)
                 lo, hi = (0, 1) if node.dtype == "bool" else self.ranges.get(node.name, (-4, 4))
                 dst = self.reg(real, want, node.axes)
-                self.emit(Op.INPUT, dst.id, _word(node.name), lo, hi, _width(node.dtype),
-                          *self.dims(node.axes), *self.strides(flat, node.axes))
+                self.emit(
+                    Op.INPUT,
+                    dst.id,
+                    _word(node.name),
+                    lo,
+                    hi,
+                    _width(node.dtype),
+                    *self.dims(node.axes),
+                    *self.strides(flat, node.axes),
+                )
                 return dst
             case Const():
                 return self.number(node.value, is_float(node.dtype), want)
@@ -217,8 +291,15 @@ class _Compiler:
             return self.term(row.body, want, regs, inner, node)
         return self.primitive(row, want, regs, inner, parts, node)
 
-    def primitive(self, row: Scalar, want: int, args: list[_Reg], info: list[Info],
-                  parts: list[int], node: Map) -> _Reg:
+    def primitive(
+        self,
+        row: Scalar,
+        want: int,
+        args: list[_Reg],
+        info: list[Info],
+        parts: list[int],
+        node: Map,
+    ) -> _Reg:
         kind, axes, dtype = row.field or "", _union(args, node.axes), node.dtype
         if kind == "where":
             cond = self.truth(args[0])
@@ -235,13 +316,18 @@ class _Compiler:
         real = [self.real(a, w) for a, w in zip(args, parts, strict=True)]
         moved = kind in ("exp", "log") and not keyed_move(row.name, info[0], self.chain.full)
         if moved or kind in ("add", "mul", "recip", "sqrt"):
-            sign = {"mul": real[0].sign * real[-1].sign, "recip": real[0].sign,
-                    "sqrt": max(real[0].sign, 0)}.get(kind, 0)
+            sign = {
+                "mul": real[0].sign * real[-1].sign,
+                "recip": real[0].sign,
+                "sqrt": max(real[0].sign, 0),
+            }.get(kind, 0)
             return self.apply(_PRIM[kind], True, want, axes, real, sign=sign)
         low = lowest(parts[0])
         if kind in ORDERED:
             truth = kind in EXACT
-            return self.apply(_PRIM[kind], not truth, 0 if truth else want | low, axes, real, low=low)
+            return self.apply(
+                _PRIM[kind], not truth, 0 if truth else want | low, axes, real, low=low
+            )
         name = row.name + (f":{dtype}" if row.name == "round" else "")
         return self.apply(Prim.KEYED, True, want, axes, real, salt=name)
 
@@ -252,8 +338,7 @@ class _Compiler:
             return self.apply(Prim.WRAP, False, 0, a.axes, [a], dtype=dtype)
         if dtype == "bool":
             return self.apply(Prim.TO_BOOL, False, 0, a.axes, [a], low=lowest(a.mask))
-        return self.apply(Prim.KEYED_INT, False, 0, a.axes, [a],
-                          salt=f"cast:{dtype}", dtype=dtype)
+        return self.apply(Prim.KEYED_INT, False, 0, a.axes, [a], salt=f"cast:{dtype}", dtype=dtype)
 
     def reduce(self, node: Reduce, want: int, a: _Reg) -> _Reg:
         axes = self.graph.nodes[node.operand].axes
@@ -261,8 +346,16 @@ class _Compiler:
             a = self.apply(Prim.COPY, a.real, a.mask, axes, [a], sign=a.sign)
         dst = self.reg(a.real, want, node.axes)
         over = [x for a_ in axes for x in (self.sizes[a_], int(a_ in node.over))]
-        self.emit(Op.REDUCE, int(_PRIM[SCALARS[node.op].field or ""]), dst.id, a.id, want,
-                  _level(lowest(want)), len(axes), *over)
+        self.emit(
+            Op.REDUCE,
+            int(_PRIM[SCALARS[node.op].field or ""]),
+            dst.id,
+            a.id,
+            want,
+            _level(lowest(want)),
+            len(axes),
+            *over,
+        )
         return dst
 
     def view(self, node: View, a: _Reg) -> _Reg:
@@ -287,8 +380,17 @@ class _Compiler:
         dst = self.reg(a.real, a.mask, node.axes, a.sign)
         along = self.strides(a.axes, [node.along])[0]
         kept = self.strides(a.axes, [x if x != node.along else Axis("", 0) for x in node.axes])
-        self.emit(Op.GATHER, dst.id, a.id, at.id, self.sizes[node.along], along,
-                  *self.dims(node.axes), *kept, *self.strides(at.axes, node.axes))
+        self.emit(
+            Op.GATHER,
+            dst.id,
+            a.id,
+            at.id,
+            self.sizes[node.along],
+            along,
+            *self.dims(node.axes),
+            *kept,
+            *self.strides(at.axes, node.axes),
+        )
         return dst
 
 
@@ -317,8 +419,14 @@ def _width(dtype: str) -> int:
     return {1: 9, 2: 2, 4: 4, 8: 0}[kind.bytes] * (-1 if dtype == "u8" else 1)
 
 
-def compile_graph(graph: Graph, plan: Levels, levels: Sequence[int], chain: Chain,
-                  sizes: Mapping[Axis, int], ranges: Mapping[str, tuple[int, int]]) -> Program:
+def compile_graph(
+    graph: Graph,
+    plan: Levels,
+    levels: Sequence[int],
+    chain: Chain,
+    sizes: Mapping[Axis, int],
+    ranges: Mapping[str, tuple[int, int]],
+) -> Program:
     """The flat program of a graph's outputs, each at the level (one-bit mask) given for it."""
     c = _Compiler(graph, plan, chain, sizes, ranges)
     done: dict[int, _Reg] = {}

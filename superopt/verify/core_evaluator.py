@@ -23,14 +23,26 @@ class CoreEvaluator:
     name = "core"
 
     def outputs(
-        self, graph: Graph, plan: Levels, levels: Sequence[int], chain: Chain, draw: Draw,
+        self,
+        graph: Graph,
+        plan: Levels,
+        levels: Sequence[int],
+        chain: Chain,
+        draw: Draw,
         sizes: Mapping[Axis, int],
     ) -> list[Cells]:
         """See ``Evaluator.outputs``."""
         program = compile_graph(graph, plan, levels, chain, sizes, draw.ranges)
         omega = generators(chain, draw.keys)
-        found = field_run(program.code, program.pool, list(chain.primes), draw.keys,
-                          draw.pooled.astype(np.uint8), omega, usable_cores())
+        found = field_run(
+            program.code,
+            program.pool,
+            list(chain.primes),
+            draw.keys,
+            draw.pooled.astype(np.uint8),
+            omega,
+            usable_cores(),
+        )
         out = []
         for o, real, (data, status) in zip(graph.outputs, program.outputs, found, strict=True):
             shape = (len(draw.keys), *(sizes[a] for dim in o.dims for a in dim))

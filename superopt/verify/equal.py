@@ -67,6 +67,8 @@ ASSUMPTIONS: dict[str, str] = {
     "where-defined": "equality is claimed where both programs are defined (no zero divisor, no "
     "root or logarithm of a negative number)",
     "ties": "ties between compared values are sampled, not counted in the bound",
+    "keyed:exp": "an exp nested deeper than the chain is a random function of its argument",
+    "keyed:log": "a log nested deeper than the chain is a random function of its argument",
     "exponential": "exp is a homomorphism from sums to products and nothing else",
 }
 """What the names in ``Equivalence.assumptions`` stand for (a name may carry ``:detail``)."""

@@ -1,0 +1,221 @@
+"""The numeric gate: a compiled kernel must be as accurate as eager PyTorch at the same precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from superopt.mugraph.dtypes import DTYPES, compute_dtype, from_torch
+from superopt.verify.inputs import CLASSES, class_inputs, storage_normals
+
+Kernel = Callable[[Sequence[torch.Tensor]], object]
+"""The candidate: takes the list of inputs, gives a tensor or a sequence of tensors."""
+
+FACTOR = 2.0
+"""How much larger than eager's the candidate's error may be."""
+
+ROUNDINGS = 128.0
+"""Units roundoff of the accumulation type, relative to a row's largest element, that are free.
+
+A kernel that adds n products one after the other is off by up to about the square root of n units
+(measured: 60 at n = 4096), and one that adds in blocks, as eager does, by a tenth of that.
+"""
+
+SENSITIVITY = 4.0
+"""Multiples, that are free, of the change that a relative input change of one unit makes."""
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One input class: errors against float64, normalized per row; ``limit`` is what was allowed.
+
+    max_abs: the largest absolute error of the candidate; reason: empty when it passed.
+    """
+
+    name: str
+    candidate: float
+    eager: float
+    limit: float
+    max_abs: float
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The verdict over all classes; ``factor`` is the recorded one, ``reason`` the first failure."""
+
+    passed: bool
+    factor: float
+    classes: tuple[ClassResult, ...]
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+
+def numeric_gate(
+    candidate: Kernel,
+    eager: Callable[..., object],
+    inputs: Sequence[torch.Tensor],
+    *,
+    reference: Callable[..., object] | None = None,
+    seed: int = 0,
+    factor: float = FACTOR,
+    classes: Sequence[str] = tuple(CLASSES),
+    make_inputs: Callable[[str, torch.Generator], Sequence[torch.Tensor]] | None = None,
+) -> Gate:
+    """Runs the candidate on every input class and compares it with eager and with float64.
+
+    candidate: called with the list of inputs (outputs should be NaN-filled beforehand: the
+    caller's duty); eager: called with the inputs as arguments; inputs: the caller's own, the first
+    class ("given") and the model of sizes, strides and dtypes of the others; reference: called
+    with float64 inputs, defaults to ``eager``; make_inputs: makes a class's inputs instead.
+
+    What passes (design section 6.2). The error of a row (the last dim of an output) is its largest
+    absolute error over its largest reference magnitude, that of an output the largest of its rows:
+    an element far below its row's scale is not held to its own scale, since eager does not meet
+    that either. With E the error of eager and S the change of the float64 result when each input
+    is changed by one unit roundoff of the compute type,
+
+        error <= factor * E + 4 S + 128 units of the compute type + 2 units of the output type.
+
+    S makes the test fair where the problem is ill-conditioned (eager's error there is a random
+    number, which may be small by luck), and keeps it strict where only the algorithm is: a
+    variance as E[x^2] - E[x]^2 or an exp without its maximum has a large error and a small S.
+    Non-finite elements must be those of eager or of float64; NaN in both asks for NaN.
+    Integers and truth values must equal eager's or float64's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    normals = storage_normals(inputs, generator)
+    exact = reference or eager
+    results: list[ClassResult] = []
+    with torch.no_grad():
+        for name in ("given", *classes):
+            if name == "given":
+                tensors = list(inputs)
+            elif make_inputs is not None:
+                tensors = list(make_inputs(name, generator))
+            else:
+                tensors = class_inputs(name, inputs, normals)
+            results.append(_one(name, candidate, eager, exact, tensors, factor, generator))
+    failed = next((r for r in results if not r.passed), None)
+    reason = "" if failed is None else f"on inputs of class {failed.name!r}: {failed.reason}"
+    return Gate(failed is None, factor, tuple(results), reason)
+
+
+def _one(
+    name: str,
+    candidate: Kernel,
+    eager: Callable[..., object],
+    exact: Callable[..., object],
+    tensors: list[torch.Tensor],
+    factor: float,
+    generator: torch.Generator,
+) -> ClassResult:
+    before = [x.clone() if x.numel() < 1 << 16 else None for x in tensors]
+    mine = _outputs(candidate(tensors))
+    if any(b is not None and not _same(b, x) for b, x in zip(before, tensors, strict=True)):
+        return ClassResult(name, 0, 0, 0, 0, False, "it wrote to an input")
+    wide = [x.double() if x.is_floating_point() else x for x in tensors]
+    theirs, right = _outputs(eager(*tensors)), _outputs(exact(*wide))
+
+    @cache
+    def nudged() -> list[torch.Tensor]:
+        moved = (_nudge(x, w, generator) for x, w in zip(tensors, wide, strict=True))
+        return _outputs(exact(*moved))
+
+    worst = ClassResult(name, 0.0, 0.0, 0.0, 0.0, True, "")
+    if not len(mine) == len(theirs) == len(right):
+        return ClassResult(name, 0, 0, 0, 0, False, f"{len(mine)} outputs against {len(theirs)}")
+    for k, (y, e, r) in enumerate(zip(mine, theirs, right, strict=True)):
+        found = _compare(name, f"output {k}", y, e, r, lambda k=k: nudged()[k], factor)
+        if not found.passed:
+            return found
+        if found.candidate - found.limit >= worst.candidate - worst.limit or not worst.limit:
+            worst = found
+    return worst
+
+
+def _compare(
+    name: str,
+    what: str,
+    y: torch.Tensor,
+    e: torch.Tensor,
+    r: torch.Tensor,
+    nudged: Callable[[], torch.Tensor],
+    factor: float,
+) -> ClassResult:
+    def fail(reason: str) -> ClassResult:
+        return ClassResult(name, 0, 0, 0, 0, False, f"{what}: {reason}")
+
+    if y.shape != e.shape or y.dtype != e.dtype:
+        return fail(f"{tuple(y.shape)} {y.dtype} against {tuple(e.shape)} {e.dtype}")
+    if not e.is_floating_point():
+        wrong = int(((y != e) & (y != r.to(e.dtype))).sum())
+        return (
+            fail(f"{wrong} elements differ") if wrong else ClassResult(name, 0, 0, 0, 0, True, "")
+        )
+    if not y.numel():
+        return ClassResult(name, 0, 0, 0, 0, True, "")
+    dtype = from_torch(e.dtype).name
+    largest, tiny = torch.finfo(e.dtype).max, torch.finfo(e.dtype).tiny
+    y, e, r = (_rows(x.double()) for x in (y, e, r))
+    beyond = r.abs() > largest  # finite in float64 alone: infinite in the output's type
+    r = torch.where(beyond, torch.copysign(torch.full_like(r, float("inf")), r), r)
+    if wrong := int((_kind(y) != _kind(e)).logical_and(_kind(y) != _kind(r)).sum()):
+        return fail(f"{wrong} elements are NaN, infinite or finite where eager's are not")
+    if missing := int((r.isnan() & e.isnan() & ~y.isnan()).sum()):
+        return fail(f"{missing} elements are not NaN where eager's are")
+    finite = r.isfinite() & y.isfinite()
+    scale = torch.where(r.isfinite(), r.abs(), 0.0).amax(-1, keepdim=True).clamp_min(tiny)
+
+    def error(x: torch.Tensor) -> float:
+        both = finite & x.isfinite()
+        return float((torch.where(both, (x - r).abs(), 0.0) / scale).max())
+
+    unit = DTYPES[compute_dtype(dtype)].ulp
+    mine, theirs = error(y), error(e)
+    limit = factor * theirs + ROUNDINGS * unit + 2 * DTYPES[dtype].ulp
+    if mine > limit:  # how ill-conditioned the problem is there matters only now
+        limit += SENSITIVITY * error(_rows(nudged().double()))
+    max_abs = float(torch.where(finite, (y - r).abs(), 0.0).max())
+    passed = mine <= limit
+    reason = (
+        ""
+        if passed
+        else (f"{what}: the error {mine:.3g} is beyond {limit:.3g} (eager's error is {theirs:.3g})")
+    )
+    return ClassResult(name, mine, theirs, limit, max_abs, passed, reason)
+
+
+def _outputs(value: object) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return list(value)  # type: ignore[call-overload]
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """Two dims: rows are the last dim; a vector is one row."""
+    return x.reshape(-1, x.shape[-1]) if x.dim() > 1 else x.reshape(1, -1)
+
+
+def _kind(x: torch.Tensor) -> torch.Tensor:
+    """0 finite, 1 and 2 infinite, 3 NaN."""
+    return torch.where(x.isnan(), 3, torch.where(x.isinf(), torch.where(x > 0, 1, 2), 0))
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool(((a == b) | (a != a) & (b != b)).all())
+
+
+def _nudge(x: torch.Tensor, wide: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The float64 input changed by one unit roundoff of the compute type, up or down."""
+    if not x.is_floating_point():
+        return wide
+    unit = DTYPES[compute_dtype(from_torch(x.dtype).name)].ulp
+    sign = torch.randint(0, 2, x.shape, generator=generator, dtype=torch.int8) * 2 - 1
+    return wide * (1 + unit * sign)
