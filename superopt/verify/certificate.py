@@ -16,7 +16,7 @@ from superopt.errors import CertificateCorrupt, CertificateMismatch, Certificate
 from superopt.mugraph.canonical import graph_hash, mugraph_hash
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
-from superopt.verify.equal import ASSUMPTIONS, Equivalence
+from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.gate import Gate
 
 SCHEMA = 1

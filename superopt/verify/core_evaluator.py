@@ -12,7 +12,7 @@ from superopt.mugraph.algebras.chain import Chain, generators
 from superopt.mugraph.algebras.field_values import Draw
 from superopt.mugraph.algebras.levels import Levels
 from superopt.mugraph.axes import Axis
-from superopt.mugraph.bytecode import compile_graph
+from superopt.mugraph.flatten import compile_graph
 from superopt.mugraph.graph import Graph
 from superopt.verify.evaluators import Cells
 

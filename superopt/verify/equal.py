@@ -16,62 +16,18 @@ from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.graph import Graph, Input
 from superopt.verify.bound import ROOT, SELECT, Bound, Counter, bound
+from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.evaluators import Cells, Evaluator, evaluator
 from superopt.verify.sizes import Sizing, assignments
 from superopt.verify.triangular import exponent_error, independent_roots
+
+__all__ = ["ASSUMPTIONS", "Equivalence", "check_equal"]
 
 SAMPLED_TRIALS = 128
 """Clean trials per cell when no bound can be claimed."""
 
 MAX_TRIALS = 1 << 15
 """Trials (of one assignment) after which a check gives up waiting for clean cells."""
-
-
-@dataclass(frozen=True)
-class Equivalence:
-    """What a check found; "equal" is wrong with probability at most 2^-bound_log2 when kind is "bound".
-
-    verdict: "equal" or "not_shown_equal" (never "unequal": that takes a counterexample in floats);
-    kind: "bound", or "sampled" when no bound is claimed; trials: uniform trials of all assignments;
-    tied_trials: further trials with inputs from small pools; field: name and primes of the chain;
-    seeds: the one seed that everything is drawn from; sizes: (axis, size) per assignment;
-    clean, total: cells compared and all cells, over the uniform trials; assumptions: named, see
-    ``ASSUMPTIONS``; reason: why not equal, or why only sampled.
-    """
-
-    verdict: str
-    bound_log2: float | None
-    kind: str
-    trials: int
-    tied_trials: int
-    field: tuple[str, tuple[int, ...]]
-    seeds: tuple[int, ...]
-    sizes: tuple[tuple[tuple[str, int], ...], ...]
-    clean: int
-    total: int
-    assumptions: tuple[str, ...]
-    reason: str
-    evaluator: str
-
-    def __bool__(self) -> bool:
-        return self.verdict == "equal"
-
-
-ASSUMPTIONS: dict[str, str] = {
-    "generic-literals": "no coefficient of the difference is divisible by a prime of the chain",
-    "reduced-sizes": "programs that differ do so at both assignments of reduced sizes",
-    "shrunk-comparisons": "comparisons of positions behave alike on the shorter axes used",
-    "casts": "casts between float types are identities",
-    "keyed": "the named function is a random function of its arguments and nothing else",
-    "finite-inputs": "float inputs are finite",
-    "where-defined": "equality is claimed where both programs are defined (no zero divisor, no "
-    "root or logarithm of a negative number)",
-    "ties": "ties between compared values are sampled, not counted in the bound",
-    "keyed:exp": "an exp nested deeper than the chain is a random function of its argument",
-    "keyed:log": "a log nested deeper than the chain is a random function of its argument",
-    "exponential": "exp is a homomorphism from sums to products and nothing else",
-}
-"""What the names in ``Equivalence.assumptions`` stand for (a name may carry ``:detail``)."""
 
 
 def check_equal(
@@ -250,10 +206,13 @@ def _check(
     return replace(result, verdict="equal", bound_log2=log2)
 
 
-def _add(result: Equivalence, tally: _Tally, **changes: str) -> Equivalence:
+def _add(result: Equivalence, tally: _Tally, reason: str = "") -> Equivalence:
     return replace(
-        result, clean=result.clean + tally.compared, total=result.total + tally.total, **changes
-    )  # type: ignore[arg-type]
+        result,
+        clean=result.clean + tally.compared,
+        total=result.total + tally.total,
+        reason=reason or result.reason,
+    )
 
 
 def _output_level(a: Graph, b: Graph, i: int, chain: Chain) -> int:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from superopt.errors import VerificationFailed
 from superopt.mugraph.graph import Graph, Input, Node, Output, dense_strides
-
-if TYPE_CHECKING:
-    from superopt.verify.equal import Equivalence
+from superopt.verify.equivalence import Equivalence
 
 
 def check_pieces(

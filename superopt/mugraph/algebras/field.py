@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from superopt.errors import IllFormedGraph
 from superopt.mugraph.algebras import chain as ch
 from superopt.mugraph.algebras import field_values as fv
 from superopt.mugraph.algebras.chain import GOLDEN, U64, Chain
+from superopt.mugraph.algebras.field_primitives import Primitives
 from superopt.mugraph.algebras.field_values import (
     NEG,
     OK,
@@ -69,7 +70,7 @@ POOL = 3
 """Distinct values that an input takes in a trial that is to have ties."""
 
 
-class FieldAlgebra:
+class FieldAlgebra(Primitives):
     """Evaluates one graph over a chain, at the levels that ``levels`` wants of each node.
 
     ``sizes`` gives every axis its size: it may differ from the axis's own, and then the graph is
@@ -79,11 +80,11 @@ class FieldAlgebra:
     def __init__(
         self, graph: Graph, chain: Chain, draw: Draw, sizes: Mapping[Axis, int], levels: Levels
     ) -> None:
-        self.chain, self.draw, self.sizes, self.info = chain, draw, sizes, levels.info
+        super().__init__(chain, draw)
+        self.sizes, self.info = sizes, levels.info
         self.want: dict[Node, int] = {}
         for node, want in zip(graph.nodes, levels.want, strict=True):
             self.want[node] = self.want.get(node, 0) | want
-        self.omega = ch.generators(chain, draw.keys)
 
     def shape(self, axes: Sequence[Axis]) -> tuple[int, ...]:
         """The sizes of these axes."""
@@ -145,7 +146,7 @@ class FieldAlgebra:
         want = self.want[node]
         out = self._term(node_term(node), want, full, info, node.dtype)
         if is_float(node.dtype):
-            return self._real(out, want)
+            return self.real(out, want)
         return Exact(fv.wrap(out.data, node.dtype), out.status) if isinstance(out, Exact) else out
 
     def _term(
@@ -184,156 +185,37 @@ class FieldAlgebra:
     ) -> Value:
         kind = row.field
         if kind == "where":
-            return self._where(want, args)
+            return self.where(want, args)
         if kind == "cast":
-            return self._cast(want, args[0], dtype)
+            return self.cast(want, args[0], dtype)
         if kind in ("not", "and", "or"):
-            return fv.BOOLEAN[kind](*(self._truth(a) for a in args))
+            return fv.BOOLEAN[kind](*(self.truth(a) for a in args))
         if kind in fv.INTEGER and all(isinstance(a, Exact) for a in args):
             return fv.INTEGER[kind](*args)
-        real = [self._real(a, w) for a, w in zip(args, parts, strict=True)]
+        real = [self.real(a, w) for a, w in zip(args, parts, strict=True)]
         match kind:
             case "add":
-                return self._add(real[0], real[1])
+                return self.add(real[0], real[1])
             case "mul":
-                return self._mul(real[0], real[1])
+                return self.mul(real[0], real[1])
             case "recip":
-                return self._recip(real[0])
+                return self.recip(real[0])
             case "sqrt":
-                return self._sqrt(real[0])
+                return self.sqrt(real[0])
             case "exp" | "log":
                 if keyed_move(row.name, info[0], self.chain.full):
-                    return self._keyed(row.name, real, want)
-                return self._exp(real[0], want) if kind == "exp" else self._log(real[0], want)
+                    return self.keyed(row.name, real, want)
+                return self.exp(real[0], want) if kind == "exp" else self.log(real[0], want)
             case "max" | "min":
                 picks = (
-                    self._order(real[1]) > self._order(real[0])
+                    self.order(real[1]) > self.order(real[0])
                     if kind == "max"
-                    else self._order(real[1]) < self._order(real[0])
+                    else self.order(real[1]) < self.order(real[0])
                 )
                 return fv.choose(picks, real[1], real[0], poisoned=real)
         if kind in EXACT:
-            return self._compare(kind, real[0], real[1])
-        return self._keyed(row.name + (f":{dtype}" if row.name == "round" else ""), real, want)
-
-    def _real(self, x: Value, want: int) -> Real:
-        """The value as a float, at the levels ``want`` that it has."""
-        if isinstance(x, Real):
-            return restrict(x, want)  # type: ignore[return-value]
-        res = {i: (x.data % self.chain.primes[i]).astype(U64) for i in levels_of(want)}
-        return clear(res, x.status, int(np.sign(x.data.flat[0])) if x.literal else 0)
-
-    def _truth(self, x: Value) -> Exact:
-        return x if isinstance(x, Exact) else self._cast(0, x, "bool")  # type: ignore[return-value]
-
-    def _add(self, a: Real, b: Real) -> Real:
-        status = fv.ADD_STATUS[a.status, b.status]
-        return clear({i: (a.res[i] + b.res[i]) % self._p(i) for i in a.res}, status)
-
-    def _mul(self, a: Real, b: Real) -> Real:
-        status = fv.MUL_STATUS[fv.signed(a), fv.signed(b)]
-        product = {i: a.res[i] * b.res[i] % self._p(i) for i in a.res}
-        return clear(product, status, a.sign * b.sign)
-
-    def _recip(self, a: Real) -> Real:
-        status = np.where(a.status >= NEG, OK, a.status)
-        for r in a.res.values():
-            # 1/inf is 0, and no reason to poison.
-            status = np.where((a.status == OK) & (r == 0), POISON, status)
-        res = {
-            i: ch.power(r, self.chain.primes[i] - 2, self.chain.primes[i]) for i, r in a.res.items()
-        }
-        return clear(res, status, a.sign)
-
-    def _sqrt(self, a: Real) -> Real:
-        status, res = np.where(a.status == NEG, POISON, a.status), {}
-        for i, r in a.res.items():
-            p = self.chain.primes[i]
-            res[i] = ch.power(r, (p + 1) // 4, p)
-            status = np.where((status == OK) & (res[i] * res[i] % U64(p) != r), POISON, status)
-        return clear(res, status, max(a.sign, 0))
-
-    def _exp(self, a: Real, want: int) -> Real:
-        res = {}
-        for i in levels_of(want):
-            value = ch.exponential(self.omega[:, i], a.res[i + 1], self.chain.primes[i])
-            res[i] = np.where(a.status == NEG, U64(0), value)
-        return clear(res, np.where(a.status == NEG, OK, a.status))
-
-    def _log(self, a: Real, want: int) -> Real:
-        status = np.where(a.status == NEG, POISON, a.status)
-        for i in levels_of(want):
-            p = self.chain.primes[i - 1]
-            square = ch.power(a.res[i - 1], (p - 1) // 2, p) == 1
-            status = np.where((status == OK) & ~square, POISON, status)
-        res, full = {}, np.broadcast_shapes(status.shape, (len(self.omega), *status.shape[1:]))
-        for i in levels_of(want):
-            # Cells without a logarithm look up that of 1, which is found at once.
-            r = np.broadcast_to(np.where(status == OK, a.res[i - 1], U64(1)), full)
-            p = self.chain.primes[i - 1]
-            res[i] = ch.logarithm(self.omega[:, i - 1], r, p, self.chain.primes[i])
-        return clear(res, status)
-
-    # -- order and keyed functions
-
-    def _key(self, name: str, ndim: int) -> np.ndarray:
-        return fv.column(ch.mix(self.draw.keys ^ U64(ch.text_hash(name))), ndim)
-
-    def _order(self, a: Real) -> np.ndarray:
-        """Where a value stands in this trial's total order, uint64; -inf lowest, +inf highest."""
-        res = a.res[min(a.res)]
-        at = ch.mix(res * U64(GOLDEN) + self._key("order", res.ndim))
-        at = np.clip(at, U64(1), U64(ch.MASK - 1))
-        return np.where(a.status == NEG, U64(0), np.where(a.status == POS, U64(ch.MASK), at))
-
-    def _compare(self, kind: str, a: Real, b: Real) -> Exact:
-        x, y = self._order(a), self._order(b)
-        data = x < y if kind == "lt" else x <= y if kind == "le" else x == y
-        status = np.where((a.status == POISON) | (b.status == POISON), POISON, OK)
-        return fv.exact(data.astype(np.int64), status)
-
-    def _hash(self, name: str, args: Sequence[Real]) -> tuple[np.ndarray, np.ndarray]:
-        h = self._key(name, args[0].status.ndim)
-        status = np.zeros(1, dtype=np.uint8)
-        for a in args:
-            res = a.res[min(a.res)]
-            h = ch.mix(h ^ ch.mix(res + U64(GOLDEN)))
-            status = np.where((status != OK) | (a.status != OK), POISON, OK)
-        return h, status
-
-    def _keyed(self, name: str, args: Sequence[Real], want: int) -> Real:
-        h, status = self._hash(name, args)
-        return clear(
-            {i: ch.mix(h + U64(ch.level_salt(i))) % self._p(i) for i in levels_of(want)}, status
-        )
-
-    def _cast(self, want: int, x: Value, dtype: str) -> Value:
-        if is_float(dtype):
-            return self._real(x, want)
-        if isinstance(x, Exact):
-            return Exact(fv.wrap(x.data, dtype), x.status)
-        if dtype == "bool":
-            low = x.res[min(x.res)]
-            return fv.exact(
-                ((low != 0) | (x.status >= NEG)).astype(np.int64),
-                np.where(x.status == POISON, POISON, OK),
-            )
-        h, status = self._hash(f"cast:{dtype}", [x])
-        return fv.exact(fv.wrap((h % U64(1 << 16)).astype(np.int64) - (1 << 15), dtype), status)
-
-    def _where(self, want: int, args: list[Value]) -> Value:
-        cond = self._truth(args[0])
-        picks = cond.data != 0
-        if isinstance(args[1], Exact) and isinstance(args[2], Exact):
-            data = np.where(picks, args[1].data, args[2].data)
-            status = np.where(picks, args[1].status, args[2].status)
-            return fv.exact(data, np.where(cond.status == OK, status, POISON))
-        return fv.choose(
-            picks, self._real(args[1], want), self._real(args[2], want), poisoned=[cond]
-        )
-
-    def _p(self, level: int) -> Any:
-        return U64(self.chain.primes[level])
+            return self.compare(kind, real[0], real[1])
+        return self.keyed(row.name + (f":{dtype}" if row.name == "round" else ""), real, want)
 
     # -- reductions and layout
 
@@ -344,7 +226,7 @@ class FieldAlgebra:
             data, status = fv.tail(value.data, dims), fv.tail(value.status, dims)
             return fv.exact(fv.FOLD[row.name](data), np.where(status.any(-1), POISON, OK))
         want = self.want[node]
-        res = {i: fv.tail(r, dims) for i, r in self._real(value, want).res.items()}
+        res = {i: fv.tail(r, dims) for i, r in self.real(value, want).res.items()}
         status = fv.tail(value.status, dims)
         poison = (status == POISON).any(-1)
         neg, pos = (status == NEG).any(-1), (status == POS).any(-1)
@@ -352,7 +234,7 @@ class FieldAlgebra:
             return self._extreme(row, Real(res, status), poison)
         if row.name == "add":
             poison = poison | (neg & pos)
-            out = {i: r.sum(-1, dtype=U64) % self._p(i) for i, r in res.items()}
+            out = {i: r.sum(-1, dtype=U64) % self.prime(i) for i, r in res.items()}
         else:
             poison, neg, pos = poison | neg | pos, neg & False, pos & False
             out = {i: self._product(r, i) for i, r in res.items()}
@@ -361,14 +243,14 @@ class FieldAlgebra:
     def _product(self, r: np.ndarray, level: int) -> np.ndarray:
         out = np.ones(r.shape[:-1], dtype=U64)
         for k in range(r.shape[-1]):
-            out = out * r[..., k] % self._p(level)
+            out = out * r[..., k] % self.prime(level)
         return out
 
     def _extreme(self, row: Scalar, value: Real, poison: np.ndarray) -> Real:
         if value.status.shape[-1] == 0:
             status = np.full(poison.shape, NEG if row.name == "max" else POS, dtype=np.uint8)
             return Real({i: np.zeros(poison.shape, dtype=U64) for i in value.res}, status)
-        order = self._order(value)
+        order = self.order(value)
         at = (order.argmax(-1) if row.name == "max" else order.argmin(-1))[..., None]
 
         def pick(x: np.ndarray) -> np.ndarray:
@@ -385,7 +267,10 @@ class FieldAlgebra:
         return fv.index(restrict(value, self.want[node]), at, shape)
 
     def gather(self, node: Gather, value: Value, axes: Axes, at: Value, at_axes: Axes) -> Value:
-        places = fv.spread(self._truth(at), at_axes, node.axes)
-        return fv.gather(
-            restrict(value, self.want[node]), node.along, axes, node.axes, places, self.sizes
-        )  # type: ignore[arg-type]
+        places = fv.spread(at, at_axes, node.axes)
+        if isinstance(places, Real):
+            raise IllFormedGraph(
+                what="a gather at floats", where=node.along.name, fix="gather at integers"
+            )
+        value = restrict(value, self.want[node])
+        return fv.gather(value, node.along, axes, node.axes, places, self.sizes)

@@ -1,0 +1,52 @@
+"""What an equality check found, and the assumptions it may name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """What a check found; "equal" is wrong with probability at most 2^-bound_log2 when kind is "bound".
+
+    verdict: "equal" or "not_shown_equal" (never "unequal": that takes a counterexample in floats);
+    kind: "bound", or "sampled" when no bound is claimed; trials: uniform trials of all assignments;
+    tied_trials: further trials with inputs from small pools; field: name and primes of the chain;
+    seeds: the one seed that everything is drawn from; sizes: (axis, size) per assignment;
+    clean, total: cells compared and all cells, over the uniform trials; assumptions: named, see
+    ``ASSUMPTIONS``; reason: why not equal, or why only sampled.
+    """
+
+    verdict: str
+    bound_log2: float | None
+    kind: str
+    trials: int
+    tied_trials: int
+    field: tuple[str, tuple[int, ...]]
+    seeds: tuple[int, ...]
+    sizes: tuple[tuple[tuple[str, int], ...], ...]
+    clean: int
+    total: int
+    assumptions: tuple[str, ...]
+    reason: str
+    evaluator: str
+
+    def __bool__(self) -> bool:
+        return self.verdict == "equal"
+
+
+ASSUMPTIONS: dict[str, str] = {
+    "generic-literals": "no coefficient of the difference is divisible by a prime of the chain",
+    "reduced-sizes": "programs that differ do so at both assignments of reduced sizes",
+    "shrunk-comparisons": "comparisons of positions behave alike on the shorter axes used",
+    "casts": "casts between float types are identities",
+    "keyed": "the named function is a random function of its arguments and nothing else",
+    "finite-inputs": "float inputs are finite",
+    "where-defined": "equality is claimed where both programs are defined (no zero divisor, no "
+    "root or logarithm of a negative number)",
+    "ties": "ties between compared values are sampled, not counted in the bound",
+    "keyed:exp": "an exp nested deeper than the chain is a random function of its argument",
+    "keyed:log": "a log nested deeper than the chain is a random function of its argument",
+    "exponential": "exp is a homomorphism from sums to products and nothing else",
+}
+"""What the names in ``Equivalence.assumptions`` stand for (a name may carry ``:detail``)."""
