@@ -1,6 +1,7 @@
 """The content-addressed cache in one process: keys, checksums, bad disks, limits."""
 
 import dataclasses
+import enum
 import errno
 import logging
 import os
@@ -259,6 +260,14 @@ def test_a_lock_that_is_not_had_in_time_does_not_stop_the_work(cache, caplog):
         assert third
 
 
+class Level(enum.IntEnum):
+    ONE = 1
+
+
+class Word(str):
+    """A text with something beside it that a key would not see."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     x: object
@@ -286,7 +295,7 @@ def test_order_and_sequence_type_do_not_matter():
     assert key({"s": {1, 2, 3}}) == key({"s": frozenset([3, 2, 1])})
 
 
-@pytest.mark.parametrize("bad", [object(), {1: 2}, 1j, len])
+@pytest.mark.parametrize("bad", [object(), {1: 2}, 1j, len, Level.ONE, Word("a")])
 def test_a_part_without_canonical_form_is_refused(bad):
     with pytest.raises(TypeError):
         key({"part": bad})

@@ -25,6 +25,12 @@ extern "C" int axpy(void** bufs, const int64_t* ints) {
 extern "C" int status(void**, const int64_t* ints) { return int(ints[0]); }
 extern "C" int is_null(void** bufs, const int64_t*) { return bufs[0] == nullptr ? 0 : 7; }
 extern "C" int nothing(void**, const int64_t*) { return 0; }
+extern "C" int late(void** bufs, const int64_t* ints) {
+    const void* b = bufs[0];
+    const int64_t a = ints[1];
+    usleep(2000);
+    return bufs[0] == b && ints[1] == a ? 0 : 5;
+}
 extern "C" int nap(void**, const int64_t* ints) { usleep(useconds_t(ints[0])); return 0; }
 """
 
@@ -79,18 +85,23 @@ def test_what_cannot_be_loaded_says_so(library, tmp_path):
 
 
 def test_threads_have_their_own_arguments(library):
-    axpy = library.entry("axpy")
+    axpy, late = library.entry("axpy"), library.entry("late")
     wrong = []
 
     def work(seed):
         generator = torch.Generator().manual_seed(seed)
-        for _ in range(300):
+        for step in range(200):
             x, y = torch.randn(2, 64, generator=generator)
             o = torch.empty(64)
             launch(axpy, (x, y, o), (64, seed, 1))
             # Fused or not, one rounding apart; another thread's arguments would be far off.
             if not torch.allclose(o, seed * x + y, rtol=1e-5, atol=1e-5):
                 wrong.append(seed)
+            if step % 10 == 0:
+                try:  # it reads its arguments again after others have launched
+                    launch(late, (x, y, o), (64, seed, 1))
+                except KernelFailed:
+                    wrong.append(seed)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for t in threads:
