@@ -132,7 +132,8 @@ def blocks(m: Model) -> Iterator[Workload]:
         out = 2 * p["tokens"] * p["heads"] * p["d"] * p["h"]
         return _qkv_flops(p) + _decode_flops(p) + out + _mlp_flops(p)
 
-    attention, whole = programs.decode_attention, programs.decoder_layer
+    attention: Callable[..., Any] = programs.decode_attention
+    whole: Callable[..., Any] = programs.decoder_layer
     if m.qk_norm:
         attention, whole = programs.decode_attention_qk_norm, programs.decoder_layer_qk_norm
     yield row(

@@ -17,7 +17,7 @@ _CPU = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def machine() -> dict[str, Any]:
-    """CPU model and features, cores, caches, memory (bytes), system, and versions; plain JSON."""
+    """CPU model and features, cores, caches, memory (bytes), load, system, versions; plain JSON."""
     info = _cpuinfo()
     return {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
@@ -28,6 +28,8 @@ def machine() -> dict[str, Any]:
         "memory_bytes": _memory(),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        # Other work on the cores when the run began: what to distrust its times by.
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
         "compiler": _compiler(),

@@ -56,8 +56,6 @@ def _eager(fn: Function, args: tuple[torch.Tensor, ...]) -> Function:
 
 def _compiled(**options: Any) -> Callable[[Function, tuple[torch.Tensor, ...]], Function]:
     def prepare(fn: Function, args: tuple[torch.Tensor, ...]) -> Function:
-        # Without a reset, earlier cases of the same function count as its recompilations.
-        torch.compiler.reset()
         call = torch.compile(fn, dynamic=False, fullgraph=True, **options)
         call(*args)
         return call
@@ -133,6 +131,11 @@ PEERS: tuple[Peer, ...] = (
         (torch.float32,),
     ),
 )
+
+
+def forget() -> None:
+    """Drops what torch.compile has compiled: cases of one function would count as recompilations."""
+    torch.compiler.reset()
 
 
 def peer(name: str) -> Peer:
