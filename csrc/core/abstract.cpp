@@ -266,12 +266,12 @@ MonoId Algebra::assemble(const std::vector<Part>& all, const Bound& bound) {
     Mono out;
     out.free.assign(powers.begin(), powers.end());
     cancel(out.free);
-    for (auto& s : sets) out.groups.push_back(group(s.second, bound));
+    for (auto& s : sets) out.groups.push_back(group(s.second));
     std::sort(out.groups.begin(), out.groups.end());
     return intern(std::move(out));
 }
 
-int Algebra::group(const std::vector<const Part*>& members, const Bound& bound) {
+int Algebra::group(const std::vector<const Part*>& members) {
     std::map<int, std::vector<int>> by_axis;
     for (auto* x : members)
         for (auto& [k, v] : x->variables) {
@@ -279,17 +279,11 @@ int Algebra::group(const std::vector<const Part*>& members, const Bound& bound) 
             if (!std::count(known.begin(), known.end(), v)) known.push_back(v);
         }
     double orders = 1;
-    int most = 0;
-    for (auto& b : bound) most = std::max(most, b.first);
-    std::vector<int> number(static_cast<std::size_t>(most) + 1, 0);
     Group best;
     for (auto& [k, vs] : by_axis) {
         best.bound.emplace_back(k, static_cast<int>(vs.size()));
         std::sort(vs.begin(), vs.end());
-        for (std::size_t i = 0; i < vs.size(); i++) {
-            number[static_cast<std::size_t>(vs[i])] = static_cast<int>(i);
-            orders *= static_cast<double>(i + 1);
-        }
+        for (std::size_t i = 0; i < vs.size(); i++) orders *= static_cast<double>(i + 1);
     }
     if (orders > 5040) throw TooLarge{};
     auto less = [](const Factor& a, const Factor& b) {
@@ -305,8 +299,11 @@ int Algebra::group(const std::vector<const Part*>& members, const Bound& bound) 
         std::vector<Factor> here;
         for (auto* x : members) {
             Factor f{x->atom, {}, x->exponent};
-            for (auto& [k, v] : x->variables)
-                f.binding.emplace_back(k, number[static_cast<std::size_t>(v)]);
+            for (auto& [k, v] : x->variables) {
+                auto& vs = by_axis[k];
+                auto at = std::find(vs.begin(), vs.end(), v) - vs.begin();
+                f.binding.emplace_back(k, static_cast<int>(at));
+            }
             std::sort(f.binding.begin(), f.binding.end());
             auto it = std::find_if(here.begin(), here.end(), [&](const Factor& o) {
                 return o.atom == f.atom && o.binding == f.binding;
@@ -327,8 +324,6 @@ int Algebra::group(const std::vector<const Part*>& members, const Bound& bound) 
         bool more = false;
         for (auto& [k, vs] : by_axis) {
             more = std::next_permutation(vs.begin(), vs.end());
-            for (std::size_t i = 0; i < vs.size(); i++)
-                number[static_cast<std::size_t>(vs[i])] = static_cast<int>(i);
             if (more) break;
         }
         if (!more) break;

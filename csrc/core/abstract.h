@@ -119,7 +119,7 @@ private:
     PolyId of(int atom, Num exponent);
     PolyId of_group(int group);
     void cancel(std::vector<std::pair<int, Num>>& free) const;
-    int group(const std::vector<const Part*>& members, const Bound& bound);
+    int group(const std::vector<const Part*>& members);
     MonoId mono_mul(MonoId a, MonoId b);
     PolyId exponential(PolyId p);
     PolyId reciprocal(PolyId p);

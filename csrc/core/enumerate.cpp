@@ -208,8 +208,15 @@ bool Engine::attempt(StepKind kind, int index, std::size_t i, std::size_t j) {
     bool binary = kind == StepKind::mul || kind == StepKind::add;
     PolyId form = -1;
     bool part = false;
+    PolyId first = items_[i].form, second = items_[j].form;
+    if ((kind == StepKind::mul && !targets_->may_hold_product(first, second)) ||
+        (kind == StepKind::add && !targets_->may_hold_sum(first, second))) {
+        targets_->queries++;
+        out_.removed.abstract++;
+        return true;
+    }
     try {
-        form = combine(kind, index, items_[i].form, binary ? items_[j].form : -1);
+        form = combine(kind, index, first, binary ? second : -1);
         part = form != one_ && targets_->is_part(form);
     } catch (const TooLarge&) {
     } catch (const Pole&) {

@@ -9,11 +9,16 @@
 
 namespace superopt::search {
 
+using Bits = std::vector<std::uint64_t>;
+
 class Targets {
 public:
     Targets(Algebra& algebra, const std::vector<PolyId>& sources, const std::vector<Num>& literals,
             int negations);
     bool is_part(PolyId term);
+    // Cheap necessary conditions for is_part(a * b) and is_part(a + b).
+    bool may_hold_product(PolyId a, PolyId b);
+    bool may_hold_sum(PolyId a, PolyId b);
     std::uint64_t queries = 0;
 
 private:
@@ -32,14 +37,27 @@ private:
     bool others_hold(Embedding& e, const Context& c);
     MonoId placed(MonoId m, const Embedding& e, const Context& c);
     bool allowed(Num ratio) const { return ratios_.count(ratio.abs().r) > 0; }
-    Num degree(MonoId m) const;
     const std::vector<std::pair<int, Num>>& totals(MonoId m);
     bool may_hold(MonoId mono, MonoId part);
 
+    // Where a monomial's atoms occur: places (monomials of sources) and polynomials of sources.
+    struct Where {
+        Bits places, polys;
+    };
+    const Where& where(MonoId m);
+    struct Extremes {
+        MonoId least, greatest;  // in a monomial order: no product of these cancels
+        Bits polys;              // all monomials occur
+    };
+    const Extremes& extremes(PolyId p);
+    bool less(MonoId a, MonoId b) const;
+
     Algebra& algebra_;
     std::vector<std::unordered_map<MonoId, Num>> polys_;
-    std::vector<std::vector<Place>> where_;  // by atom
-    std::vector<Place> all_;
+    std::vector<Place> places_;
+    std::vector<std::vector<std::pair<std::size_t, Num>>> by_atom_;  // (place, exponent)
+    std::unordered_map<MonoId, Where> where_;
+    std::unordered_map<PolyId, Extremes> extremes_;
     std::unordered_set<std::uint64_t> ratios_;
     int negations_;
     std::vector<signed char> memo_;
