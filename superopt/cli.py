@@ -1,0 +1,354 @@
+"""The command line: explain, bench, cache and doctor."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from superopt.errors import BadOption, SuperoptError, closest
+
+app = typer.Typer(
+    help="Finds, proves and runs faster kernels for PyTorch programs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """A user's mistake ends in one line on stderr and status 2, not in a traceback."""
+    try:
+        yield
+    except SuperoptError as error:
+        typer.echo(f"superopt: {error.report()}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("superopt: stopped", err=True)
+        raise typer.Exit(130) from None
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def load_function(where: str) -> Callable[..., Any]:
+    """The function (or module instance) that ``FILE.py:NAME`` or ``package.module:NAME`` names.
+
+    Raises BadOption when the file, the module or the name is not there, or is not callable.
+    """
+    source, _, name = where.rpartition(":")
+    fix = "write the file and the function, such as model.py:rmsnorm_linear"
+    if not source or not name:
+        raise BadOption(f"{where!r} names no function", "argument MOD.py:FN", fix)
+    if source.endswith(".py"):
+        path = Path(source)
+        if not path.is_file():
+            raise BadOption(f"there is no file {source}", "argument MOD.py:FN", fix)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+    else:
+        with contextlib.suppress(ModuleNotFoundError, ValueError):
+            spec = importlib.util.find_spec(source)
+            if spec is not None:
+                return _member(importlib.import_module(source), name, where)
+        raise BadOption(f"there is no module {source}", "argument MOD.py:FN", fix)
+    if spec is None or spec.loader is None:
+        raise BadOption(f"{source} cannot be imported", "argument MOD.py:FN", fix)
+    module = importlib.util.module_from_spec(spec)
+    # Registered before it runs, as the import system does: dataclasses and tracing look it up.
+    sys.modules.setdefault(path.stem, module)
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise BadOption(
+            f"{source} fails when it is imported: {type(error).__name__}: {error}",
+            "argument MOD.py:FN",
+            "run it with Python first",
+        ) from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return _member(module, name, where)
+
+
+def _member(module: Any, name: str, where: str) -> Callable[..., Any]:
+    found = getattr(module, name, None)
+    if found is None:
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise BadOption(f"{where} does not exist", "argument MOD.py:FN", closest(name, known))
+    if not callable(found):
+        raise BadOption(f"{where} cannot be called", "argument MOD.py:FN", "name a function")
+    return found
+
+
+@app.command()
+def explain(
+    where: Annotated[str, typer.Argument(metavar="MOD.py:FN", help="The function to optimize.")],
+    inputs: Annotated[
+        str, typer.Option("--inputs", help="Its tensors, such as 'f32[8,4096],bf16[3]'.")
+    ],
+    target: Annotated[
+        str | None, typer.Option(help="cpu[:isa], cuda:sm_NN or triton:sm_NN.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="What the search may spend: 30s or 10000c.")] = "30s",
+    precision: Annotated[str, typer.Option(help="default or eager.")] = "default",
+    seed: Annotated[int, typer.Option(help="Seed of the inputs and of the search.")] = 0,
+    json_: Json = False,
+) -> None:
+    """Optimize a function for these inputs, and show the graph, the certificate and the times."""
+    with _told():
+        from superopt.bench.inputs import make_inputs
+
+        args = make_inputs(inputs, seed)
+        fn = load_function(where)
+        from superopt import api, report
+
+        # An already decorated function keeps its body, and takes the options given here.
+        optimized = api.superoptimize(
+            fn.fn if isinstance(fn, api.Optimized) else fn,
+            target=target,
+            budget=budget,
+            precision=precision,
+            seed=seed,
+        )
+        result = _result(optimized, args)
+        if json_:
+            _print_json(_result_json(result))
+        else:
+            typer.echo(report.explain(result))
+
+
+def _result(optimized: Any, args: Sequence[Any]) -> Any:
+    try:
+        return optimized.result(*args)
+    except SuperoptError:
+        raise
+    except (TypeError, RuntimeError, ValueError) as error:
+        # Shapes that do not fit fail inside PyTorch when the function is traced.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadOption(
+            f"the function does not run on these inputs: {first}",
+            "option --inputs",
+            "give the tensors that it takes, in its order",
+        ) from error
+
+
+def _result_json(result: Any) -> dict[str, Any]:
+    return {
+        "winner": result.winner,
+        "cache": result.cache,
+        "states": result.states,
+        "timings": dict(result.timings),
+        "mugraphs": [str(p.mugraph) for p in getattr(result, "pieces", ()) if p is not None]
+        or ([str(result.mugraph)] if result.mugraph is not None else []),
+        "certificates": [p.certificate for p in getattr(result, "pieces", ()) if p is not None]
+        or ([result.certificate] if result.certificate is not None else []),
+        "boundaries": [
+            {"op": str(b.op), "where": str(b.where), "reason": str(b.reason)}
+            for b in result.boundaries
+        ],
+    }
+
+
+@app.command()
+def bench(
+    suite: Annotated[
+        str, typer.Option(help="mirage, models, general, all, or a model.")
+    ] = "mirage",
+    peers: Annotated[str, typer.Option(help="Peers, with commas.")] = "eager,inductor",
+    dtypes: Annotated[str, typer.Option(help="Dtypes, with commas.")] = "f32,bf16",
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="File for the results ('-': standard output).")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Workloads, with commas; * matches.")] = "",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every callable.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds of one case.")] = 2.0,
+    warm: Annotated[bool, typer.Option("--warm", help="Keep the data caches warm.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what the file holds.")] = False,
+    budget: Annotated[str, typer.Option(help="What each search may spend.")] = "30s",
+    fallbacks: Annotated[str, typer.Option(help="What may win instead of kernels.")] = "eager",
+    ours: Annotated[bool, typer.Option("--ours/--no-ours", help="Measure superopt too.")] = True,
+    list_: Annotated[bool, typer.Option("--list", help="List suites and peers, and end.")] = False,
+) -> None:
+    """Measure workloads beside other systems, each output checked against float64."""
+    with _told():
+        if list_:
+            _list_bench()
+            return
+        from superopt.bench.suite import run_suite
+        from superopt.bench.table import print_table
+        from superopt.config import Options
+
+        to_stdout = json_ is not None and str(json_) == "-"
+        if resume and (json_ is None or to_stdout):
+            raise BadOption("nothing to resume from", "option --resume", "give --json FILE too")
+        document = run_suite(
+            suite,
+            peers=_words(peers),
+            dtypes=_words(dtypes),
+            json_path=None if to_stdout else json_,
+            threads=threads,
+            only=_words(only),
+            seconds=seconds,
+            cold=not warm,
+            resume=resume,
+            ours=ours,
+            options=Options.of(budget=budget, fallbacks=tuple(_words(fallbacks))),
+            progress=_say,
+        )
+        if to_stdout:
+            _print_json(document)
+        else:
+            print_table(document)
+
+
+_begun = time.monotonic()
+
+
+def _say(done: int, total: int, label: str) -> None:
+    typer.echo(f"[{done}/{total}] {time.monotonic() - _begun:6.0f} s  {label}", err=True)
+
+
+def _words(text: str) -> list[str]:
+    return [w.strip() for w in text.split(",") if w.strip()]
+
+
+def _list_bench() -> None:
+    from superopt.bench.peers import PEERS
+    from superopt.bench.workloads import SUITES, WORKLOADS
+
+    typer.echo(f"suites: {', '.join(SUITES)}")
+    for p in PEERS:
+        typer.echo(f"peer {p.name}: {p.missing() or p.version()}")
+    for w in WORKLOADS:
+        typer.echo(f"{w.name} ({', '.join(w.suites)}; {len(w.grid)} sizes): {w.note}")
+
+
+@app.command()
+def cache(
+    action: Annotated[str, typer.Argument(help="stats, list or clear.")] = "stats",
+    json_: Json = False,
+) -> None:
+    """Show or empty the cache of kernels."""
+    with _told():
+        actions = {"stats": _cache_stats, "list": _cache_list, "clear": _cache_clear}
+        if action not in actions:
+            raise BadOption(f"no action {action!r}", "superopt cache", closest(action, actions))
+        from superopt import pipeline
+
+        value, lines = actions[action](pipeline.cache())
+        if json_:
+            _print_json(value)
+        else:
+            for line in lines:
+                typer.echo(line)
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass or mapping as a dict."""
+    from dataclasses import asdict, is_dataclass
+
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return dict(value)
+
+
+def _cache_stats(store: Any) -> tuple[Any, list[str]]:
+    stats = _plain(store.stats())
+    return stats, [
+        f"folder   {stats['root']}",
+        f"entries  {stats['entries']}",
+        f"size     {_size(stats['size'])} of at most {_size(stats['limit'])}",
+    ]
+
+
+def _cache_list(store: Any) -> tuple[Any, list[str]]:
+    entries = [_entry(e) for e in store.entries()]
+    return entries, [
+        f"{e['key'][:16]}  {_size(e['size']):>9}  {_date(e['used'])}  {e['name']}" for e in entries
+    ]
+
+
+def _entry(entry: Any) -> dict[str, Any]:
+    """Key, size, time of last use and name of an entry, as far as it tells them."""
+    path = getattr(entry, "path", None)
+    files = [f for f in path.rglob("*") if f.is_file()] if path is not None else []
+    meta = dict(getattr(entry, "meta", None) or {})
+    return {
+        "key": str(entry.key),
+        "size": sum(f.stat().st_size for f in files),
+        "used": max((f.stat().st_mtime for f in files), default=0.0),
+        "name": str(meta.get("name", "")),
+        "meta": meta,
+    }
+
+
+def _cache_clear(store: Any) -> tuple[Any, list[str]]:
+    count = store.clear()
+    return {"removed": count}, [f"removed {count} entries"]
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "-"
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Say what of the machine superopt can use, what is missing, and how to get it."""
+    with _told():
+        from superopt import pipeline
+        from superopt.config import Config
+        from superopt.report.doctor import doctor_lines, doctor_table
+
+        findings = pipeline.doctor()
+        if json_:
+            _print_json(findings)
+        elif sys.stdout.isatty():
+            from rich.console import Console
+
+            Console().print(doctor_table(findings))
+        else:
+            for line in doctor_lines(findings):
+                typer.echo(line)
+        if not json_:
+            typer.echo("settings of the environment:")
+            for s in Config.settings():
+                typer.echo(f"  {s.env:26} {s.doc}")
+    # A status for scripts: a compiler is the one thing that nothing works without.
+    if any(f["name"] == "compiler" and f["status"] != "ok" for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from superopt.config import version as ours
+
+    typer.echo(ours())
+
+
+def main() -> None:
+    """The entry point of the ``superopt`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
