@@ -33,7 +33,9 @@ def compile_source(source: cpu.Source, extra: tuple[str, ...] = ()) -> Path:
         text = FOLDER / f"{key}.cpp"
         text.write_text(source.text)
         temp = FOLDER / f"{key}.{id(source)}.tmp"
-        done = subprocess.run(["g++", *source.flags, "-Wall", "-Wextra", *extra, str(text), "-o", str(temp)],
+        done = subprocess.run(["g++", *source.flags, "-Wall", "-Wextra", "-Wno-maybe-uninitialized",
+                               "-Wno-aggressive-loop-optimizations",
+                               *extra, str(text), "-o", str(temp)],
                               capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{text}:\n{done.stderr[:4000]}")

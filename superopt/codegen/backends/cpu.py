@@ -58,8 +58,8 @@ class Isa:
 
     @staticmethod
     def named(name: str) -> Isa:
-        """``avx512_bf16``, ``avx512``, ``avx2``, ``neon`` or ``generic``."""
-        rows = {i.name: i for i in (Isa("avx512_bf16", 64, True), Isa("avx512", 64),
+        """``avx512bf16``, ``avx512``, ``avx2``, ``neon`` or ``generic``."""
+        rows = {i.name: i for i in (Isa("avx512bf16", 64, True), Isa("avx512", 64),
                                     Isa("avx2", 32), Isa("neon", 16), Isa("generic", 16))}
         if name not in rows:
             raise UnsupportedDevice(f"no instruction set {name!r}", "target='cpu:...'",
@@ -75,7 +75,7 @@ class Isa:
     def flags(self) -> tuple[str, ...]:
         """Compiler flags that turn the instruction set on."""
         return {
-            "avx512_bf16": ("-march=x86-64-v4", "-mavx512bf16"),
+            "avx512bf16": ("-march=x86-64-v4", "-mavx512bf16"),
             "avx512": ("-march=x86-64-v4",),
             "avx2": ("-march=x86-64-v3",),
         }.get(self.name, ())
@@ -92,7 +92,7 @@ def _host() -> Isa:
     line = next((ln for ln in text.splitlines() if ln.startswith("flags")), "")
     have = set(line.split())
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"} <= have:
-        return Isa.named("avx512_bf16" if "avx512_bf16" in have else "avx512")
+        return Isa.named("avx512bf16" if "avx512_bf16" in have else "avx512")
     if {"avx2", "fma", "bmi2", "f16c"} <= have:
         return Isa.named("avx2")
     return Isa.named("generic")

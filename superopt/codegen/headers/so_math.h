@@ -156,7 +156,7 @@ SO_VIA_LIBM(so_exp, std::exp)
 
 // expm1: at most 2 ulp.
 template <so_fvec V> SO_INLINE V so_expm1(V x) {
-  V c = x < 90.0f ? x : so_all<V>(90.0f), r;
+  V c = x < 88.8f ? x : so_all<V>(88.8f), r;
   c = c > -30.0f ? c : so_all<V>(-30.0f);
   const V n = so_exp_split(c, r);
   const so_ints<V> k = __builtin_convertvector(n, so_ints<V>);
