@@ -3,8 +3,12 @@
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
+
+# Folders that a build or a run makes; no archive may carry them.
+MADE = {"build", "dist", "node_modules"}
 
 CHECK = """
 import sys, pathlib, superopt, superopt._core
@@ -21,6 +25,11 @@ def main(folder: Path) -> int:
     """Try the newest wheel of ``folder``; the exit status says whether it imports."""
     wheel = max(folder.glob("*.whl"), key=lambda p: p.stat().st_mtime)
     sdist = max(folder.glob("*.tar.gz"), key=lambda p: p.stat().st_mtime)
+    with tarfile.open(sdist) as archive:
+        places = {name.split("/")[1] for name in archive.getnames() if "/" in name}
+    if stray := {p for p in places if p.startswith(".") and p != ".gitignore"} | places & MADE:
+        print(f"{sdist.name} holds {sorted(stray)}", file=sys.stderr)
+        return 1
     print(f"{wheel.name} {wheel.stat().st_size} bytes, {sdist.name} {sdist.stat().st_size} bytes")
     with tempfile.TemporaryDirectory() as place:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place]
