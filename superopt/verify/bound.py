@@ -37,6 +37,7 @@ from superopt.mugraph.graph import (
     remap,
 )
 from superopt.mugraph.scalars import SCALARS, Arg, Term
+from superopt.verify.triangular import Exponents
 
 Degree = tuple[float, float]
 """Degrees of numerator and denominator."""
@@ -106,11 +107,11 @@ class Counter:
                 return (0.0, 0.0), {}
             case Map():
                 args = [done[i] for i in node.operands]
-                marks = _merge([m for _, m in args])
+                merged = _merge([m for _, m in args])
                 term = (node.op, *(Arg(i) for i in range(len(args))))
                 fixed = [not is_float(graph.nodes[i].dtype) for i in node.operands]
-                degree = self._term(term, [d for d, _ in args], fixed, (number,), free, marks)
-                return degree, marks
+                degree = self._term(term, [d for d, _ in args], fixed, (number,), free, merged)
+                return degree, merged
             case Reduce():
                 return self._reduce(node, number, *done[node.operand])
             case View():
@@ -247,14 +248,14 @@ def bound(
     pairs: list[tuple[tuple[Degree, Marks], tuple[Degree, Marks]]],
     q: int,
     peak: float,
-    exp_error: float | None,
+    form: Exponents | str | None,
     roots_free: bool,
 ) -> Bound:
     """The bound for output pairs (counts in both graphs) over a field of at least q elements.
 
-    peak: the highest degree of any value in either graph (arguments of keyed functions);
-    exp_error: probability that the exponents are not in triangular form at a random point, None
-    when that form was not found; roots_free: whether the roots were shown to be independent.
+    peak: the highest degree of any value in either graph (arguments of keyed functions, gradients
+    of exponents); form: the triangular form of the exponents, or why there is none; roots_free:
+    whether the roots were shown to be independent.
     """
     worst = Bound(0.0, "", 0, 0, 1, 0)
     for ((n1, d1), m1), ((n2, d2), m2) in pairs:
@@ -267,13 +268,12 @@ def bound(
         reason = ""
         if LOG in kinds:
             reason = "a logarithm has no degree"
-        elif EXP in kinds and exp_error is None:
-            reason = "the exponents have no triangular form that was found"
+        elif EXP in kinds and not isinstance(form, Exponents):
+            reason = form or "the exponents were not looked at"
         elif ROOT in kinds and not roots_free:
             reason = "a root's argument may be a square"
-        error = (degree + 2 * peak * keyed * keyed) / q + (
-            exp_error or 0.0 if EXP in kinds else 0.0
-        )
+        atoms, height = (form.atoms, form.height) if isinstance(form, Exponents) else (0, 1.0)
+        error = (degree * height + 2 * peak * (keyed * keyed + atoms)) / q
         error = error * 4.0 ** min(roots, 500)
         if not reason and error >= 0.5:
             reason = f"the degree {degree:.3g} with {roots} roots is too high for the field"

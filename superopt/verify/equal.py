@@ -15,11 +15,12 @@ from superopt.mugraph.algebras.levels import Levels, analyse, information, lowes
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.graph import Graph, Input
-from superopt.verify.bound import ROOT, SELECT, Bound, Counter, bound
+from superopt.verify.bound import EXP, ROOT, SELECT, Bound, Counter, bound
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.evaluators import Cells, Evaluator, evaluator
+from superopt.verify.roots import independent_roots
 from superopt.verify.sizes import Sizing, assignments
-from superopt.verify.triangular import exponent_error, independent_roots
+from superopt.verify.triangular import exponents
 
 __all__ = ["ASSUMPTIONS", "Equivalence", "check_equal"]
 
@@ -284,9 +285,9 @@ def _bound(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> Bound
     pairs = [(mine[p.node], other[q.node]) for p, q in zip(a.outputs, b.outputs, strict=True)]
     peak = max((sum(d) for d, _ in (*mine, *other)), default=1.0)
     kinds = {m.kind for pair in pairs for _, marks in pair for m in marks.values()}
-    exp_error = exponent_error(a, b, sizing, chain, seed) if "exp" in kinds else 0.0
-    roots = independent_roots(a, b, sizing, chain, seed) if ROOT in kinds else True
-    return bound(pairs, min(chain.primes), peak, exp_error, roots)
+    form = exponents(a, b, sizing, chain, seed) if EXP in kinds else None
+    free = independent_roots(a, b, sizing, chain, seed) if ROOT in kinds else True
+    return bound(pairs, min(chain.primes), peak, form, free)
 
 
 def _assumptions(

@@ -26,7 +26,7 @@ class Sizing:
 
     ranges: input name -> (lo, hi), both included; whole: axes that kept their size;
     shrunk: axes whose positions are compared, and that did not; cells: elements
-    of the largest value in either graph.
+    of the largest value in either graph; tied: axes that must have one size share a representative.
     """
 
     sizes: Mapping[Axis, int]
@@ -34,6 +34,7 @@ class Sizing:
     whole: tuple[str, ...]
     shrunk: tuple[str, ...]
     cells: int
+    tied: Mapping[Axis, Axis]
 
 
 class _Classes:
@@ -95,9 +96,10 @@ def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
                 where=f"axes {', '.join(names)} take part in index arithmetic",
                 fix=f"raise max_cells above {max_cells}, or cut the check into pieces",
             )
-        sizes = {x: root_size[classes.find(x)] for x in classes.parent}
+        tied = {x: classes.find(x) for x in classes.parent}
+        sizes = {x: root_size[tied[x]] for x in tied}
         shrunk = tuple(sorted({x.name for x in sizes if classes.find(x) in soft - whole}))
-        out.append(Sizing(sizes, _ranges((a, b), sizes), names, shrunk, cells))
+        out.append(Sizing(sizes, _ranges((a, b), sizes), names, shrunk, cells, tied))
     return tuple(out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -227,7 +228,8 @@ def index(x: Value, at: Sequence[np.ndarray], shape: tuple[int, ...]) -> Value:
     """The value read at one index array per axis, on axes of this shape."""
 
     def move(r: np.ndarray) -> np.ndarray:
-        read = r[(slice(None), *at)] if at else r.reshape(r.shape[:1] + (1,) * len(shape))
+        places: tuple[Any, ...] = (slice(None), *at)
+        read = r[places] if at else r.reshape(r.shape[:1] + (1,) * len(shape))
         return np.broadcast_to(read, (r.shape[0], *shape))
 
     return _each(x, move)

@@ -1,0 +1,137 @@
+"""Graphs made ready for probing: composite rows unfolded, and evaluated at chosen points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from superopt.mugraph.algebras.chain import Chain, trial_keys
+from superopt.mugraph.algebras.field import FieldAlgebra
+from superopt.mugraph.algebras.field_values import Draw, Real, Value
+from superopt.mugraph.algebras.levels import ORDERED, analyse
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.evaluate import evaluate
+from superopt.mugraph.graph import Builder, Graph, Input, Map, Reduce, remap
+from superopt.mugraph.scalars import SCALARS, inline
+from superopt.verify.sizes import Sizing, reduced_axes
+
+
+def unfolded(graph: Graph) -> Graph:
+    """The same program with every composite row replaced by its body."""
+    b = Builder(graph.name)
+    at: dict[int, int] = {}
+    for i, node in enumerate(graph.nodes):
+        at[i] = b.add(remap(node, at)) if not isinstance(node, Map) else _map(b, node, at)
+    outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
+    return Graph(graph.name, tuple(b.nodes), outputs).pruned()
+
+
+def _map(b: Builder, node: Map, at: Mapping[int, int]) -> int:
+    def apply(name: str, args: list[int]) -> int:
+        row = SCALARS[name]
+        if row.body is not None:
+            return int(inline(row.body, args, apply, const))
+        # Only a cast or a rounding needs the node's dtype; a choice takes that of its values.
+        return b.map(name, *args, dtype=node.dtype if name in ("cast", "round") else None)
+
+    def const(value: float) -> int:
+        return b.const(value, dtype)
+
+    dtype = b.dtype(at[node.operands[0]])
+    dtype = node.dtype if is_float(node.dtype) else dtype
+    return apply(node.op, [at[j] for j in node.operands])
+
+
+def selects(graph: Graph, roots: Sequence[int]) -> bool:
+    """Whether a value that these nodes depend on is chosen by comparing floats."""
+    for i in graph.reachable(roots):
+        node = graph.nodes[i]
+        ordered = isinstance(node, Map | Reduce) and SCALARS[node.op].field in ORDERED
+        if ordered and any(is_float(graph.nodes[j].dtype) for j in node.args):
+            return True
+    return False
+
+
+def one_cell(a: Graph, b: Graph, sizing: Sizing) -> dict[Axis, int]:
+    """Sizes at which little more than one output cell is left.
+
+    An axis that nothing reduces and no index computes with only repeats the program: it gets size
+    one, since every cell along it is the same function of other inputs.
+    """
+    bound = {sizing.tied[x] for g in (a, b) for x in reduced_axes(g)}
+    named = set(sizing.whole) | set(sizing.shrunk)
+    return {
+        x: n if sizing.tied[x] in bound or x.name in named else 1 for x, n in sizing.sizes.items()
+    }
+
+
+class Probe:
+    """Evaluates some nodes of a graph at random points, or near one random point."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        nodes: Sequence[int],
+        level: int,
+        chain: Chain,
+        sizes: Mapping[Axis, int],
+        ranges: Mapping[str, tuple[int, int]],
+        seed: int,
+    ) -> None:
+        self.graph, self.nodes, self.level, self.chain = graph, list(nodes), level, chain
+        self.sizes, self.ranges, self.seed = sizes, ranges, seed
+        self.plan = analyse(graph, chain.full, dict.fromkeys(nodes, 1 << level))
+
+    def inputs(self) -> list[tuple[str, int]]:
+        """Float inputs with a residue at the level, each with its number of elements."""
+        out = []
+        for node, want in zip(self.graph.nodes, self.plan.want, strict=True):
+            if isinstance(node, Input) and is_float(node.dtype) and want >> self.level & 1:
+                out.append((node.name, int(np.prod([self.sizes[x] for x in node.axes]))))
+        return out
+
+    def points(self, trials: range) -> tuple[np.ndarray, np.ndarray]:
+        """(residues, status) of all cells of the nodes, [trials, cells]."""
+        return self._run(trial_keys(self.seed, trials), {})
+
+    def around(
+        self, trial: int, moves: Sequence[tuple[str, int, int]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As ``points``, at one point: unmoved first, then once for each (input, element, step)."""
+        key = trial_keys(self.seed, range(trial, trial + 1))
+        by_input: dict[str, list[tuple[int, int, int]]] = {}
+        for k, (name, cell, step) in enumerate(moves):
+            by_input.setdefault(name, []).append((k + 1, cell, step))
+        return self._run(np.repeat(key, len(moves) + 1), by_input)
+
+    def _run(
+        self, keys: np.ndarray, moves: Mapping[str, list[tuple[int, int, int]]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        draw = Draw(keys, np.zeros(len(keys), dtype=bool), self.ranges)
+        algebra = FieldAlgebra(self.graph, self.chain, draw, self.sizes, self.plan)
+        given: dict[int, Value] = {}
+        for i, node in enumerate(self.graph.nodes):
+            if isinstance(node, Input) and node.name in moves:
+                given[i] = self._moved(algebra.input(node), moves[node.name])
+        env = evaluate(self.graph, algebra, given, self.nodes)
+        res: list[np.ndarray] = []
+        status: list[np.ndarray] = []
+        for i in self.nodes:
+            value = env[i] if isinstance(env[i], Real) else algebra.real(env[i], 1 << self.level)
+            shape = (len(keys), *(self.sizes[x] for x in self.graph.nodes[i].axes))
+            for out, x in ((res, value.res[self.level]), (status, value.status)):
+                out.append(np.broadcast_to(x, shape).reshape(len(keys), -1))
+        return np.concatenate(res, 1), np.concatenate(status, 1)
+
+    def _moved(self, value: Value, moves: Sequence[tuple[int, int, int]]) -> Value:
+        if not isinstance(value, Real):
+            return value
+        p = np.uint64(self.chain.primes[self.level])
+        res = np.array(value.res[self.level], order="C")
+        flat = res.reshape(len(res), -1)
+        for trial, cell, step in moves:
+            flat[trial, cell] = (flat[trial, cell] + np.uint64(step)) % p
+        return Real({**value.res, self.level: res}, value.status)
