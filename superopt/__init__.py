@@ -1,1 +1,23 @@
-"""superopt: a tensor-program superoptimizer for PyTorch."""
+"""superopt: a tensor-program superoptimizer and kernel compiler for PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from superopt.api import superoptimize
+
+__all__ = ["__version__", "superoptimize"]
+
+
+def __getattr__(name: str) -> Any:
+    # The engine is loaded when it is used, so that importing the package stays cheap.
+    if name == "superoptimize":
+        from superopt.api import superoptimize
+
+        return superoptimize
+    if name == "__version__":
+        from superopt.config import version
+
+        return version()
+    raise AttributeError(f"module 'superopt' has no attribute {name!r}")

@@ -13,7 +13,13 @@ from torch.utils import _pytree as pytree
 
 from superopt import pipeline, report, trace
 from superopt.config import Config, Options
-from superopt.errors import RequiresGrad, SuperoptError, UnsupportedDevice, WrongType
+from superopt.errors import (
+    RequiresGrad,
+    SuperoptError,
+    UnsupportedDevice,
+    UnsupportedOperator,
+    WrongType,
+)
 
 Signature = tuple[Any, ...]
 
@@ -30,6 +36,7 @@ class Optimized:
         functools.update_wrapper(self, fn)
         self.fn, self.options = fn, options
         self._results: dict[Signature, Any] = {}
+        self._failed: dict[Signature, Exception] = {}
         self._locks: dict[Signature, threading.Lock] = {}
         self._lock = threading.Lock()
         self._dynamic = _dynamic_positions(fn, options)
@@ -48,9 +55,13 @@ class Optimized:
             return self._original(unfit.error, args, kwargs)
         found = self._results.get(signature)
         if found is None:
+            if signature in self._failed:
+                return self._original(self._failed[signature], args, kwargs)
             try:
                 found = self._specialize(signature, args, kwargs)
-            except SuperoptError as error:
+            except Exception as error:
+                # Whatever went wrong inside, the user's program has an answer: PyTorch's.
+                self._failed[signature] = error
                 return self._original(error, args, kwargs)
         return found.call(*args, **kwargs)
 
@@ -80,8 +91,20 @@ class Optimized:
             leaves, spec = pytree.tree_flatten((args, kwargs))
         else:
             leaves, spec = args, len(args)
+        if torch.is_autocast_enabled("cpu"):
+            raise _Unfit(
+                UnsupportedOperator(
+                    "autocast is on, which changes what operators compute",
+                    getattr(self.fn, "__name__", "function"),
+                    "cast the arguments instead",
+                )
+            )
         grad = torch.is_grad_enabled()
-        key: list[Any] = [spec, torch.get_num_threads()]
+        key: list[Any] = [
+            spec,
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+        ]
         for n, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
                 if grad and leaf.requires_grad:
@@ -118,15 +141,22 @@ class Optimized:
                 shape[dim] = name
         return tuple(shape), tensor.stride() if not tensor.is_contiguous() else "dense"
 
-    def _original(self, error: SuperoptError, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _original(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.options.strict:
             raise error
         trace.warn_once(
             "fallback",
-            f"{getattr(self.fn, '__name__', 'function')} runs in PyTorch: {error}",
+            f"{getattr(self.fn, '__name__', 'function')} runs in PyTorch: {_line(error)}",
+            error=None if isinstance(error, SuperoptError) and not error.details else error,
             key=("fallback", str(id(self)), str(error)),
         )
         return self.fn(*args, **kwargs)
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    line = text[0] if text else ""
+    return line if isinstance(error, SuperoptError) else f"{type(error).__name__}: {line}"
 
 
 class _Unfit(Exception):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,27 @@ from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower, why_not_lowerable
 from superopt.config import Config, Options
 from superopt.cost.devices import cpu_device
-from superopt.cost.measure import interleave
+from superopt.cost.measure import Timing, interleave
 from superopt.cost.model import cost_on
 from superopt.errors import SuperoptError, UnsupportedDevice, VerificationFailed
-from superopt.frontend import Boundary, Supported, capture, partition
-from superopt.mugraph.canonical import graph_hash
+from superopt.frontend.identity import identity
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
-from superopt.mugraph.text import parse_mugraph, print_mugraph
+from superopt.mugraph.text import print_mugraph
 from superopt.runtime.build import (
     Compiler,
     Job,
     compile_many,
     find_compiler,
-    toolchain_fingerprint,
 )
-from superopt.runtime.cache import Cache, code_fingerprint, key
+from superopt.runtime.cache import Cache
 from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.plan import Extent, Plan, make_plan
+from superopt.runtime.site import Built, Site
 from superopt.search import driver
 from superopt.search.carry import obligation
 from superopt.verify import certificate, equal, gate
-
-POLICY = 1
-"""Raised whenever what a kernel is checked for, before it is kept, changes."""
 
 SHORTLIST = 4
 """Candidates that are compiled, gated and timed."""
@@ -66,19 +61,8 @@ class Result:
     timings: dict[str, float]
     states: int
     cache: str
-    boundaries: tuple[Boundary, ...] = ()
+    boundaries: tuple[Any, ...] = ()
     pieces: tuple[Built, ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True)
-class Built:
-    """The kernels of one piece of a program: verified, measured, loaded."""
-
-    kernels: Kernels
-    mugraph: MuGraph
-    certificate: dict[str, Any]
-    meta: Mapping[str, Any]
-    warm: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,10 @@ class Candidate:
     checks: list[equal.Equivalence]
     kernels: Kernels
     source: str
-    gate: gate.Gate
+    gate: gate.Gate | None = None
+
+
+Proved = tuple[driver.Candidate, list[equal.Equivalence]]
 
 
 def optimize(
@@ -106,108 +93,65 @@ def optimize(
     """
     options, config = options or Options(), config or Config.from_env()
     _check_devices(args, kwargs, options)
+    site = Site.of(options, config)
     with trace.stage("optimize") as span:
-        with trace.stage("frontend"):
-            program = partition(
-                capture(fn, args, kwargs, options.dynamic_shapes() or None), options.precision
-            )
-        boundaries = tuple(p for p in program.pieces if isinstance(p, Boundary))
-        for b in boundaries:
-            trace.log("fallback", f"{b.op} at {b.where}: {b.reason}")
-        if all(isinstance(p, Boundary) for p in program.pieces):
-            raise SuperoptError(
-                "nothing in the program can be optimized",
-                "; ".join(f"{b.op} ({b.reason})" for b in boundaries[:3]),
-            )
-        cache = Cache.open(config)
-        built: list[Built] = []
+        shortcut = site.shortcut(identity(fn), args, kwargs)
+        program = site.recall(shortcut)
+        if program is None:
+            with trace.stage("frontend"):
+                from superopt.frontend.capture import capture
+                from superopt.frontend.partition import partition
 
-        def build(piece: Supported, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-            built.append(build_graph(piece.graph, inputs, piece.eager, options, config, cache))
-            return built[-1].kernels(inputs)
+                wishes = options.dynamic_shapes() or None
+                program = partition(capture(fn, args, kwargs, wishes), options.precision)
+            for b in program.boundaries:
+                trace.log("fallback", f"{b.op} at {b.where}: {b.reason}")
+        if not program.supported:
+            reasons = "; ".join(f"{b.op} ({b.reason})" for b in program.boundaries[:3])
+            raise SuperoptError("nothing in the program can be optimized", reasons)
+        built: dict[int, Built] = {}
+
+        def build(piece: Any, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+            def make(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+                return _make(piece, inputs, site, folder)
+
+            built[id(piece)] = site.kernels(piece, make)
+            return built[id(piece)].kernels(inputs)
 
         # One run on the example, piece by piece: each piece sees the tensors it will be given.
         program.run(args, kwargs, build)
-        calls = {
-            id(p): b.kernels
-            for p, b in zip(
-                [p for p in program.pieces if isinstance(p, Supported)], built, strict=True
-            )
-        }
+        site.remember(shortcut, program, [b.key for b in built.values()])
+        calls = {piece: b.kernels for piece, b in built.items()}
 
         def generated(*args: Any, **kwargs: Any) -> Any:
             return program.run(args, kwargs, lambda piece, xs: calls[id(piece)](xs))
 
-        warm = all(b.warm for b in built)
-        winner, call, timings = _choose(fn, generated, args, kwargs, options, built, not boundaries)
+        pieces = tuple(built.values())
+        whole = not program.boundaries
+        winner, call, timings = _choose(fn, generated, args, kwargs, options, pieces, whole)
     timings["total_s"] = span.seconds
+    states = sum(int(b.meta.get("states", 0)) for b in pieces)
+    warm = "warm" if all(b.warm for b in pieces) else "cold"
     return Result(
         call,
         generated,
         winner,
-        built[0].mugraph,
-        built[0].certificate,
+        pieces[0].mugraph,
+        pieces[0].certificate,
         timings,
-        sum(int(b.meta.get("states", 0)) for b in built),
-        "warm" if warm else "cold",
-        boundaries,
-        tuple(built),
+        states,
+        warm,
+        program.boundaries,
+        pieces,
     )
-
-
-def build_graph(
-    graph: Graph,
-    inputs: Sequence[torch.Tensor],
-    eager: Callable[..., Sequence[torch.Tensor]],
-    options: Options,
-    config: Config,
-    cache: Cache,
-) -> Built:
-    """Verified kernels for one graph, from the cache or made now; ``eager`` computes it in PyTorch."""
-    compiler = find_compiler(config)
-    arch = options.target.arch if options.target is not None else "native"
-    threads = config.threads or torch.get_num_threads()
-    entry_key = key(
-        {
-            "graph": graph_hash(graph),
-            "options": options.key(),
-            "device": sorted(cpu_features()),
-            "threads": threads,
-            "toolchain": toolchain_fingerprint(compiler, arch),
-            "flags": list(config.cxxflags),
-            "torch": torch.__version__,
-            "policy": POLICY,
-            "code": code_fingerprint(),
-        }
-    )
-    with cache.lock(entry_key):
-        entry = cache.get(entry_key)
-        warm = entry is not None
-        if entry is None:
-            with tempfile.TemporaryDirectory(prefix="superopt-") as folder:
-                files, meta = _make(graph, inputs, eager, options, config, compiler, Path(folder))
-            entry = cache.put(entry_key, files, meta)
-        with trace.stage("load"):
-            plan = Plan.from_json(entry.read("plan.json").decode())
-            return Built(
-                Kernels(entry.file("kernel.so"), plan, config.threads),
-                parse_mugraph(entry.read("mugraph.txt").decode()),
-                certificate.loads(entry.read("certificate.json").decode()),
-                entry.meta,
-                warm,
-            )
 
 
 def _make(
-    graph: Graph,
-    inputs: Sequence[torch.Tensor],
-    eager: Callable[..., Sequence[torch.Tensor]],
-    options: Options,
-    config: Config,
-    compiler: Compiler,
-    folder: Path,
+    piece: Any, inputs: Sequence[torch.Tensor], site: Site, folder: Path
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Search, prove, compile, gate and measure one graph: the files and facts of a cache entry."""
+    """Search, prove, compile, measure and gate one piece: the files and facts of its cache entry."""
+    graph, eager, options, config = piece.graph, piece.eager, site.options, site.config
+    compiler = site.compiler or find_compiler(config)
     device = cpu_device(cpu_features(), config.threads or torch.get_num_threads())
     with trace.stage("search") as searching:
         budget = driver.Budget(options.budget.seconds, options.budget.candidates)
@@ -224,22 +168,19 @@ def _make(
     with trace.stage("verify") as verifying:
         proved = _prove_best(graph, found.candidates, options.seed)
     with trace.stage("compile") as compiling:
-        isa = _isa(options)
+        isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
         made = _compile([c.mugraph for c, _ in proved], isa, config, compiler, folder)
-    with trace.stage("gate") as gating:
-        passed = _gate(proved, made, inputs, eager, options, config)
     with trace.stage("measure"):
-        calls: list[Callable[[], object]] = [lambda k=c.kernels: k(inputs) for c in passed]
-        times = interleave([*calls, lambda: eager(*inputs)], seconds=0.3 * (len(calls) + 1))
-        best = min(range(len(passed)), key=lambda k: (times[k].median_s, k))
-    winner = passed[best]
+        ready, times = _measure(proved, made, inputs, eager, config)
+    with trace.stage("gate") as gating:
+        winner, time = _gate(ready, times, inputs, eager, options.seed)
     meta = {
         "states": found.stats.get("states", 0),
         "search": dict(found.stats),
         "search_s": searching.seconds,
         "verify_s": verifying.seconds + gating.seconds,
         "compile_s": compiling.seconds,
-        "generated_median_s": times[best].median_s,
+        "generated_median_s": time.median_s,
         "eager_median_s": times[-1].median_s,
         "predicted_s": winner.predicted,
     }
@@ -253,11 +194,9 @@ def _make(
     }, meta
 
 
-def _prove_best(
-    graph: Graph, candidates: Sequence[driver.Candidate], seed: int
-) -> list[tuple[driver.Candidate, list[equal.Equivalence]]]:
+def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate], seed: int) -> list[Proved]:
     """The first candidates whose graph, and every carried accumulator, is shown equal."""
-    proved: list[tuple[driver.Candidate, list[equal.Equivalence]]] = []
+    proved: list[Proved] = []
     reasons: list[str] = []
     known: dict[str, equal.Equivalence] = {}
 
@@ -286,13 +225,6 @@ def _prove_best(
     return proved
 
 
-def _isa(options: Options) -> cpu.Isa:
-    """The instruction set of the target; ``native`` is the best one of this machine."""
-    arch = options.target.arch if options.target is not None else "native"
-    names = {"avx512bf16": "avx512_bf16", "amx": "avx512_bf16", "sve": "neon"}
-    return cpu.Isa.host() if arch == "native" else cpu.Isa.named(names.get(arch, arch))
-
-
 def _compile(
     mugraphs: Sequence[MuGraph], isa: cpu.Isa, config: Config, compiler: Compiler, folder: Path
 ) -> list[tuple[Path, Plan, str] | SuperoptError]:
@@ -315,37 +247,44 @@ def _compile(
     return out
 
 
-def _gate(
-    proved: Sequence[tuple[driver.Candidate, list[equal.Equivalence]]],
+def _measure(
+    proved: Sequence[Proved],
     made: Sequence[tuple[Path, Plan, str] | SuperoptError],
     inputs: Sequence[torch.Tensor],
     eager: Callable[..., Sequence[torch.Tensor]],
-    options: Options,
     config: Config,
-) -> list[Candidate]:
-    """The candidates whose binary is as accurate as eager PyTorch."""
-    passed: list[Candidate] = []
-    reasons: list[str] = []
+) -> tuple[list[Candidate], list[Timing]]:
+    """The candidates that compiled, and their timings; eager's timing comes last."""
+    ready = []
     for (candidate, checks), item in zip(proved, made, strict=True):
         if isinstance(item, SuperoptError):
-            reasons.append(item.report())
+            trace.log("build", f"a candidate was dropped: {item.report()}")
             continue
         path, plan, source = item
         kernels = Kernels(path, plan, config.threads)
-        report = gate.numeric_gate(kernels, eager, inputs, seed=options.seed)
+        ready.append(Candidate(candidate.mugraph, candidate.seconds, checks, kernels, source))
+    if not ready:
+        raise next(item for item in made if isinstance(item, SuperoptError))
+    calls: list[Callable[[], object]] = [lambda k=c.kernels: k(inputs) for c in ready]
+    return ready, interleave([*calls, lambda: eager(*inputs)], seconds=0.3 * (len(calls) + 1))
+
+
+def _gate(
+    ready: Sequence[Candidate],
+    times: Sequence[Timing],
+    inputs: Sequence[torch.Tensor],
+    eager: Callable[..., Sequence[torch.Tensor]],
+    seed: int,
+) -> tuple[Candidate, Timing]:
+    """The fastest candidate whose binary is as accurate as eager PyTorch, with its timing."""
+    reasons = []
+    for k in sorted(range(len(ready)), key=lambda k: (times[k].median_s, k)):
+        report = gate.numeric_gate(ready[k].kernels.checked, eager, inputs, seed=seed)
         if report.passed:
-            passed.append(
-                Candidate(candidate.mugraph, candidate.seconds, checks, kernels, source, report)
-            )
-        else:
-            reasons.append(f"numeric gate: {report.reason}")
-    for reason in reasons:
-        trace.log("verify", f"a candidate was dropped: {reason}")
-    if not passed:
-        raise VerificationFailed(
-            "no candidate passed compilation and the numeric gate", details="\n".join(reasons)
-        )
-    return passed
+            return replace(ready[k], gate=report), times[k]
+        reasons.append(report.reason)
+        trace.log("verify", f"the numeric gate rejected a candidate: {report.reason}")
+    raise VerificationFailed("no candidate passed the numeric gate", details="\n".join(reasons))
 
 
 def _choose(

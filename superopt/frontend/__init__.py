@@ -1,6 +1,6 @@
-"""The frontend: PyTorch functions to graphs over named axes, and what stays in PyTorch, with reasons."""
+"""The frontend: PyTorch functions to graphs over named axes, and what stays in PyTorch, and why.
 
-from superopt.frontend.capture import Captured, capture
-from superopt.frontend.partition import Boundary, Program, Supported, partition
-
-__all__ = ["Boundary", "Captured", "Program", "Supported", "capture", "partition"]
+``capture`` exports a function, ``partition`` cuts it into graphs and boundaries. The parts are
+imported where they are used: exporting costs seconds of imports, which a process that finds its
+kernels in the cache must not pay.
+"""

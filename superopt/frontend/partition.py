@@ -54,6 +54,29 @@ class Program:
     captured: Captured
     pieces: tuple[Supported | Boundary, ...]
 
+    @property
+    def boundaries(self) -> tuple[Boundary, ...]:
+        """The operators that stay in PyTorch."""
+        return tuple(p for p in self.pieces if isinstance(p, Boundary))
+
+    @property
+    def supported(self) -> tuple[Supported, ...]:
+        """The pieces that have a graph."""
+        return tuple(p for p in self.pieces if isinstance(p, Supported))
+
+    def positions(self) -> list[int] | None:
+        """For a program of one piece: the flat argument behind each input, None where it is not one."""
+        where = dict(zip(self.captured.placeholders, self.captured.values, strict=True))
+        (piece,) = self.pieces
+        if not isinstance(piece, Supported) or list(piece.outputs) != list(self.captured.outputs):
+            return None
+        values = [where[n] for n in piece.inputs]
+        return (
+            [v for v in values if isinstance(v, int)]
+            if all(isinstance(v, int) for v in values)
+            else None
+        )
+
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Any:
         """Runs all pieces: supported ones by ``call``, the others in PyTorch."""
         flat = pytree.tree_leaves((args, kwargs)) if kwargs or not _plain(args) else args
@@ -139,9 +162,7 @@ def _free(node: fx.Node) -> bool:
         isinstance(value, torch.SymInt | torch.SymBool | int | bool)
         or "assert" in op_name(node)
         or "sym_constrain" in op_name(node)
-        or (value is None
-        and not node.users
-        and not _writes(node))
+        or (value is None and not node.users and not _writes(node))
     )
 
 

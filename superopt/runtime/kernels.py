@@ -1,4 +1,4 @@
-"""A compiled program as a callable on torch tensors: it allocates outputs and scratch, and launches."""
+"""A compiled program as a callable on torch tensors: allocates outputs and scratch, launches."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ class Kernels:
         self.run(tensors, outputs, sizes)
         return outputs
 
+    def checked(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Like a call, but outputs and scratch hold NaN (integers: a pattern) before the run.
+
+        What the program fails to write, or reads before it is written, then shows.
+        """
+        sizes = self.plan.sizes(tensors) if self.plan.symbols else {}
+        outputs = [
+            poison(torch.empty(s, dtype=d))
+            for s, d in zip(self._output_shapes(sizes), self._dtypes, strict=True)
+        ]
+        for block in self._scratch(sizes):
+            block.fill_(0xFF)
+        self.run(tensors, outputs, sizes)
+        return outputs
+
     def run(
         self,
         tensors: Sequence[torch.Tensor],
@@ -58,3 +73,11 @@ class Kernels:
             held = [torch.empty(n, dtype=torch.uint8) for n in need]
             self._local.scratch = held
         return held
+
+
+def poison(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor filled with NaN, or with its dtype's least value where it has no NaN."""
+    if tensor.dtype == torch.bool:
+        return tensor.fill_(True)
+    floating = tensor.dtype.is_floating_point
+    return tensor.fill_(float("nan") if floating else torch.iinfo(tensor.dtype).min)

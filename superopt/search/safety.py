@@ -36,8 +36,9 @@ def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]]
         good = []
         for d in cls.derivations:
             if d.op in LINEAR or d.op.startswith("reduce:") or not d.args:
-                new_sum = d.op == "add" and subtracts and not set(d.args) <= own
-                ok = not new_sum
+                new_sum = d.op == "add" and not set(d.args) <= own
+                absorbs = any(not space.classes[a].axes for a in d.args)
+                ok = not (new_sum and (subtracts or absorbs))
             else:
                 ok = (d.op, d.args) in source
             if ok:

@@ -67,6 +67,12 @@ class Isa:
         return rows[name]
 
     @staticmethod
+    def of_target(arch: str) -> Isa:
+        """The instruction set of a target's ``cpu:arch``; ``native`` is the best one of this machine."""
+        names = {"avx512bf16": "avx512_bf16", "amx": "avx512_bf16", "sve": "neon"}
+        return _host() if arch == "native" else Isa.named(names.get(arch, arch))
+
+    @staticmethod
     def host() -> Isa:
         """The best instruction set of this machine."""
         return _host()

@@ -1,0 +1,192 @@
+"""Where kernels are made and kept: options, configuration, compiler and cache, with their keys."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from superopt import trace
+from superopt.config import Config, Options
+from superopt.errors import CacheCorrupt, CompilerMissing
+from superopt.mugraph.canonical import graph_hash
+from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.text import parse_mugraph
+from superopt.runtime.build import Compiler, find_compiler, toolchain_fingerprint
+from superopt.runtime.cache import Cache, Entry, code_fingerprint, key
+from superopt.runtime.isa import cpu_features
+from superopt.runtime.kernels import Kernels
+from superopt.runtime.plan import Plan
+
+POLICY = 1
+"""Raised whenever what a kernel is checked for, before it is kept, changes."""
+
+Make = Callable[[Path], tuple[dict[str, bytes], dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """The kernels of one piece of a program, loaded from their cache entry."""
+
+    key: str
+    kernels: Kernels
+    entry: Entry
+    warm: bool
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What was measured and counted when they were made."""
+        return self.entry.meta
+
+    @property
+    def mugraph(self) -> MuGraph:
+        """The placed graph, read from the entry."""
+        return parse_mugraph(self.entry.read("mugraph.txt").decode())
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """The certificate, read from the entry (whose checksums were tested when it was opened)."""
+        return dict(json.loads(self.entry.read("certificate.json")))
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where kernels are made and kept: options, configuration, compiler, cache."""
+
+    options: Options
+    config: Config
+    cache: Cache
+    compiler: Compiler | None
+
+    @staticmethod
+    def of(options: Options, config: Config) -> Site:
+        """The site that options and configuration ask for; a missing compiler is met later."""
+        try:
+            compiler = find_compiler(config)
+        except CompilerMissing:
+            compiler = None
+        return Site(options, config, Cache.open(config), compiler)
+
+    def surroundings(self) -> dict[str, Any]:
+        """What decides, beside the program, which kernel is right or best."""
+        arch = self.options.target.arch if self.options.target is not None else "native"
+        return {
+            "options": self.options.key(),
+            "device": sorted(cpu_features()),
+            "threads": self.config.threads or torch.get_num_threads(),
+            "toolchain": toolchain_fingerprint(self.compiler, arch),
+            "flags": list(self.config.cxxflags),
+            "torch": str(torch.__version__),
+            "policy": POLICY,
+            "code": code_fingerprint(),
+        }
+
+    def kernels(self, piece: Any, make: Make) -> Built:
+        """The kernels of one piece, from the cache or made now: ``make(folder)`` gives files and facts."""
+        entry_key = (
+            piece.key
+            if isinstance(piece, Recalled)
+            else key({"graph": graph_hash(piece.graph), **self.surroundings()})
+        )
+        with self.cache.lock(entry_key):
+            entry = self.cache.get(entry_key)
+            warm = entry is not None
+            if entry is None:
+                if isinstance(piece, Recalled):
+                    raise CacheCorrupt("a kernel is no longer in the cache", entry_key[:12])
+                with tempfile.TemporaryDirectory(prefix="superopt-") as folder:
+                    files, meta = make(Path(folder))
+                entry = self.cache.put(entry_key, files, meta)
+            with trace.stage("load"):
+                plan = Plan.from_json(entry.read("plan.json").decode())
+                return Built(
+                    entry_key,
+                    Kernels(entry.file("kernel.so"), plan, self.config.threads),
+                    entry,
+                    warm,
+                )
+
+    def shortcut(
+        self, program: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str | None:
+        """The key under which a later process finds a program of this identity, if it may."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if program is None or self.options.dynamic:
+            return None
+        shapes: list[Any] = []
+        for leaf in leaves:
+            if isinstance(leaf, torch.Tensor):
+                shapes.append([str(leaf.dtype), list(leaf.shape), list(leaf.stride())])
+            elif isinstance(leaf, bool | int | float | str | None):
+                shapes.append(leaf)
+            else:
+                return None
+        return key(
+            {
+                "program": program,
+                "arguments": shapes,
+                "structure": str(spec),
+                "default": str(torch.get_default_dtype()),
+                **self.surroundings(),
+            }
+        )
+
+    def remember(self, shortcut: str | None, program: Any, keys: Sequence[str]) -> None:
+        """Notes which kernel a shortcut leads to, for programs that are one kernel call."""
+        if (
+            shortcut is None
+            or isinstance(program, Shortcut)
+            or len(keys) != 1
+            or program.boundaries
+        ):
+            return
+        positions = program.positions()
+        if positions is not None and self.cache.get(keys[0]) is not None:
+            meta = {
+                "key": keys[0],
+                "positions": positions,
+                "result": pytree.treespec_dumps(program.captured.out_spec),
+            }
+            self.cache.put(shortcut, {}, meta)
+
+    def recall(self, shortcut: str | None) -> Shortcut | None:
+        """The program behind a shortcut, if the cache has both."""
+        entry = self.cache.get(shortcut) if shortcut is not None else None
+        if entry is None or self.cache.get(entry.meta["key"]) is None:
+            return None
+        result = pytree.treespec_loads(entry.meta["result"])
+        return Shortcut(Recalled(entry.meta["key"]), tuple(entry.meta["positions"]), result)
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A piece that is known by its cache key alone."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A program of one kernel call: which flat arguments it takes, and how its result is packed."""
+
+    piece: Recalled
+    positions: tuple[int, ...]
+    result: Any
+    boundaries: tuple[Any, ...] = ()
+
+    @property
+    def supported(self) -> tuple[Recalled, ...]:
+        """The one piece."""
+        return (self.piece,)
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Callable[..., Any]) -> Any:
+        """Runs the kernel on the arguments it takes."""
+        flat = pytree.tree_leaves((args, kwargs)) if kwargs else pytree.tree_leaves(args)
+        out = call(self.piece, [flat[p] for p in self.positions])
+        return pytree.tree_unflatten(list(out), self.result)
