@@ -98,6 +98,7 @@ void Field::settle(int point) {
 
 int Field::first_bad(int point, const std::vector<int>& roots) const {
     std::vector<std::optional<Value>> values;
+    values.reserve(problem_.steps.size());  // arguments are pointers into it
     Points one{point};
     std::size_t next = 0;
     for (std::size_t n = 0; n < problem_.steps.size() && next < roots.size(); n++) {

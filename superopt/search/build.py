@@ -20,8 +20,14 @@ from superopt.search.enumerate import REDUCE, Derivation, Space
 from superopt.search.regions import Region, is_transparent, through_casts
 
 
-def rebuild(builder: Builder, graph: Graph, region: Region, space: Space,
-            choice: Mapping[int, Derivation], at: dict[int, int]) -> dict[int, int]:
+def rebuild(
+    builder: Builder,
+    graph: Graph,
+    region: Region,
+    space: Space,
+    choice: Mapping[int, Derivation],
+    at: dict[int, int],
+) -> dict[int, int]:
     """Adds the classes that the targets of ``space`` need under ``choice``; class -> new node.
 
     ``at`` maps nodes of ``graph`` to nodes of the builder; a leaf that is missing there is copied
@@ -35,15 +41,20 @@ def rebuild(builder: Builder, graph: Graph, region: Region, space: Space,
     out = dict(work.made)
     for c in set(space.targets.values()):
         widest = _widest([graph.nodes[i].dtype for i, t in space.targets.items() if t == c])
-        out[c] = work.cast(work.made[c] if widest == builder.dtype(work.made[c])
-                           else work.natural[c], widest)
+        out[c] = work.cast(
+            work.made[c] if widest == builder.dtype(work.made[c]) else work.natural[c], widest
+        )
     return out
 
 
-def retarget(builder: Builder, graph: Graph, space: Space, made: Mapping[int, int]) -> dict[int, int]:
+def retarget(
+    builder: Builder, graph: Graph, space: Space, made: Mapping[int, int]
+) -> dict[int, int]:
     """Target node of ``graph`` -> its new node, in the target's own element type."""
-    return {i: builder.map("cast", made[c], dtype=graph.nodes[i].dtype)
-            for i, c in space.targets.items()}
+    return {
+        i: builder.map("cast", made[c], dtype=graph.nodes[i].dtype)
+        for i, c in space.targets.items()
+    }
 
 
 @dataclass
@@ -71,14 +82,20 @@ class _Rebuild:
             if not cls.derivations or self.scalar(c):
                 node = self.leaf(c)
             elif d is None:
-                raise SuperoptError(what=f"no derivation was chosen for class {c}", where="rebuild",
-                                    fix="choose one for every class that a chosen one reads")
+                raise SuperoptError(
+                    what=f"no derivation was chosen for class {c}",
+                    where="rebuild",
+                    fix="choose one for every class that a chosen one reads",
+                )
             else:
                 missing = [a for a in d.args if a not in self.made]
                 if missing:
                     if c in self.waiting:
-                        raise SuperoptError(what=f"the chosen derivation of class {c} is cyclic",
-                                            where="rebuild", fix="choose derivations without cycles")
+                        raise SuperoptError(
+                            what=f"the chosen derivation of class {c} is cyclic",
+                            where="rebuild",
+                            fix="choose derivations without cycles",
+                        )
                     self.waiting.add(c)
                     todo.extend(missing)
                     continue
@@ -126,8 +143,9 @@ class _Rebuild:
         if not tensors:
             return self.builder.map(d.op, *(self.made[a] for a in d.args))
         dtype = promote(*tensors)
-        return self.builder.map(d.op, *(
-            self.leaf(a, dtype) if self.scalar(a) else self.made[a] for a in d.args))
+        return self.builder.map(
+            d.op, *(self.leaf(a, dtype) if self.scalar(a) else self.made[a] for a in d.args)
+        )
 
     def cast(self, node: int, dtype: str) -> int:
         return self.builder.map("cast", node, dtype=dtype)
@@ -138,12 +156,19 @@ def _dtypes(graph: Graph, region: Region, space: Space) -> dict[int, str]:
     inside = set(region.nodes)
     out: dict[int, str] = {}
     for cls in space.classes:
-        mine = [i for i in cls.nodes if i in inside or (not cls.derivations and (
-            i in region.leaves or not is_transparent(graph, i)))]
+        mine = [
+            i
+            for i in cls.nodes
+            if i in inside
+            or (not cls.derivations and (i in region.leaves or not is_transparent(graph, i)))
+        ]
         names = [graph.nodes[i].dtype for i in mine if is_float(graph.nodes[i].dtype)]
         if names and cls.id not in space.literals:
-            out[cls.id] = _widest(names) if not cls.derivations else min(
-                names, key=lambda n: (DTYPES[n].bytes, n))
+            out[cls.id] = (
+                _widest(names)
+                if not cls.derivations
+                else min(names, key=lambda n: (DTYPES[n].bytes, n))
+            )
     return out
 
 

@@ -67,9 +67,18 @@ class Space:
     literals: dict[int, Fraction] = field(default_factory=dict)
 
 
-def explore(graph: Graph, region: Region, budget: Any = None, *, seed: int = 0,
-            seconds: float | None = None, candidates: int | None = None, extra_rank: int = 0,
-            engine: str = "auto", stop: Callable[[], bool] | None = None) -> Space:
+def explore(
+    graph: Graph,
+    region: Region,
+    budget: Any = None,
+    *,
+    seed: int = 0,
+    seconds: float | None = None,
+    candidates: int | None = None,
+    extra_rank: int = 0,
+    engine: str = "auto",
+    stop: Callable[[], bool] | None = None,
+) -> Space:
     """Explores one region.
 
     budget: anything with ``seconds`` and ``candidates`` (either may be None), or give them by name.
@@ -79,8 +88,11 @@ def explore(graph: Graph, region: Region, budget: Any = None, *, seed: int = 0,
     result is the same on every machine and from both engines.
     """
     if engine not in ("auto", "cpp", "python"):
-        raise BadOption(what=f"no search engine {engine!r}", where="explore(engine=...)",
-                        fix="give 'auto', 'cpp' or 'python'")
+        raise BadOption(
+            what=f"no search engine {engine!r}",
+            where="explore(engine=...)",
+            fix="give 'auto', 'cpp' or 'python'",
+        )
     if budget is not None:
         seconds = budget.seconds if seconds is None else seconds
         candidates = budget.candidates if candidates is None else candidates
@@ -88,8 +100,11 @@ def explore(graph: Graph, region: Region, budget: Any = None, *, seed: int = 0,
     task = problem(graph, region, extra_rank)
     run = None if engine == "python" else _native()
     if run is None and engine == "cpp":
-        raise BadOption(what="the C++ engine is not built", where="explore(engine='cpp')",
-                        fix="build the extension, or give engine='python'")
+        raise BadOption(
+            what="the C++ engine is not built",
+            where="explore(engine='cpp')",
+            fix="build the extension, or give engine='python'",
+        )
     limits = Limits(candidates, seconds, stop)
     why = ""
     try:
@@ -99,9 +114,14 @@ def explore(graph: Graph, region: Region, budget: Any = None, *, seed: int = 0,
     if not raw.closed and not why:
         why = "forms" if raw.removed.get("forms") else "budget"
     stats = {
-        "states": raw.states, "classes": len(raw.axes), "queries": raw.queries,
-        "derivations": sum(map(len, raw.derivations)), "removed": dict(raw.removed),
-        "rank": task.rank, "engine": "python" if run is None else "cpp", "why": why,
+        "states": raw.states,
+        "classes": len(raw.axes),
+        "queries": raw.queries,
+        "derivations": sum(map(len, raw.derivations)),
+        "removed": dict(raw.removed),
+        "rank": task.rank,
+        "engine": "python" if run is None else "cpp",
+        "why": why,
         "keyed_roots": raw.keyed_roots,
     }
     space = _translate(graph, region, task, raw, stats)
@@ -126,15 +146,18 @@ def _as_written(task: Problem) -> Raw:
         if s.kind == "leaf":
             axes.append(tuple(sorted(task.leaves[s.index])))
         else:
-            own = {a for x in s.args for a in axes[x]} - ({s.index} if s.kind == "reduce" else set())
+            own = {a for x in s.args for a in axes[x]} - (
+                {s.index} if s.kind == "reduce" else set()
+            )
             axes.append(tuple(sorted(own)))
         index = s.index if s.kind in ("fn", "reduce") else 0
         derivations.append([(s.kind, index, tuple(sorted(s.args)))] if s.args else [])
     return Raw(axes, derivations, list(range(len(task.steps))), False, 0, 0, {})
 
 
-def _translate(graph: Graph, region: Region, task: Problem, raw: Raw,
-               stats: dict[str, Any]) -> Space:
+def _translate(
+    graph: Graph, region: Region, task: Problem, raw: Raw, stats: dict[str, Any]
+) -> Space:
     class_of = {i: raw.class_of[t] for i, t in task.term_of.items()}
     for i, node in enumerate(graph.nodes):  # casts that others read too
         if is_transparent(graph, i) and i not in class_of and node.args:
@@ -152,16 +175,25 @@ def _translate(graph: Graph, region: Region, task: Problem, raw: Raw,
     nodes: dict[int, list[int]] = {}
     for i, c in sorted(class_of.items()):
         nodes.setdefault(c, []).append(i)
-    leaf_terms = {raw.class_of[t] for t, s in enumerate(task.steps)
-                  if s.kind in ("leaf", "size", "const")}
+    leaf_terms = {
+        raw.class_of[t] for t, s in enumerate(task.steps) if s.kind in ("leaf", "size", "const")
+    }
     classes = tuple(
-        ValueClass(at[c], sort_axes({task.axes[a] for a in raw.axes[c]}),
-                   () if c in leaf_terms else tuple(
-                       Derivation(d.op, tuple(at[a] for a in d.args), d.over) for d in made[c]),
-                   tuple(nodes.get(c, ())))
-        for c in kept)
-    literals = {at[raw.class_of[t]]: s.value for t, s in enumerate(task.steps)
-                if s.kind == "const" and raw.class_of[t] in at}
+        ValueClass(
+            at[c],
+            sort_axes({task.axes[a] for a in raw.axes[c]}),
+            ()
+            if c in leaf_terms
+            else tuple(Derivation(d.op, tuple(at[a] for a in d.args), d.over) for d in made[c]),
+            tuple(nodes.get(c, ())),
+        )
+        for c in kept
+    )
+    literals = {
+        at[raw.class_of[t]]: s.value
+        for t, s in enumerate(task.steps)
+        if s.kind == "const" and raw.class_of[t] in at
+    }
     stats["kept"] = len(classes)
     return Space(classes, {i: at[class_of[i]] for i in region.targets}, raw.closed, stats, literals)
 
@@ -175,8 +207,9 @@ def _derivation(task: Problem, made: Made) -> Derivation:
     return Derivation(kind, args)
 
 
-def _own_derivations(graph: Graph, region: Region,
-                     class_of: dict[int, int]) -> list[tuple[int, Derivation]]:
+def _own_derivations(
+    graph: Graph, region: Region, class_of: dict[int, int]
+) -> list[tuple[int, Derivation]]:
     """Each node of the region as its author wrote it (composite rows, sums over several axes)."""
     out = []
     for i in region.nodes:
@@ -195,8 +228,11 @@ def _own_derivations(graph: Graph, region: Region,
 
 def _join_sums(graph: Graph, region: Region, made: list[list[Derivation]]) -> None:
     """Where the source sums over several axes at once, sums of sums are also one sum."""
-    joint = [set(n.over) for n in (graph.nodes[i] for i in region.nodes)
-             if isinstance(n, Reduce) and len(n.over) > 1]
+    joint = [
+        set(n.over)
+        for n in (graph.nodes[i] for i in region.nodes)
+        if isinstance(n, Reduce) and len(n.over) > 1
+    ]
     moved = bool(joint)
     while moved:
         moved = False

@@ -25,22 +25,43 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
     """
     if len(problem.axes) > MAX_AXES:
         raise Unsupported(f"the region has more than {MAX_AXES} axes")
-    steps = [(_KINDS.index(s.kind), list(s.args), s.index, _number(s.value), _residues(s.value))
-             for s in problem.steps]
+    steps = [
+        (_KINDS.index(s.kind), list(s.args), s.index, _number(s.value), _residues(s.value))
+        for s in problem.steps
+    ]
     raw: dict[str, Any] = enumerate_region(
-        axes=len(problem.axes), leaves=[sorted(a) for a in problem.leaves],
+        axes=len(problem.axes),
+        leaves=[sorted(a) for a in problem.leaves],
         functions=[[(_LAWS[law], key) for law, key in chain] for chain in problem.functions],
-        steps=steps, reducible=sorted(problem.reducible), sums=problem.sums,
-        literals=[_number(c) for c in problem.literals], rank=problem.rank,
-        primes=[list(p) for p in POINTS], seed=seed & ((1 << 64) - 1), attempts=ATTEMPTS,
-        max_forms=MAX_FORMS, candidates=-1 if limits.candidates is None else limits.candidates,
-        seconds=-1.0 if limits.seconds is None else limits.seconds, stop=limits.stop)
+        steps=steps,
+        reducible=sorted(problem.reducible),
+        sums=problem.sums,
+        literals=[_number(c) for c in problem.literals],
+        rank=problem.rank,
+        primes=[list(p) for p in POINTS],
+        seed=seed & ((1 << 64) - 1),
+        attempts=ATTEMPTS,
+        max_forms=MAX_FORMS,
+        candidates=-1 if limits.candidates is None else limits.candidates,
+        seconds=-1.0 if limits.seconds is None else limits.seconds,
+        stop=limits.stop,
+    )
     if raw["unsupported"]:
         raise Unsupported(raw["unsupported"])
-    derivations: list[list[Made]] = [[(_KINDS[kind], index, tuple(args)) for kind, index, args in ms]
-                                     for ms in raw["derivations"]]
-    return Raw([tuple(a) for a in raw["axes"]], derivations, raw["class_of"], raw["closed"],
-               raw["states"], raw["queries"], raw["removed"], raw["keyed_roots"])
+    derivations: list[list[Made]] = [
+        [(_KINDS[kind], index, tuple(args)) for kind, index, args in ms]
+        for ms in raw["derivations"]
+    ]
+    return Raw(
+        [tuple(a) for a in raw["axes"]],
+        derivations,
+        raw["class_of"],
+        raw["closed"],
+        raw["states"],
+        raw["queries"],
+        raw["removed"],
+        raw["keyed_roots"],
+    )
 
 
 def _number(c: Fraction) -> tuple[int, float]:

@@ -71,8 +71,9 @@ def source_forms(problem: Problem, algebra: Algebra) -> list[Poly]:
     return forms
 
 
-def combine(problem: Problem, algebra: Algebra, kind: str, index: int,
-            args: list[Poly]) -> Poly | None:
+def combine(
+    problem: Problem, algebra: Algebra, kind: str, index: int, args: list[Poly]
+) -> Poly | None:
     """The normal form of an operator applied to normal forms; None at a pole."""
     if kind == "mul":
         return algebra.mul(args[0], args[1])
@@ -89,7 +90,7 @@ def combine(problem: Problem, algebra: Algebra, kind: str, index: int,
 @dataclass
 class _Engine:
     problem: Problem
-    field: Field
+    numbers: Field
     algebra: Algebra
     targets: Targets
     values: list[Value] = field(default_factory=list)
@@ -98,8 +99,15 @@ class _Engine:
     items: list[tuple[int, Poly]] = field(default_factory=list)
     by_value: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = field(default_factory=dict)
     made: dict[Made, int | None] = field(default_factory=dict)
-    removed: dict[str, int] = field(default_factory=lambda: {
-        "abstract": 0, "rank": 0, "undefined": 0, "identity": 0, "forms": 0})
+    removed: dict[str, int] = field(
+        default_factory=lambda: {
+            "abstract": 0,
+            "rank": 0,
+            "undefined": 0,
+            "identity": 0,
+            "forms": 0,
+        }
+    )
     states: int = 0
     one: Poly = frozenset({(UNIT, ONE)})  # nothing needs to be multiplied by one
 
@@ -133,15 +141,21 @@ class _Engine:
         """Makes the classes of all source terms."""
         forms = source_forms(self.problem, self.algebra)
         class_of: list[int] = []
-        for n, value in enumerate(self.field.source()):
+        for n, value in enumerate(self.numbers.source()):
             if value is None:
                 raise Unsupported("a source term has no value")
             c = self.put(value, forms[n])
             class_of.append(c)
             step = self.problem.steps[n]
             if step.args:
-                self.record((step.kind, step.index if step.kind in ("fn", "reduce") else 0,
-                             tuple(sorted(class_of[a] for a in step.args))), c)
+                self.record(
+                    (
+                        step.kind,
+                        step.index if step.kind in ("fn", "reduce") else 0,
+                        tuple(sorted(class_of[a] for a in step.args)),
+                    ),
+                    c,
+                )
         return class_of
 
     def candidates(self, i: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:
@@ -165,8 +179,9 @@ class _Engine:
         """Tries one candidate."""
         self.states += 1
         try:
-            form = combine(self.problem, self.algebra, kind, index,
-                           [self.items[i][1] for i in items])
+            form = combine(
+                self.problem, self.algebra, kind, index, [self.items[i][1] for i in items]
+            )
             part = form is not None and form != self.one and self.targets.is_part(form)
         except TooLarge:
             part = False
@@ -192,12 +207,12 @@ class _Engine:
 
     def evaluate(self, kind: str, index: int, args: list[Value]) -> Value | None:
         if kind == "mul":
-            return self.field.mul(args[0], args[1])
+            return self.numbers.mul(args[0], args[1])
         if kind == "add":
-            return self.field.add(args[0], args[1])
+            return self.numbers.add(args[0], args[1])
         if kind == "reduce":
-            return self.field.reduce(args[0], index)
-        return self.field.apply(self.problem.functions[index], args[0])
+            return self.numbers.reduce(args[0], index)
+        return self.numbers.apply(self.problem.functions[index], args[0])
 
 
 def literals_of(problem: Problem, forms: list[Poly]) -> tuple[list[Fraction], int]:
@@ -205,7 +220,7 @@ def literals_of(problem: Problem, forms: list[Poly]) -> tuple[list[Fraction], in
     out = list(problem.literals)
     for step, form in zip(problem.steps, forms, strict=True):
         if step.kind == "fn" and len(form) == 1:
-            (mono, c), = form
+            ((mono, c),) = form
             if mono == UNIT:
                 out.append(c)
     return [c for c in out if c and abs(c) != 1], sum(c < 0 for c in out)
@@ -234,6 +249,13 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
                 break
             engine.attempt(kind, index, items)
         i += 1
-    return Raw([v.axes for v in engine.values], engine.derivations, class_of,
-               closed and not engine.removed["forms"], engine.states, targets.queries,
-               engine.removed, engine.field.keyed_roots)
+    return Raw(
+        [v.axes for v in engine.values],
+        engine.derivations,
+        class_of,
+        closed and not engine.removed["forms"],
+        engine.states,
+        targets.queries,
+        engine.removed,
+        engine.numbers.keyed_roots,
+    )

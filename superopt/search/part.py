@@ -18,8 +18,11 @@ walk a polynomial holds all monomials of E under one common context, which is wh
 polynomial is the target, or a function's argument. By the axioms of ``abstract`` an argument of a
 function in the derivation is an argument inside the target's normal form or, for an exponential,
 a combination of such arguments, or a source term; content taken out of a reciprocal or a root only
-removes common factors. Literals are consumed like atoms: k and E's own coefficient must be products of
-literals that the sources hold, and a sign is not introduced twice. Nothing is claimed beyond merge-free derivations.
+removes common factors. A reciprocal or a root counts as merge-free if its argument has no common
+factors and is no exponential, reciprocal or size, or if the source applies it: those laws are used
+to take functions apart, and to join them only where the source does. Literals are consumed like
+atoms: k and E's own coefficient must be products of literals that the sources hold, and a sign is
+not introduced twice. Nothing is claimed beyond merge-free derivations.
 """
 
 from __future__ import annotations
@@ -48,8 +51,9 @@ class _Context:
     bound: dict[Hashable, int]  # T's variables that are still to be summed
 
 
-def is_part(algebra: Algebra, term: Poly, sources: Sequence[Poly],
-            literals: Iterable[Fraction] = ()) -> bool:
+def is_part(
+    algebra: Algebra, term: Poly, sources: Sequence[Poly], literals: Iterable[Fraction] = ()
+) -> bool:
     """Whether ``term`` can be part of a derivation of the sources; ``literals`` may be consumed."""
     return Targets(algebra, sources, literals).is_part(term)
 
@@ -57,8 +61,9 @@ def is_part(algebra: Algebra, term: Poly, sources: Sequence[Poly],
 class Targets:
     """The polynomials of all source terms, indexed for repeated questions."""
 
-    def __init__(self, algebra: Algebra, sources: Iterable[Poly],
-                 literals: Iterable[Fraction] = ()) -> None:
+    def __init__(
+        self, algebra: Algebra, sources: Iterable[Poly], literals: Iterable[Fraction] = ()
+    ) -> None:
         self.algebra = algebra
         self.queries = 0
         self.distinct = 0
@@ -96,7 +101,8 @@ class Targets:
                     if atom.kind == "exp":
                         exponents[atom.arg] = (  # type: ignore[index]
                             exponents.get(atom.arg, Fraction(0))  # type: ignore[arg-type]
-                            + atom.sign * x.exponent)
+                            + atom.sign * x.exponent
+                        )
                         todo.append(frozenset({(atom.arg, Fraction(atom.sign))}))  # type: ignore[arg-type]
                     elif isinstance(atom.arg, frozenset):
                         todo.append(self.algebra.as_met.get(x.atom, atom.arg))
@@ -144,10 +150,21 @@ class Targets:
     def _placed(self, mono: Mono, context: _Context) -> Mono:
         """``sum_B(R * mono)`` for the context (R, B)."""
         algebra = self.algebra
-        parts = [Part(x.atom, x.exponent, {**x.variables, **{
-            k: context.places[k] for k in algebra.atoms[x.atom].axes
-            if k not in x.variables and context.places.get(k) is not FREE}})
-            for x in algebra.parts(mono, "e")]
+        parts = [
+            Part(
+                x.atom,
+                x.exponent,
+                {
+                    **x.variables,
+                    **{
+                        k: context.places[k]
+                        for k in algebra.atoms[x.atom].axes
+                        if k not in x.variables and context.places.get(k) is not FREE
+                    },
+                },
+            )
+            for x in algebra.parts(mono, "e")
+        ]
         bound = {**context.bound, **algebra.variables(mono, "e")}
         return algebra.assemble([*parts, *context.rest], bound)
 
@@ -168,19 +185,31 @@ class Targets:
                 left_over = _without_sizes(algebra, rest, [k for _, k in spent])
                 yield _Context({**places, **more}, left_over, {**kept, **{s: s[1] for s in spent}})
 
-    def _bindings(self, axis: int, rest: tuple[Part, ...], kept: dict[Hashable, int],
-                  places: dict[int, Hashable]) -> list[Hashable]:
+    def _bindings(
+        self,
+        axis: int,
+        rest: tuple[Part, ...],
+        kept: dict[Hashable, int],
+        places: dict[int, Hashable],
+    ) -> list[Hashable]:
         """What an axis of E that its first monomial lacks may be in the context."""
         out: list[Hashable] = [FREE]
         out += [v for v, a in kept.items() if a == axis and v not in places.values()]
-        if any(self.algebra.atoms[x.atom].kind == "size" and self.algebra.atoms[x.atom].sign > 0
-               and self.algebra.atoms[x.atom].name == axis for x in rest):
+        if any(
+            self.algebra.atoms[x.atom].kind == "size"
+            and self.algebra.atoms[x.atom].sign > 0
+            and self.algebra.atoms[x.atom].name == axis
+            for x in rest
+        ):
             out.append(("size", axis))
         return out
 
 
-def _embeddings(algebra: Algebra, want: list[Part], have: list[Part],
-                ) -> Iterator[tuple[dict[int, Hashable], set[Hashable], list[Fraction]]]:
+def _embeddings(
+    algebra: Algebra,
+    want: list[Part],
+    have: list[Part],
+) -> Iterator[tuple[dict[int, Hashable], set[Hashable], list[Fraction]]]:
     """Ways of finding the factors ``want`` among ``have``: places of free axes, captured, left."""
     left = [x.exponent for x in have]
     places: dict[int, Hashable] = {}
@@ -213,8 +242,9 @@ def _embeddings(algebra: Algebra, want: list[Part], have: list[Part],
     def place(i: int) -> Iterator[tuple[dict[int, Hashable], set[Hashable], list[Fraction]]]:
         if i == len(want):
             captured = set(images.values())
-            if not any(e and captured & set(x.variables.values())
-                       for x, e in zip(have, left, strict=True)):
+            if not any(
+                e and captured & set(x.variables.values()) for x, e in zip(have, left, strict=True)
+            ):
                 yield dict(places), captured, list(left)
             return
         for j, t in enumerate(have):
@@ -250,7 +280,8 @@ def _without_sizes(algebra: Algebra, parts: tuple[Part, ...], axes: list[int]) -
 
 def _degree(mono: Mono) -> Fraction:
     return sum((e for _, e in mono[0]), Fraction(0)) + sum(
-        (e for g in mono[1] for _, _, e in g[1]), Fraction(0))
+        (e for g in mono[1] for _, _, e in g[1]), Fraction(0)
+    )
 
 
 def _ratios(literals: Iterable[Fraction]) -> frozenset[Fraction]:

@@ -153,8 +153,14 @@ def problem(graph: Graph, region: Region, extra_rank: int = 0) -> Problem:
     made.run()
     ranks = [len(graph.nodes[i].axes) for i in (*region.leaves, *region.nodes)]
     return Problem(
-        axes, tuple(made.leaves), tuple(made.functions.values()), tuple(made.functions),
-        tuple(made.steps), made.term_of,
+        axes,
+        tuple(made.leaves),
+        tuple(made.functions.values()),
+        tuple(made.functions),
+        tuple(made.steps),
+        made.term_of,
         frozenset(s.index for s in made.steps if s.kind == "reduce"),
-        any(s.kind == "add" for s in made.steps), tuple(made.literals),
-        max(ranks, default=0) + extra_rank)
+        any(s.kind == "add" for s in made.steps),
+        tuple(made.literals),
+        max(ranks, default=0) + extra_rank,
+    )

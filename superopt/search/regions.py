@@ -57,8 +57,12 @@ def is_algebraic(graph: Graph, i: int) -> bool:
 def is_transparent(graph: Graph, i: int) -> bool:
     """Whether node ``i`` is a cast between float types."""
     node = graph.nodes[i]
-    return (isinstance(node, Map) and SCALARS[node.op].abstract == "cast"
-            and is_float(node.dtype) and is_float(graph.nodes[node.operands[0]].dtype))
+    return (
+        isinstance(node, Map)
+        and SCALARS[node.op].abstract == "cast"
+        and is_float(node.dtype)
+        and is_float(graph.nodes[node.operands[0]].dtype)
+    )
 
 
 def through_casts(graph: Graph, i: int) -> int:
@@ -120,8 +124,9 @@ def _levels(graph: Graph, inner: list[int], live: set[int]) -> dict[int, int]:
     early: dict[int, int] = {}
     for i in sorted(live):
         cut = i not in inside and not is_transparent(graph, i)
-        below = [early[a] + (cut and through_casts(graph, a) in inside)
-                 for a in graph.nodes[i].args]
+        below = [
+            early[a] + (cut and through_casts(graph, a) in inside) for a in graph.nodes[i].args
+        ]
         early[i] = max(below, default=0)
     limit: dict[int, int] = {}
     outputs = {o.node for o in graph.outputs}
@@ -207,8 +212,12 @@ def _region(graph: Graph, nodes: list[int], live: set[int]) -> Region:
     outputs = {o.node for o in graph.outputs}
     # A cast that only the region reads belongs to it; another cast stays beside the region.
     for i in sorted(live, reverse=True):
-        if (is_transparent(graph, i) and i not in outputs and users.get(i)
-                and all(u in inside for u in users[i])):
+        if (
+            is_transparent(graph, i)
+            and i not in outputs
+            and users.get(i)
+            and all(u in inside for u in users[i])
+        ):
             inside.add(i)
     # A cast that others read too stays outside; the region reads what it casts.
     reads = {through_casts(graph, a) for i in inside for a in graph.nodes[i].args}

@@ -76,8 +76,9 @@ class Field:
         self.draws: list[dict[tuple[str, int], int]] = [{} for _ in POINTS]
         self.keyed_roots = 0
         self._needed = _needed_levels(problem)
-        self._omega = [[self._generator(i, level) for level in range(len(p) - 1)]
-                       for i, p in enumerate(POINTS)]
+        self._omega = [
+            [self._generator(i, level) for level in range(len(p) - 1)] for i, p in enumerate(POINTS)
+        ]
         for i in range(len(POINTS)):
             self._settle(i)
 
@@ -101,15 +102,19 @@ class Field:
         """
         supports = _supports(self.problem)
         steps = self.problem.steps
-        roots = [n for n, s in enumerate(steps) if s.kind == "fn"
-                 and any(law == "sqrt" for law, _ in self.problem.functions[s.index])
-                 and supports[n]]
+        roots = [
+            n
+            for n, s in enumerate(steps)
+            if s.kind == "fn"
+            and any(law == "sqrt" for law, _ in self.problem.functions[s.index])
+            and supports[n]
+        ]
         for _ in range(ATTEMPTS if roots else 0):
             bad = self._first_bad(i, roots)
             if bad is None:
                 return
             settled: set[tuple[str, int]] = set()
-            for n in roots[:roots.index(bad)]:
+            for n in roots[: roots.index(bad)]:
                 settled |= supports[n]
             for leaf in (supports[bad] - settled) or supports[bad]:
                 self.draws[i][leaf] = self.draws[i].get(leaf, 0) + 1
@@ -129,8 +134,10 @@ class Field:
                     if law == "sqrt":
                         for level in range(min(self._needed[n], inner.levels)):
                             m = p[level]
-                            if any(pow(int(x), (m - 1) // 2, m) == m - 1
-                                   for x in inner.residues[0][level].ravel()):
+                            if any(
+                                pow(int(x), (m - 1) // 2, m) == m - 1
+                                for x in inner.residues[0][level].ravel()
+                            ):
                                 return n
                     inner = self._law(law, key, inner, (i,))
         return None
@@ -142,8 +149,9 @@ class Field:
         values: list[Value | None] = []
         for n, step in enumerate(self.problem.steps):
             args = [values[a] for a in step.args]
-            values.append(None if None in args else
-                          self._step(n, [a for a in args if a], range(len(POINTS))))
+            values.append(
+                None if None in args else self._step(n, [a for a in args if a], range(len(POINTS)))
+            )
         return values
 
     def _step(self, n: int, args: list[Value], points: Sequence[int]) -> Value | None:
@@ -164,7 +172,9 @@ class Field:
                 if step.kind == "leaf":
                     axes = tuple(sorted(self.problem.leaves[step.index]))
                     shape = [self.cells[a] for a in axes]
-                    cells = self._drawn("leaf", step.index, i, level, int(np.prod(shape, dtype=int)))
+                    cells = self._drawn(
+                        "leaf", step.index, i, level, int(np.prod(shape, dtype=int))
+                    )
                 elif step.kind == "size":
                     shape = []
                     cells = [sum(self._weights(step.index, i, level)) % p]
@@ -221,8 +231,9 @@ class Field:
             out.append(tuple(levels))
         return Value(tuple(k for k in x.axes if k != axis), tuple(out))
 
-    def apply(self, chain: Chain, x: Value,
-              points: Sequence[int] = range(len(POINTS))) -> Value | None:
+    def apply(
+        self, chain: Chain, x: Value, points: Sequence[int] = range(len(POINTS))
+    ) -> Value | None:
         """A unary row; None where a reciprocal meets zero."""
         for law, key in chain:
             value = self._law(law, key, x, points)
@@ -250,8 +261,14 @@ class Field:
                         levels.append(_each(lambda u, p=p, j=level, i=i: self._root(u, p, i, j), a))
                     else:
                         word = key if law == "fn" else 4
-                        levels.append(_each(lambda u, p=p, j=level, i=i, word=word:
-                                            mix(self.seed, 5, word, i, j, u) % p, a))
+                        levels.append(
+                            _each(
+                                lambda u, p=p, j=level, i=i, word=word: (
+                                    mix(self.seed, 5, word, i, j, u) % p
+                                ),
+                                a,
+                            )
+                        )
             out.append(tuple(levels))
         return Value(x.axes, tuple(out))
 
@@ -270,7 +287,11 @@ def _needed_levels(problem: Problem) -> list[int]:
     need = [1] * len(problem.steps)
     for n in reversed(range(len(problem.steps))):
         step = problem.steps[n]
-        more = sum(law == "exp" for law, _ in problem.functions[step.index]) if step.kind == "fn" else 0
+        more = (
+            sum(law == "exp" for law, _ in problem.functions[step.index])
+            if step.kind == "fn"
+            else 0
+        )
         for a in step.args:
             need[a] = max(need[a], need[n] + more)
     return need

@@ -1,0 +1,106 @@
+"""The two enumeration engines agree: same classes, same derivations, same counts."""
+
+import pytest
+
+from superopt.errors import BadOption
+from superopt.search import oracle
+from superopt.search.enumerate import explore
+from superopt.search.oracle import Limits
+from superopt.search.problem import problem
+from superopt.search.regions import regions
+from tests import programs
+from tests.search.generated import named, program
+
+native = pytest.importorskip("superopt.search.native", exc_type=ImportError)
+
+COMPARED = 100
+
+
+def same(graph, limits, seed=0):
+    for region in regions(graph):
+        task = problem(graph, region)
+        slow = oracle.enumerate_values(task, seed, limits)
+        fast = native.enumerate_values(task, seed, limits)
+        assert slow.axes == fast.axes
+        assert slow.class_of == fast.class_of
+        assert slow.derivations == fast.derivations
+        assert (slow.closed, slow.states, slow.removed, slow.keyed_roots) == (
+            fast.closed, fast.states, fast.removed, fast.keyed_roots)
+        yield slow
+
+
+def test_generated_programs():
+    compared = closed = 0
+    for seed in range(COMPARED):
+        graph = program(seed, ops=3 + seed % 4, signs=True, literals=seed % 2 == 0)
+        for raw in same(graph, Limits(candidates=1500)):
+            compared += 1
+            closed += raw.closed
+    assert compared >= COMPARED
+    assert closed >= COMPARED // 2
+
+
+@pytest.mark.parametrize("name", list(named()))
+def test_named_programs(name):
+    assert list(same(named()[name], Limits(candidates=4000)))
+
+
+@pytest.mark.parametrize("make", [programs.rmsnorm_linear, programs.lora, programs.gated_mlp,
+                                  programs.attention, programs.softmax])
+def test_programs_of_the_suite(make):
+    for raw in same(make(), Limits()):
+        assert raw.closed
+
+
+@pytest.mark.parametrize("candidates", [0, 1, 7, 100])
+def test_a_budget_in_candidates_is_deterministic(candidates):
+    for raw in same(programs.attention(), Limits(candidates=candidates), seed=5):
+        assert raw.states <= candidates
+
+
+def test_another_seed_gives_the_same_space():
+    graph = programs.rmsnorm_linear()
+    (region,) = regions(graph)
+    spaces = [explore(graph, region, seed=s) for s in (0, 1, 2)]
+    assert spaces[0].classes == spaces[1].classes == spaces[2].classes
+
+
+def test_stopping_keeps_the_source():
+    graph = programs.attention()
+    for region in regions(graph):
+        for engine in ("python", "cpp"):
+            space = explore(graph, region, candidates=0, engine=engine)
+            assert not space.closed
+            assert space.stats["why"] == "budget"
+            for i in region.targets:
+                assert space.classes[space.targets[i]].derivations
+
+
+def test_a_stop_flag_is_polled():
+    graph = programs.attention()
+    region = max(regions(graph), key=lambda r: len(r.nodes))
+    assert not explore(graph, region, engine="python", stop=lambda: True).closed
+
+
+def test_an_exception_of_the_stop_flag_passes_through():
+    import functools
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    from superopt.mugraph.axes import Axis
+    from superopt.mugraph.graph import Builder
+
+    b = Builder("large")  # enough work for the flag to be asked
+    axes = [Axis(n, 3) for n in "abcd"]
+    xs = [b.input(f"x{i}", ((axes[i % 4],), (axes[(i + 1) % 4],)), "f32") for i in range(12)]
+    out = b.reduce("add", functools.reduce(lambda x, y: b.map("mul", x, y), xs), axes[:3])
+    graph = b.build([("o", out, ((axes[3],),))])
+    with pytest.raises(KeyboardInterrupt):
+        explore(graph, regions(graph)[0], engine="cpp", stop=interrupt)
+
+
+def test_an_unknown_engine_is_named():
+    graph = programs.lora()
+    with pytest.raises(BadOption, match="no search engine"):
+        explore(graph, regions(graph)[0], engine="fast")
