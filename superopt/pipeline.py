@@ -29,6 +29,7 @@ from superopt.runtime.build import (
     find_compiler,
 )
 from superopt.runtime.cache import Cache
+from superopt.runtime.doctor import doctor as machine_doctor
 from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.plan import Extent, Plan, make_plan
@@ -340,3 +341,8 @@ def _check_devices(args: tuple[Any, ...], kwargs: dict[str, Any], options: Optio
 def cache(config: Config | None = None) -> Cache:
     """The kernel cache in use (for the command line)."""
     return Cache.open(config)
+
+
+def doctor(config: Config | None = None) -> list[dict[str, str]]:
+    """What this machine offers and lacks (for the command line)."""
+    return machine_doctor(config or Config.from_env())
