@@ -97,8 +97,12 @@ void Algebra::content(PolyId p, Mono& common, Num& scale, PolyId& rest) {
     scale = t[0].second;
     rest = -1;
     if (t.size() == 1) return;
+    // A rational comes out only where all coefficients have one magnitude, a sign where they share it.
+    bool negative = true;
+    scale = scale.abs();
     for (auto& [m, c] : t) {
         if (!(c.abs() == t[0].second.abs())) scale = number(1);
+        negative = negative && c.v < 0;
         const Mono& mono = monos_[m];
         std::vector<std::pair<int, Num>> free;
         for (auto& [a, e] : common.free)
@@ -110,6 +114,7 @@ void Algebra::content(PolyId p, Mono& common, Num& scale, PolyId& rest) {
         common.free = std::move(free);
         common.groups = std::move(groups);
     }
+    if (negative) scale = -scale;
     Terms left;
     for (auto& [m, c] : t) {
         Mono mono = monos_[m];

@@ -100,7 +100,6 @@ bool Targets::may_hold_product(PolyId a, PolyId b) {
 
 bool Targets::may_hold_sum(PolyId a, PolyId b) {
     const Terms &s = algebra_.terms(a), &t = algebra_.terms(b);
-    if (s.empty() || t.empty()) return false;
     // Monomials that only one side has stay in the sum.
     Bits all(polys_.size() / 64 + 1, ~std::uint64_t{0});
     auto keep = [&](MonoId m) {

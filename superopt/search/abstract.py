@@ -12,7 +12,7 @@ over a weaker theory). Terms are equal in the abstract algebra exactly if their 
   ``sqrt(exp(u)) = exp(u/2)``;
 * ``1/(a b) = (1/a)(1/b)``, ``1/(1/a) = a``, ``sqrt(a b) = sqrt(a) sqrt(b)``,
   ``sqrt(1/a) = 1/sqrt(a)``, with the common factors (content) of a sum taken out first, a rational
-  one only where all coefficients of the sum have one magnitude;
+  one only where all coefficients of the sum have one magnitude, a sign only where they share it;
 * a size times its reciprocal is one. No other product cancels: ``x * (1/x)`` and
   ``exp(u) * exp(-u)`` stay as they are, and ``sqrt(x)^2`` is not ``x``;
 * any other function is known by its name alone (congruence).
@@ -128,7 +128,9 @@ class Algebra(Ring):
             powers = {a: min(e, here[a]) for a, e in powers.items() if a in here}
             shared &= Counter(groups)
         # A sum like u + eps has no rational content: taking eps out would invent literals.
-        scale = monos[0][1] if len({abs(c) for _, c in p}) == 1 else ONE
+        sizes = {abs(c) for _, c in p}
+        scale = sizes.pop() if len(sizes) == 1 else ONE
+        scale = -scale if all(c < 0 for _, c in p) else scale
         rest = []
         for (free, groups), c in monos:
             left = {a: e - powers.get(a, 0) for a, e in free}

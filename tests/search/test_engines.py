@@ -19,7 +19,13 @@ COMPARED = 100
 def same(graph, limits, seed=0):
     for region in regions(graph):
         task = problem(graph, region)
-        slow = oracle.enumerate_values(task, seed, limits)
+        try:
+            slow = oracle.enumerate_values(task, seed, limits)
+        except oracle.Unsupported as error:  # the source divides by x - x, say
+            with pytest.raises(oracle.Unsupported, match=str(error)):
+                native.enumerate_values(task, seed, limits)
+            assert not explore(graph, region).closed
+            continue
         fast = native.enumerate_values(task, seed, limits)
         assert slow.axes == fast.axes
         assert slow.class_of == fast.class_of
@@ -31,7 +37,7 @@ def same(graph, limits, seed=0):
 
 def test_generated_programs():
     compared = closed = 0
-    for seed in range(COMPARED):
+    for seed in range(COMPARED + 20):
         graph = program(seed, ops=3 + seed % 4, signs=True, literals=seed % 2 == 0)
         for raw in same(graph, Limits(candidates=1500)):
             compared += 1
