@@ -237,7 +237,7 @@ class _Task:
         for b in self.program.buffers:
             place = self.places[b.name]
             const = "" if b.name in written else "const "
-            out.append(f"{const}{place.c}* __restrict const {place.var} = "
+            out.append(f"[[maybe_unused]] {const}{place.c}* __restrict const {place.var} = "
                        f"static_cast<{const}{place.c}*>(bufs[{self.slots[b.name]}]);")
         return out
 
@@ -246,9 +246,9 @@ class _Task:
         for place, size in zip(self.tiles, self.sizes, strict=True):
             if self.on_stack:
                 n = -(-(size.value or 0) // DTYPES[place.dtype].bytes)
-                out.append(f"alignas(64) {place.c} {place.var}[{n}];")
+                out.append(f"[[maybe_unused]] alignas(64) {place.c} {place.var}[{n}];")
             else:
-                out.append(f"{place.c}* __restrict const {place.var} = "
+                out.append(f"[[maybe_unused]] {place.c}* __restrict const {place.var} = "
                            f"reinterpret_cast<{place.c}*>(arena + {at.text});")
                 at = at + size
         return [*out, "(void)arena, (void)ints, (void)task;"]
@@ -262,14 +262,14 @@ class _Task:
             count = _count(split.axis, split.tile)
             at = rest if k == len(self.order) - 1 else f"({rest}) % {_paren(count)}"
             rest = f"({rest}) / {_paren(count)}"
-            out.append(f"const int64_t b_{n} = ({at}) * {split.tile};")
+            out.append(f"[[maybe_unused]] const int64_t b_{n} = ({at}) * {split.tile};")
             out += self._open(split.axis, self.ranges[split.axis], split.tile, f"b_{n}", f"n_{n}")
         return out
 
     def _open(self, axis: Axis, outer: Range, tile: int, base: str, extent: str) -> list[str]:
         """Enters a tile of an axis; the lines that define its extent."""
         self.ranges[axis], text = tile_of(outer, tile, base, extent)
-        return [f"const int64_t {extent} = {text};"] if text else []
+        return [f"[[maybe_unused]] const int64_t {extent} = {text};"] if text else []
 
     def _body(self, body: tuple[Stmt, ...], depth: int) -> list[str]:
         out: list[str] = []
