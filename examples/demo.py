@@ -23,7 +23,6 @@ from superopt.bench.measure import measure
 from superopt.bench.peers import peer
 from superopt.bench.suite import FACTOR, outputs, relative_error
 from superopt.bench.table import seconds
-from superopt.errors import SuperoptError
 
 EPS = 1e-5  # of SmolLM2's configuration
 
@@ -130,8 +129,9 @@ def run(
     begun = time.perf_counter()
     try:
         result = optimized.result(*args)
-    except SuperoptError as error:
-        line.notes.append(f"superopt generated nothing: {error}")
+    except Exception as error:
+        # The demo goes on with the other blocks, and ends with status 1.
+        line.notes.append(f"superopt generated nothing: {type(error).__name__}: {error}")
         line.wrong = True
         result = None
     if result is not None:
@@ -178,7 +178,7 @@ def show(lines: list[Line]) -> None:
             line.error,
         )
     console = Console()
-    console.print(table if console.is_terminal else table, width=max(console.width, 120))
+    console.print(table, width=max(console.width, 120))
     for line in lines:
         for note in line.notes:
             print(f"{line.name} {line.dtype}: {note}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +66,6 @@ def model_file() -> Path:
 def capture(index: int = 12) -> Layer:
     """Runs the prompt and one decode step through the model, and keeps what layer ``index`` saw."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("TQDM_DISABLE", "1")
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
     from transformers.utils import logging
@@ -72,9 +73,11 @@ def capture(index: int = 12) -> Layer:
     logging.set_verbosity_error()
     file = model_file()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32
-    ).eval()
+    # Its progress bars would bury the demo's own lines; errors are raised as ever.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32
+        ).eval()
     ids = tokenizer(" ".join(PROMPT.split()), return_tensors="pt").input_ids
     first = model(ids, use_cache=True)
     token = first.logits[:, -1:].argmax(-1)

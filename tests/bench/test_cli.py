@@ -1,0 +1,169 @@
+"""The command line: help, bad input, and every command over a faked engine."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from superopt.cli import app, load_function
+from superopt.errors import BadOption, SuperoptError
+
+runner = CliRunner()
+
+PROGRAM = '''"""Programs."""
+import torch
+
+VALUE = 3
+
+def scale(x, g):
+    return x * g
+'''
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "programs_for_cli.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def invoke(*words, status=0):
+    done = runner.invoke(app, [str(w) for w in words])
+    assert done.exit_code == status, (done.output, done.exception)
+    return done
+
+
+@pytest.mark.parametrize("command", [[], ["explain"], ["bench"], ["cache"], ["doctor"]])
+def test_help(command):
+    assert "Usage" in invoke(*command, "--help").output
+
+
+def result_of(fn):
+    return SimpleNamespace(
+        call=fn,
+        generated=fn,
+        winner="generated",
+        mugraph="graph text",
+        certificate={"checks": []},
+        timings={"search_s": 1.0, "generated_median_s": 1e-5, "eager_median_s": 2e-5},
+        states=7,
+        cache="cold",
+        boundaries=(SimpleNamespace(op="topk", where="f.py:3", reason="data-dependent"),),
+        pieces=(),
+    )
+
+
+def test_explain(program, monkeypatch):
+    seen = {}
+
+    def optimize(fn, args, kwargs, options=None, config=None):
+        seen.update(fn=fn, args=args, options=options)
+        return result_of(fn)
+
+    monkeypatch.setattr("superopt.pipeline.optimize", optimize)
+    words = ["explain", f"{program}:scale", "--inputs", "f32[2,3],bf16[3]", "--budget", "100c"]
+    assert "winner: generated" in invoke(*words).output
+    assert [tuple(a.shape) for a in seen["args"]] == [(2, 3), (3,)]
+    assert seen["options"].budget.candidates == 100
+    out = json.loads(invoke(*words, "--json").output)
+    assert out["winner"] == "generated" and out["mugraphs"] == ["graph text"]
+    assert out["boundaries"] == [{"op": "topk", "where": "f.py:3", "reason": "data-dependent"}]
+
+
+@pytest.mark.parametrize(
+    ("where", "inputs", "said"),
+    [
+        ("{}:scale", "f32[2", "is not a tensor"),
+        ("{}:scal", "f32[2]", "did you mean 'scale'"),
+        ("{}:VALUE", "f32[2]", "cannot be called"),
+        ("{}", "f32[2]", "names no function"),
+        ("nowhere.py:f", "f32[2]", "no file nowhere.py"),
+        ("no_such_module_x:f", "f32[2]", "no module no_such_module_x"),
+    ],
+)
+def test_explain_tells_mistakes(program, where, inputs, said):
+    done = invoke("explain", where.format(program), "--inputs", inputs, status=2)
+    assert said in done.output and "Traceback" not in done.output
+
+
+def test_explain_tells_a_program_that_does_not_import(tmp_path):
+    path = tmp_path / "broken_for_cli.py"
+    path.write_text("import no_such_thing_at_all")
+    done = invoke("explain", f"{path}:f", "--inputs", "f32[2]", status=2)
+    assert "fails when it is imported" in done.output and "no_such_thing_at_all" in done.output
+
+
+def test_explain_tells_inputs_that_do_not_fit(program):
+    done = invoke("explain", f"{program}:scale", "--inputs", "f32[2,3],f32[4]", status=2)
+    assert "Traceback" not in done.output and done.output.startswith("superopt: ")
+
+
+def test_a_function_of_a_module():
+    import math
+
+    assert load_function("math:sqrt") is math.sqrt
+    with pytest.raises(BadOption, match="did you mean 'sqrt'"):
+        load_function("math:sqrtt")
+
+
+def test_bench_writes_json(tmp_path, monkeypatch):
+    seen = {}
+
+    def run_suite(name, **given):
+        seen.update(given, name=name)
+        return {"schema": 1, "suite": name, "machine": {}, "rows": []}
+
+    monkeypatch.setattr("superopt.bench.suite.run_suite", run_suite)
+    path = tmp_path / "o.json"
+    invoke("bench", "--suite", "general", "--peers", "eager, inductor", "--json", path, "--warm")
+    assert seen["name"] == "general" and seen["peers"] == ["eager", "inductor"]
+    assert seen["json_path"] == path and seen["cold"] is False
+    out = invoke("bench", "--json", "-").stdout
+    assert json.loads(out)["schema"] == 1
+
+
+def test_bench_tells_mistakes():
+    assert "did you mean 'mirage'" in invoke("bench", "--suite", "mirag", status=2).output
+    assert "did you mean 'eager'" in invoke("bench", "--peers", "egaer", status=2).output
+    assert "nothing to resume" in invoke("bench", "--resume", status=2).output
+    assert "budget" in invoke("bench", "--budget", "soon", status=2).output
+    assert "rmsnorm_linear" in invoke("bench", "--list").output
+
+
+def test_cache_commands(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPEROPT_CACHE_DIR", str(tmp_path))
+    from superopt import pipeline
+
+    pipeline.cache().put("ab" * 32, {"kernel.so": b"x" * 100}, {"name": "f"})
+    stats = json.loads(invoke("cache", "--json").output)
+    assert stats["entries"] == 1 and stats["root"] == str(tmp_path)
+    assert "entries  1" in invoke("cache", "stats").output
+    [entry] = json.loads(invoke("cache", "list", "--json").output)
+    assert entry["key"] == "ab" * 32 and entry["size"] >= 100
+    assert "abab" in invoke("cache", "list").output
+    assert "removed 1" in invoke("cache", "clear").output
+    assert json.loads(invoke("cache", "--json").output)["entries"] == 0
+    assert "did you mean 'clear'" in invoke("cache", "cleer", status=2).output
+
+
+def test_doctor(monkeypatch):
+    findings = [
+        {"name": "compiler", "status": "ok", "detail": "g++ 12", "fix": ""},
+        {"name": "triton", "status": "missing", "detail": "", "fix": "pip install x[triton]"},
+    ]
+    monkeypatch.setattr("superopt.pipeline.doctor", lambda: findings, raising=False)
+    text = invoke("doctor").output
+    assert "g++ 12" in text and "x[triton]" in text and "SUPEROPT_CACHE_DIR" in text
+    assert json.loads(invoke("doctor", "--json").output) == findings
+    findings[0]["status"] = "missing"
+    assert "how to get it" in invoke("doctor", status=1).output
+
+
+def test_errors_of_the_engine_end_in_one_line(program, monkeypatch):
+    def optimize(*args, **kwargs):
+        raise SuperoptError("the search found no kernel", "scale", "a larger budget")
+
+    monkeypatch.setattr("superopt.pipeline.optimize", optimize)
+    done = invoke("explain", f"{program}:scale", "--inputs", "f32[2],f32[2]", status=2)
+    assert "the search found no kernel" in done.output
