@@ -45,7 +45,7 @@ SO_INLINE void so_mm_tile(const TA* a, int64_t sa, const TB* b, int64_t sb, TD* 
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) acc[r][c] = load ? so_load<T, N>(dr[r] + c * N, part) : V{};
+    for (int c = 0; c < C; ++c) acc[r][c] = V{};
   for (int64_t k = 0; k < kb; ++k) {
     V bv[C];
     constexpr int bytes = C * N * int(sizeof(TB));
@@ -62,7 +62,9 @@ SO_INLINE void so_mm_tile(const TA* a, int64_t sa, const TB* b, int64_t sb, TD* 
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) so_store<N>(dr[r] + c * N, acc[r][c], part);
+    for (int c = 0; c < C; ++c)
+      // The old sum joins last: short chains of additions lose less than one long chain.
+      so_store<N>(dr[r] + c * N, load ? so_load<T, N>(dr[r] + c * N, part) + acc[r][c] : acc[r][c], part);
 }
 
 // f<R>(i) for i = 0, R, ...; what is left over is exact when m is known, else halves.
