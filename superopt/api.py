@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -87,10 +87,10 @@ class Optimized:
             return self._results[signature]
 
     def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
+        leaves: Sequence[Any] = args
+        spec: Any = len(args)
         if kwargs or not all(type(a) is torch.Tensor for a in args):
             leaves, spec = pytree.tree_flatten((args, kwargs))
-        else:
-            leaves, spec = args, len(args)
         if torch.is_autocast_enabled("cpu"):
             raise _Unfit(
                 UnsupportedOperator(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def optimize(
     site = Site.of(options, config)
     with trace.stage("optimize") as span:
         shortcut = site.shortcut(identity(fn), args, kwargs)
-        program = site.recall(shortcut)
+        program: Any = site.recall(shortcut)
         if program is None:
             with trace.stage("frontend"):
                 from superopt.frontend.capture import capture
@@ -266,7 +267,7 @@ def _measure(
         ready.append(Candidate(candidate.mugraph, candidate.seconds, checks, kernels, source))
     if not ready:
         raise next(item for item in made if isinstance(item, SuperoptError))
-    calls: list[Callable[[], object]] = [lambda k=c.kernels: k(inputs) for c in ready]
+    calls: list[Callable[[], object]] = [partial(c.kernels, inputs) for c in ready]
     return ready, interleave([*calls, lambda: eager(*inputs)], seconds=0.3 * (len(calls) + 1))
 
 
@@ -315,7 +316,7 @@ def _choose(
     else:
         with trace.stage("choose"), torch.no_grad():
             runs = interleave(
-                [lambda c=c: c(*args, **kwargs) for c in calls], seconds=0.3 * len(calls)
+                [partial(c, *args, **kwargs) for c in calls], seconds=0.3 * len(calls)
             )
             medians = [t.median_s for t in runs]
     for name, median in zip(names, medians, strict=True):

@@ -116,8 +116,9 @@ def slope(graph: Graph, i: int, stat: int, inside: set[int]) -> float | None:
     if node.op == "mul":
         for a, b in ((0, 1), (1, 0)):
             literal = graph.nodes[node.operands[a]]
-            if isinstance(literal, Const) and parts[b] is not None:
-                return float(literal.value) * parts[b]
+            moved = parts[b]
+            if isinstance(literal, Const) and moved is not None:
+                return float(literal.value) * moved
     return None
 
 

@@ -78,7 +78,7 @@ class Cutter:
 
     def _merge(self, stored: frozenset[int]) -> Cut:
         """Joins kernels over the same axes that share inputs, while that is cheaper."""
-        groups = [(i,) for i in sorted(stored) if not self._is_input(i)]
+        groups: list[tuple[int, ...]] = [(i,) for i in sorted(stored) if not self._is_input(i)]
         below = {g[0]: self.graph.reachable(g) for g in groups}
         merged = True
         while merged:

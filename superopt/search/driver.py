@@ -168,7 +168,7 @@ def _share(budget: Budget) -> float:
 
 def _source(graph: Graph, extractor: Extractor) -> tuple[Choice, ...] | None:
     """The choice that spells the program as its author wrote it (as far as classes allow)."""
-    out = []
+    out: list[Choice] = []
     for region, space in extractor.regions:
         by_node = {n: c.id for c in space.classes for n in c.nodes}
         choice: Choice = dict(extractor.seed()[len(out)])

@@ -22,12 +22,12 @@ def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]]
     by_node = {n: c.id for c in space.classes for n in c.nodes}
     source: set[tuple[str, tuple[int, ...]]] = set()
     subtracts = False
-    for i, cls in list(by_node.items()):
+    for i in by_node:
         node = graph.nodes[i]
         if isinstance(node, Map):
             args = tuple(by_node[a] for a in node.operands if a in by_node)
             source |= _applications(node.op, args)
-            subtracts |= node.op in ("sub", "neg") and cls is not None
+            subtracts |= node.op in ("sub", "neg")
         if isinstance(node, Const) and not isinstance(node.value, bool) and node.value < 0:
             subtracts = True
     kept, dropped = [], 0
