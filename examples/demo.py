@@ -177,8 +177,8 @@ def show(lines: list[Line]) -> None:
             line.winner,
             line.error,
         )
-    console = Console()
-    console.print(table, width=max(console.width, 120))
+    # Piped into a file, or in a narrow terminal, the table keeps its columns.
+    Console(width=max(Console().width, 130)).print(table)
     for line in lines:
         for note in line.notes:
             print(f"{line.name} {line.dtype}: {note}")
