@@ -8,7 +8,7 @@ from typing import Any
 from superopt._core import enumerate_region
 from superopt.search.oracle import MAX_FORMS, Limits, Made, Raw, Unsupported
 from superopt.search.problem import Problem
-from superopt.search.values import ATTEMPTS, POINTS
+from superopt.search.values import ATTEMPTS, points_of
 
 MAX_AXES = 64
 """Sets of axes are machine words in the engine."""
@@ -25,8 +25,9 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
     """
     if len(problem.axes) > MAX_AXES:
         raise Unsupported(f"the region has more than {MAX_AXES} axes")
+    points = points_of(problem)
     steps = [
-        (_KINDS.index(s.kind), list(s.args), s.index, _number(s.value), _residues(s.value))
+        (_KINDS.index(s.kind), list(s.args), s.index, _number(s.value), _residues(s.value, points))
         for s in problem.steps
     ]
     raw: dict[str, Any] = enumerate_region(
@@ -38,7 +39,7 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
         sums=problem.sums,
         literals=[_number(c) for c in problem.literals],
         rank=problem.rank,
-        primes=[list(p) for p in POINTS],
+        primes=[list(p) for p in points],
         seed=seed & ((1 << 64) - 1),
         attempts=ATTEMPTS,
         max_forms=MAX_FORMS,
@@ -69,5 +70,5 @@ def _number(c: Fraction) -> tuple[int, float]:
     return c.numerator * pow(c.denominator, -1, p) % p, float(c)
 
 
-def _residues(c: Fraction) -> list[list[int]]:
-    return [[c.numerator * pow(c.denominator, -1, p) % p for p in chain] for chain in POINTS]
+def _residues(c: Fraction, points: tuple[tuple[int, ...], ...]) -> list[list[int]]:
+    return [[c.numerator * pow(c.denominator, -1, p) % p for p in chain] for chain in points]

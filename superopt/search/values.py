@@ -10,8 +10,9 @@ less (design: Probabilistic equivalence). Level 0 of all points, 153 bits a cell
   stands for w equal elements, and no size is a small number by accident of the reduced shape.
 * A reduced axis has two cells and an axis that is never summed has one: equality at a generic index
   is equality everywhere, and the axes of a value are part of its identity.
-* The root of a square is x^((p+1)/4); the root of a non-residue is a keyed random value, so that
-  sqrt(x^2) differs from x. Inputs are drawn again until the source's roots are taken of residues.
+* The root of a square is x^((p+1)/4); the root of a non-residue is a keyed random value. At a point
+  sqrt(x^2) is x or -x, at random, so a region with roots has more points, and the two differ.
+  Inputs are drawn again until the source's roots are taken of residues.
 * A function known by name alone is a keyed random function of the residue.
 
 ``csrc/core/value.cpp`` computes the same residues, bit for bit.
@@ -30,6 +31,8 @@ LONG = (2305843009213542959, 1152921504606771479, 576460752303385739)
 SHORT = (2147438927, 1073719463, 536859731)
 POINTS: tuple[tuple[int, ...], ...] = (LONG, LONG, SHORT)
 """The prime chain of each point: 61 + 61 + 31 bits a cell."""
+SIGN_POINTS: tuple[tuple[int, ...], ...] = (SHORT,) * 21
+"""Further points of a region with roots: at each cell of each point sqrt(x^2) is x half of the time."""
 
 ATTEMPTS = 4096
 """How often the inputs of a point are drawn anew for the sake of its roots."""
@@ -47,6 +50,13 @@ def mix(*words: int) -> int:
         h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & _MASK
         h ^= h >> 31
     return h
+
+
+def points_of(problem: Problem) -> tuple[tuple[int, ...], ...]:
+    """The points of a region, each chain as long as the exponentials of the source are deep."""
+    levels = min(max(_needed_levels(problem), default=1), len(LONG))
+    roots = any(law == "sqrt" for chain in problem.functions for law, _ in chain)
+    return tuple(p[:levels] for p in (*POINTS, *(SIGN_POINTS if roots else ())))
 
 
 @dataclass(frozen=True)
@@ -72,26 +82,29 @@ class Field:
     def __init__(self, problem: Problem, seed: int) -> None:
         self.problem = problem
         self.seed = seed
+        self.points = points_of(problem)
+        self._all = range(len(self.points))
         self.cells = [2 if a in problem.reducible else 1 for a in range(len(problem.axes))]
-        self.draws: list[dict[tuple[str, int], int]] = [{} for _ in POINTS]
+        self.draws: list[dict[tuple[str, int], int]] = [{} for _ in self.points]
         self.keyed_roots = 0
         self._needed = _needed_levels(problem)
         self._omega = [
-            [self._generator(i, level) for level in range(len(p) - 1)] for i, p in enumerate(POINTS)
+            [self._generator(i, level) for level in range(len(p) - 1)]
+            for i, p in enumerate(self.points)
         ]
-        for i in range(len(POINTS)):
+        for i in self._all:
             self._settle(i)
 
     # -- random choices --------------------------------------------------------------------------
 
     def _generator(self, i: int, level: int) -> int:
-        p = POINTS[i][level]
+        p = self.points[i][level]
         return pow(mix(self.seed, 1, i, level) % (p - 3) + 2, 2, p)  # a square: of order (p-1)/2
 
     def _drawn(self, kind: str, index: int, i: int, level: int, count: int) -> list[int]:
         draw = self.draws[i].get((kind, index), 0)
         word = 2 if kind == "leaf" else 3
-        p = POINTS[i][level]
+        p = self.points[i][level]
         return [mix(self.seed, word, index, i, level, draw, c) % p for c in range(count)]
 
     def _settle(self, i: int) -> None:
@@ -122,11 +135,11 @@ class Field:
 
     def _first_bad(self, i: int, roots: list[int]) -> int | None:
         values: list[Value | None] = []
-        for n, step in enumerate(self.problem.steps):
+        for n, step in enumerate(self.problem.steps[: roots[-1] + 1]):
             args = [values[a] for a in step.args]
             values.append(None if None in args else self._step(n, [a for a in args if a], (i,)))
             if n in roots and args[0] is not None:
-                p = POINTS[i]
+                p = self.points[i]
                 inner: Value | None = args[0]
                 for law, key in self.problem.functions[step.index]:
                     if inner is None:
@@ -150,7 +163,7 @@ class Field:
         for n, step in enumerate(self.problem.steps):
             args = [values[a] for a in step.args]
             values.append(
-                None if None in args else self._step(n, [a for a in args if a], range(len(POINTS)))
+                None if None in args else self._step(n, [a for a in args if a], self._all)
             )
         return values
 
@@ -168,7 +181,7 @@ class Field:
         out = []
         for i in points:
             levels = []
-            for level, p in enumerate(POINTS[i]):
+            for level, p in enumerate(self.points[i]):
                 if step.kind == "leaf":
                     axes = tuple(sorted(self.problem.leaves[step.index]))
                     shape = [self.cells[a] for a in axes]
@@ -188,13 +201,13 @@ class Field:
     def _weights(self, axis: int, i: int, level: int) -> list[int]:
         return self._drawn("axis", axis, i, level, self.cells[axis])
 
-    def mul(self, x: Value, y: Value, points: Sequence[int] = range(len(POINTS))) -> Value:
+    def mul(self, x: Value, y: Value, points: Sequence[int] | None = None) -> Value:
         """The product, broadcast over both values' axes."""
-        return self._both(x, y, points, product=True)
+        return self._both(x, y, self._all if points is None else points, product=True)
 
-    def add(self, x: Value, y: Value, points: Sequence[int] = range(len(POINTS))) -> Value:
+    def add(self, x: Value, y: Value, points: Sequence[int] | None = None) -> Value:
         """The sum, broadcast over both values' axes."""
-        return self._both(x, y, points, product=False)
+        return self._both(x, y, self._all if points is None else points, product=False)
 
     def _both(self, x: Value, y: Value, points: Sequence[int], product: bool) -> Value:
         axes = tuple(sorted({*x.axes, *y.axes}))
@@ -204,7 +217,7 @@ class Field:
             for level in range(min(x.levels, y.levels)):
                 a = self._spread(x.residues[n][level], x.axes, axes)
                 b = self._spread(y.residues[n][level], y.axes, axes)
-                total = (a * b if product else a + b) % POINTS[i][level]
+                total = (a * b if product else a + b) % self.points[i][level]
                 levels.append(np.asarray(total, dtype=object))
             out.append(tuple(levels))
         return Value(axes, tuple(out))
@@ -212,14 +225,14 @@ class Field:
     def _spread(self, a: Residues, axes: tuple[int, ...], to: tuple[int, ...]) -> Residues:
         return a.reshape([self.cells[k] if k in axes else 1 for k in to])
 
-    def reduce(self, x: Value, axis: int, points: Sequence[int] = range(len(POINTS))) -> Value:
+    def reduce(self, x: Value, axis: int, points: Sequence[int] | None = None) -> Value:
         """The weighted sum over an axis; an axis that x lacks multiplies by the size."""
         at = x.axes.index(axis) if axis in x.axes else None
         out = []
-        for n, i in enumerate(points):
+        for n, i in enumerate(self._all if points is None else points):
             levels = []
             for level in range(x.levels):
-                p = POINTS[i][level]
+                p = self.points[i][level]
                 w = self._weights(axis, i, level)
                 a = x.residues[n][level]
                 if at is None:
@@ -231,12 +244,10 @@ class Field:
             out.append(tuple(levels))
         return Value(tuple(k for k in x.axes if k != axis), tuple(out))
 
-    def apply(
-        self, chain: Chain, x: Value, points: Sequence[int] = range(len(POINTS))
-    ) -> Value | None:
+    def apply(self, chain: Chain, x: Value, points: Sequence[int] | None = None) -> Value | None:
         """A unary row; None where a reciprocal meets zero."""
         for law, key in chain:
-            value = self._law(law, key, x, points)
+            value = self._law(law, key, x, self._all if points is None else points)
             if value is None:
                 return None
             x = value
@@ -248,11 +259,11 @@ class Field:
             levels: list[Residues] = []
             if law == "exp" and x.levels > 1:
                 for level in range(x.levels - 1):
-                    w, p = self._omega[i][level], POINTS[i][level]
+                    w, p = self._omega[i][level], self.points[i][level]
                     levels.append(_each(lambda u, w=w, p=p: pow(w, u, p), x.residues[n][level + 1]))
             else:
                 for level in range(x.levels):
-                    a, p = x.residues[n][level], POINTS[i][level]
+                    a, p = x.residues[n][level], self.points[i][level]
                     if law == "recip":
                         if any(u == 0 for u in a.ravel()):
                             return None
