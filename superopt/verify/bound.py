@@ -302,5 +302,5 @@ def _patterns(marks: list[Mark]) -> float:
         return choices * ((n + 1) * math.comb(n, n // 2) if n < 64 else 1e18)
     if len(selects) == 1 and selects[0].count * math.log2(selects[0].weight) < 64:
         return choices * selects[0].weight ** selects[0].count
-    values = sum(m.count * m.weight for m in selects) + 1
+    values = sum(m.count * m.weight for m in selects)
     return choices * (math.gamma(values + 1) if values < 20 else 1e18)

@@ -18,6 +18,7 @@ from superopt.mugraph.graph import Graph, Input
 from superopt.verify.bound import EXP, ROOT, SELECT, Bound, Counter, bound
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.evaluators import Cells, Evaluator, evaluator
+from superopt.verify.pieces import check_pieces
 from superopt.verify.roots import independent_roots
 from superopt.verify.sizes import Sizing, assignments
 from superopt.verify.triangular import exponents
@@ -54,27 +55,34 @@ def check_equal(
     """
     run = evaluator(using)
     reason = _interface(a, b)
-    result = _refused(chains[0], seed, run.name, reason)
     if reason:
-        return result
+        return _refused(chains[0], seed, run.name, reason)
+    names = [[n.name for n in g.inputs] for g in (a, b)]
+    if names[0] != names[1]:
+        reason = f"the inputs are {names[0]} against {names[1]}"
+        return _refused(chains[0], seed, run.name, reason)
     if cuts:
-        from superopt.verify.pieces import check_pieces
-
         return check_pieces(
             a,
             b,
             cuts,
-            lambda x, y: check_equal(
-                x,
-                y,
-                seed=seed,
-                want_log2=want_log2,
-                max_cells=max_cells,
-                chains=chains,
-                using=using,
-                trials=trials,
-            ),
+            lambda x, y: _any_chain(x, y, seed, want_log2, max_cells, chains, run, trials),
         )
+    return _any_chain(a, b, seed, want_log2, max_cells, chains, run, trials)
+
+
+def _any_chain(
+    a: Graph,
+    b: Graph,
+    seed: int,
+    want_log2: int,
+    max_cells: int,
+    chains: Sequence[Chain],
+    run: Evaluator,
+    trials: int | None,
+) -> Equivalence:
+    """The check over the first chain that leaves clean cells."""
+    result = _refused(chains[0], seed, run.name, "no field to check over")
     for chain in chains:
         try:
             result = _check(a, b, seed, want_log2, max_cells, chain, run, trials)
@@ -148,19 +156,11 @@ def _check(
     plans = tuple(_plan(g, levels, chain) for g in (a, b))
     sizings = assignments(a, b, max_cells)
     named = _assumptions(a, b, plans, sizings)
-    parts = [_bound(a, b, s, chain, seed) for s in sizings]
-    worst = max(parts, key=lambda p: (p.miss is None, p.miss or 0.0))
-    if worst.miss is None:
-        wanted, kind = SAMPLED_TRIALS, "sampled"
-    else:
-        wanted, kind = math.ceil(want_log2 / -math.log2(max(worst.miss, 2.0**-want_log2))), "bound"
-    wanted = trials if trials is not None else wanted
-    selects = any(m.kind == SELECT for p in (a, b) for m in _marks(p, sizings[0]))
     sizes = tuple(tuple(sorted({(x.name, n) for x, n in s.sizes.items()})) for s in sizings)
     result = Equivalence(
         "not_shown_equal",
         None,
-        kind,
+        "sampled",
         0,
         0,
         (chain.name, chain.primes),
@@ -169,14 +169,31 @@ def _check(
         0,
         0,
         named,
-        worst.reason,
+        "",
         run.name,
     )
+    if trials is None:  # most wrong programs differ at once, and need no bound
+        early = _Tally([np.zeros((), dtype=np.int64)] * len(levels))
+        numbers = range(4)
+        _compare(a, b, plans, levels, chain, seed, numbers, False, sizings[0], run, early)
+        if early.differs:
+            return _add(replace(result, trials=len(numbers)), early, early.differs)
+    parts = [_bound(a, b, s, chain, seed) for s in sizings]
+    worst = max(parts, key=lambda p: (p.miss is None, p.miss or 0.0))
+    if worst.miss is None:
+        # Large values leave time for fewer trials; their number is part of the result.
+        cells = max(s.cells for s in sizings)
+        wanted, kind = min(SAMPLED_TRIALS, max(32, (1 << 22) // cells)), "sampled"
+    else:
+        wanted, kind = math.ceil(want_log2 / -math.log2(max(worst.miss, 2.0**-want_log2))), "bound"
+    wanted = trials if trials is not None else wanted
+    selects = any(m.kind == SELECT for p in (a, b) for m in _marks(p, sizings[0]))
+    result = replace(result, kind=kind, reason=worst.reason)
     for turn, sizing in enumerate(sizings):
         tally = _Tally([np.zeros((), dtype=np.int64)] * len(levels))
         tied = _Tally([np.zeros((), dtype=np.int64)] * len(levels))
         done = 0
-        step = max(1, min(wanted + wanted // 4 + 1, (1 << 21) // sizing.cells, 512))
+        step = max(1, min(wanted, (1 << 21) // sizing.cells, 512))
         while True:
             numbers = range((turn << 40) + done, (turn << 40) + done + step)
             _compare(a, b, plans, levels, chain, seed, numbers, False, sizing, run, tally)

@@ -55,17 +55,24 @@ def selects(graph: Graph, roots: Sequence[int]) -> bool:
     return False
 
 
+def pointwise(a: Graph, b: Graph, sizing: Sizing) -> set[Axis]:
+    """Axes along which every value depends on its arguments at the same position alone.
+
+    No reduction runs over them and no index map moves values along them.
+    """
+    bound = {sizing.tied[x] for g in (a, b) for x in reduced_axes(g)}
+    return {x for x in sizing.tied if sizing.tied[x] not in bound | sizing.moved}
+
+
 def one_cell(a: Graph, b: Graph, sizing: Sizing) -> dict[Axis, int]:
     """Sizes at which little more than one output cell is left.
 
-    An axis that nothing reduces and no index computes with only repeats the program: it gets size
-    one, since every cell along it is the same function of other inputs.
+    A pointwise axis only repeats the program, on other inputs: it gets size one, unless its
+    positions are compared with others.
     """
-    bound = {sizing.tied[x] for g in (a, b) for x in reduced_axes(g)}
     named = set(sizing.whole) | set(sizing.shrunk)
-    return {
-        x: n if sizing.tied[x] in bound or x.name in named else 1 for x, n in sizing.sizes.items()
-    }
+    repeats = {x for x in pointwise(a, b, sizing) if x.name not in named}
+    return {x: 1 if x in repeats else n for x, n in sizing.sizes.items()}
 
 
 class Probe:

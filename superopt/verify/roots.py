@@ -22,8 +22,8 @@ from superopt.mugraph.graph import Graph, Map
 from superopt.verify.probe import Probe, one_cell, selects, unfolded
 from superopt.verify.sizes import Sizing
 
-MOST_ROOTS = 128
-_POINTS = 2048
+_POINTS = (192, 1024, 4096)
+"""Random points that are tried until enough are left at which all roots are defined."""
 
 
 def independent_roots(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> bool:
@@ -46,38 +46,41 @@ def _level(
     chain: Chain,
     seed: int,
 ) -> bool:
-    values, status = [], []
+    probes = []
     for graph in graphs:
         info = information(graph, chain.full)
-        plan = analyse(
-            graph, chain.full, {o.node: lowest(info[o.node].mask) for o in graph.outputs}
+        wanted = {o.node: lowest(info[o.node].mask) for o in graph.outputs}
+        plan = analyse(graph, chain.full, wanted)
+        nodes = sorted(
+            {
+                n.operands[0]
+                for i, n in enumerate(graph.nodes)
+                if isinstance(n, Map) and n.op == "sqrt" and plan.want[i] >> level & 1
+            }
         )
-        nodes = [
-            n.operands[0]
-            for i, n in enumerate(graph.nodes)
-            if isinstance(n, Map) and n.op == "sqrt" and plan.want[i] >> level & 1
-        ]
         if selects(graph, nodes):
             return False  # another pattern of winners may hide a square
         if nodes:
-            probe = Probe(graph, sorted(set(nodes)), level, chain, sizes, sizing.ranges, seed)
-            found = probe.points(range(_POINTS))
-            values.append(found[0])
-            status.append(found[1])
-    if not values:
-        return True
-    p = chain.primes[level]
-    f = np.concatenate(values, 1)
-    defined = ((np.concatenate(status, 1) == 0) & (f != 0)).all(1)
-    f = f[defined]
-    if len(f) < 64:
-        return False
+            probes.append(Probe(graph, nodes, level, chain, sizes, sizing.ranges, seed))
+    for points in _POINTS if probes else ():
+        found = [probe.points(range(points)) for probe in probes]
+        f = np.concatenate([v for v, _ in found], 1)
+        status = np.concatenate([s for _, s in found], 1)
+        f = f[((status == 0) & (f != 0)).all(1)]
+        if len(f) < 64:
+            continue  # nested roots leave few points at which all are defined
+        return _independent(f, chain.primes[level])
+    return not probes
+
+
+def _independent(f: np.ndarray, p: int) -> bool:
+    """Whether the columns of f [points, roots] have independent quadratic characters."""
     # Equal arguments, and constant multiples of one another, have one root up to a constant.
     shape = f * power(f[:1], p - 2, p) % U64(p)
     _, first = np.unique(shape, axis=1, return_index=True)
     f = f[:, first]
     f = f[:, (f != f[0]).any(0)]
-    if f.shape[1] > MOST_ROOTS or len(f) < f.shape[1] + 32:
+    if len(f) < f.shape[1] + 32:
         return False
     squares = power(f, (p - 1) // 2, p) == 1
     bits = np.concatenate([squares, np.ones((len(f), 1), dtype=bool)], 1)

@@ -20,13 +20,18 @@ from superopt.mugraph.graph import Const, Gather, Graph, Input, Iota, Map, Reduc
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83)
 
 
+COMFORTABLE = 1 << 14
+"""Elements of a value beyond which axes whose positions are only compared are shortened as well."""
+
+
 @dataclass(frozen=True)
 class Sizing:
     """One assignment: every axis's size, the ranges of integer inputs, and the largest value.
 
     ranges: input name -> (lo, hi), both included; whole: axes that kept their size;
     shrunk: axes whose positions are compared, and that did not; cells: elements
-    of the largest value in either graph; tied: axes that must have one size share a representative.
+    of the largest value in either graph; tied: axes that must have one size share a representative;
+    moved: representatives of axes along which an index map moves values.
     """
 
     sizes: Mapping[Axis, int]
@@ -35,6 +40,7 @@ class Sizing:
     shrunk: tuple[str, ...]
     cells: int
     tied: Mapping[Axis, Axis]
+    moved: frozenset[Axis]
 
 
 class _Classes:
@@ -79,7 +85,9 @@ def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
     )
     least = dict.fromkeys(order, 2)
     whole, out = hard | soft, []
-    if _cells((a, b), classes, _assign(classes, order, whole, least, {})) > max_cells:
+    moved = frozenset(hard)
+    comfortable = min(max_cells, COMFORTABLE)
+    if _cells((a, b), classes, _assign(classes, order, whole, least, {})) > comfortable:
         # Comparisons of positions look the same on shorter axes that are beyond every literal.
         whole, literal = hard, _largest_literal((a, b))
         least.update(dict.fromkeys(soft, literal + 2))
@@ -99,7 +107,7 @@ def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
         tied = {x: classes.find(x) for x in classes.parent}
         sizes = {x: root_size[tied[x]] for x in tied}
         shrunk = tuple(sorted({x.name for x in sizes if classes.find(x) in soft - whole}))
-        out.append(Sizing(sizes, _ranges((a, b), sizes), names, shrunk, cells, tied))
+        out.append(Sizing(sizes, _ranges((a, b), sizes), names, shrunk, cells, tied, moved))
     return tuple(out)
 
 

@@ -22,13 +22,14 @@ import numpy as np
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import U64, Chain, dyadic, power
 from superopt.mugraph.algebras.levels import analyse, information, keyed_move, lowest
+from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.graph import Const, Gather, Graph, Map, Reduce, SizeOf, View
-from superopt.verify.probe import Probe, one_cell, selects, unfolded
+from superopt.verify.probe import Probe, one_cell, pointwise, selects, unfolded
 from superopt.verify.sizes import Sizing
 
-MOST_MOVES = 4096
-"""Input elements that are moved at most; beyond, no triangular form is claimed."""
+MOST_MOVES = 1 << 20
+"""Input elements times atoms, at most; beyond, no triangular form is claimed."""
 
 MOST_HEIGHT = 256
 """Largest ratio of two coefficients of one atom."""
@@ -45,11 +46,12 @@ class Exponents:
 def exponents(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> Exponents | str:
     """The triangular form of all exponents of two graphs, or why none was found."""
     graphs = [unfolded(g) for g in (a, b)]
-    sizes = one_cell(a, b, sizing)
+    probed = replace(sizing, sizes=one_cell(a, b, sizing))
+    fixed = sorted(pointwise(a, b, sizing), key=lambda x: (x.name, str(x.size)))
     total, height = 0, 1.0
     try:
         for level in range(1, chain.depth):
-            form = _at_level(graphs, level, replace(sizing, sizes=sizes), chain, seed)
+            form = _at_level(graphs, level, probed, fixed, chain, seed)
             if isinstance(form, str):
                 return form
             total, height = total + form.atoms, max(height, form.height)
@@ -59,7 +61,12 @@ def exponents(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> Ex
 
 
 def _at_level(
-    graphs: list[Graph], level: int, sizing: Sizing, chain: Chain, seed: int
+    graphs: list[Graph],
+    level: int,
+    sizing: Sizing,
+    fixed: list[Axis],
+    chain: Chain,
+    seed: int,
 ) -> Exponents | str:
     """The form of the exponents that are used at one level."""
     parts: list[tuple[Probe, list[Fraction]]] = []
@@ -91,7 +98,8 @@ def _at_level(
         parts.append((probe, scales))
     if not parts:
         return Exponents(0, 1.0)
-    count = _peel(parts, chain.primes[level])
+    places = np.concatenate([_places(probe, fixed) for probe, _ in parts])
+    count = _peel(parts, places, chain.primes[level])
     return count if isinstance(count, str) else Exponents(count, float(height))
 
 
@@ -135,16 +143,27 @@ def _strip(graph: Graph, i: int, coef: Fraction, out: dict[int, list[Fraction]])
     return True
 
 
-def _peel(parts: list[tuple[Probe, list[Fraction]]], p: int) -> int | str:
-    """How many distinct atoms there are, when they can be ordered; else the reason."""
+def _places(probe: Probe, fixed: list[Axis]) -> np.ndarray:
+    """[cells, fixed axes]: where each cell lies along the axes, -1 where it lacks one."""
+    out = []
+    for i in probe.nodes:
+        axes = probe.graph.nodes[i].axes
+        grid = np.indices([probe.sizes[x] for x in axes]).reshape(len(axes), -1)
+        lines = [grid[axes.index(x)] if x in axes else np.full(grid.shape[1], -1) for x in fixed]
+        out.append(np.stack(lines, 1) if lines else np.zeros((grid.shape[1], 0), dtype=int))
+    return np.concatenate(out)
+
+
+def _peel(parts: list[tuple[Probe, list[Fraction]]], places: np.ndarray, p: int) -> int | str:
+    """How many distinct atoms there are, when those below each cell can be ordered."""
     points = [probe.points(range(24)) for probe, _ in parts]
     values = np.concatenate([v for v, _ in points], 1)
     status = np.concatenate([s for _, s in points], 1)
-    # A cell in which every point is undefined or infinite takes part in nothing.
     scales = np.array(
         [dyadic(c.numerator, p) * pow(c.denominator, -1, p) % p for _, cs in parts for c in cs],
         dtype=U64,
     )
+    # A cell that is undefined or infinite at every point takes part in nothing.
     varying = (values != values[0]).any(0)
     values = values * scales % U64(p)
     clean = (status == 0)[:, varying].all(1)
@@ -157,16 +176,25 @@ def _peel(parts: list[tuple[Probe, list[Fraction]]], p: int) -> int | str:
     columns = columns[keep]
     base = int(np.flatnonzero(clean)[0])
     depends, affine = _dependence(parts, base, columns, p)
-    left = np.ones(len(columns), dtype=bool)
-    while left.any():
-        alone = depends[:, left].sum(1) == 1
-        rows = np.flatnonzero(alone)
-        owner = np.array([np.flatnonzero(depends[r] & left)[0] for r in rows], dtype=int)
-        good = owner[affine[rows, owner]] if len(rows) else owner
-        if not len(good):
+    # A cell of the outputs sees the atoms at its own place along the fixed axes.
+    for place in np.unique(places[columns], axis=0):
+        here = ((places[columns] == place) | (places[columns] < 0) | (place < 0)).all(1)
+        if not _ordered(depends[:, here], affine[:, here]):
             return "the exponents have no triangular form"
-        left[good] = False
     return len(columns)
+
+
+def _ordered(depends: np.ndarray, affine: np.ndarray) -> bool:
+    """Whether the atoms (columns) can be taken off one by one, each by an element of its own."""
+    left = np.ones(depends.shape[1], dtype=bool)
+    while left.any():
+        rows = np.flatnonzero((depends & left).sum(1) == 1)
+        owner = (depends[rows] & left).argmax(1)
+        good = owner[affine[rows, owner]]
+        if not len(good):
+            return False
+        left[good] = False
+    return True
 
 
 def _distinct(values: np.ndarray, p: int) -> np.ndarray | None:
@@ -190,7 +218,7 @@ def _dependence(
     """[elements, atoms]: whether the atom moves with the element, and whether affinely."""
     elements = sorted({x for probe, _ in parts for x in probe.inputs()})
     cells = [(name, c) for name, count in elements for c in range(count)]
-    if len(cells) > MOST_MOVES:
+    if len(cells) * max(len(columns), 64) > MOST_MOVES:
         raise VerificationFailed(
             what=f"{len(cells)} input elements are too many to probe",
             where="exponents",

@@ -1,0 +1,1 @@
+"""Tests of the checks: fields, the gate, the certificate."""
