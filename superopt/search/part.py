@@ -9,7 +9,7 @@ sum whose remaining cofactor still has the axis is dead. The search for the cont
 all ways of placing the first monomial of E.
 
 Completeness (sketch). Call a derivation *merge-free* if, whenever it adds or multiplies normal
-forms, no two monomials cancel or merge. Let E occur in a merge-free derivation of a target. Walk
+forms, no two monomials cancel or merge. Let E occur in a merge-free derivation of a target's normal form. Walk
 from E towards the target, up to the first function application or the target itself: each step
 adds a term (E's monomials stay), multiplies by a term (pick one of its monomials: distributivity
 keeps that multiple of every monomial of E, since none merges), or sums over an axis (which binds
