@@ -21,8 +21,16 @@ FOLDER = Path(tempfile.gettempdir()) / "superopt-test-kernels"
 
 # The left-out warnings are false alarms of GCC 12: its own intrinsics start from an undefined
 # vector, masked accesses beyond an array touch nothing, and an extent is not known to be small.
-WARNINGS = ("-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-array-bounds",
-            "-Wno-stringop-overflow", "-Wno-aggressive-loop-optimizations")
+WARNINGS = (
+    "-fopenmp",
+    "-Wall",
+    "-Wextra",
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",
+    "-Wno-array-bounds",
+    "-Wno-stringop-overflow",
+    "-Wno-aggressive-loop-optimizations",
+)
 
 
 def build(source: cpu.Source, extra: tuple[str, ...] = ()) -> ctypes.CDLL:
@@ -39,8 +47,11 @@ def compile_source(source: cpu.Source, extra: tuple[str, ...] = ()) -> Path:
         text = FOLDER / f"{key}.cpp"
         text.write_text(source.text)
         temp = FOLDER / f"{key}.{id(source)}.tmp"
-        done = subprocess.run(["g++", *source.flags, *WARNINGS, *extra, str(text), "-o", str(temp)],
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            ["g++", *source.flags, *WARNINGS, *extra, str(text), "-o", str(temp)],
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             raise RuntimeError(f"{text}:\n{done.stderr[:4000]}")
         if done.stderr:
@@ -59,8 +70,13 @@ def dense(axes: Sequence[Axis]) -> tuple[Stride, ...]:
     return tuple(out)
 
 
-def buf(name: str, space: str, axes: Sequence[Axis], dtype: str = "f32",
-        strides: Sequence[int] | None = None) -> Buffer:
+def buf(
+    name: str,
+    space: str,
+    axes: Sequence[Axis],
+    dtype: str = "f32",
+    strides: Sequence[int] | None = None,
+) -> Buffer:
     """A buffer; dense unless strides are given."""
     axes = tuple(axes)
     if space == "tile":
@@ -69,11 +85,17 @@ def buf(name: str, space: str, axes: Sequence[Axis], dtype: str = "f32",
     return Buffer(name, space, axes, dtype, given)
 
 
-def at(buffer: Buffer, *index: Expr | Axis, dtype: str | None = None, clamp: tuple[int, ...] = ()) -> Load:
+def at(
+    buffer: Buffer, *index: Expr | Axis, dtype: str | None = None, clamp: tuple[int, ...] = ()
+) -> Load:
     """A load; without indices at the buffer's own coordinates."""
     full = index or buffer.axes
-    return Load(buffer, tuple(Coord(i) if isinstance(i, Axis) else i for i in full),
-                dtype or buffer.dtype, clamp)
+    return Load(
+        buffer,
+        tuple(Coord(i) if isinstance(i, Axis) else i for i in full),
+        dtype or buffer.dtype,
+        clamp,
+    )
 
 
 def ap(op: str, *args: Expr, dtype: str = "f32", attr: str | None = None) -> Apply:
@@ -86,9 +108,14 @@ def lit(value: float | int | bool, dtype: str = "f32") -> Lit:
     return Lit(value, dtype)
 
 
-def run_cpu(programs: Sequence[Program], tensors: Mapping[str, torch.Tensor],
-            sizes: Mapping[str, int] | None = None, threads: int = 2, isa: cpu.Isa | None = None,
-            extra: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+def run_cpu(
+    programs: Sequence[Program],
+    tensors: Mapping[str, torch.Tensor],
+    sizes: Mapping[str, int] | None = None,
+    threads: int = 2,
+    isa: cpu.Isa | None = None,
+    extra: tuple[str, ...] = (),
+) -> dict[str, torch.Tensor]:
     """Compiles and runs; returns outputs and scratch by name, shaped by their axes."""
     source = cpu.emit(programs, "kernel", isa)
     lib = build(source, extra)
@@ -103,7 +130,9 @@ def run_cpu(programs: Sequence[Program], tensors: Mapping[str, torch.Tensor],
             continue
         shape = [extent(a.size, sizes) for a in b.axes]
         strides = [s.value(sizes) for s in b.strides]
-        span = 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        span = (
+            0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        )
         held[name] = python._poison([span], DTYPES[b.dtype].torch)
         out[name] = held[name].as_strided(shape, strides)
     pointers = (ctypes.c_void_p * max(len(held), 1))(*(held[n].data_ptr() for n in source.buffers))
@@ -114,9 +143,14 @@ def run_cpu(programs: Sequence[Program], tensors: Mapping[str, torch.Tensor],
     return out
 
 
-def check(programs: Program | Sequence[Program], tensors: Mapping[str, torch.Tensor],
-          want: Mapping[str, torch.Tensor] | None = None, sizes: Mapping[str, int] | None = None,
-          tol: float = 1e-5, **kw: object) -> dict[str, torch.Tensor]:
+def check(
+    programs: Program | Sequence[Program],
+    tensors: Mapping[str, torch.Tensor],
+    want: Mapping[str, torch.Tensor] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    tol: float = 1e-5,
+    **kw: object,
+) -> dict[str, torch.Tensor]:
     """Runs the python and cpu backends; both must agree with each other and with ``want``."""
     programs = [programs] if isinstance(programs, Program) else list(programs)
     slow = python.run(programs, tensors, sizes, seed=1)
@@ -139,5 +173,6 @@ def same(got: torch.Tensor, want: torch.Tensor, what: str, tol: float) -> None:
         return
     finite = want[torch.isfinite(want)].abs()
     scale = max(float(finite.max()) if finite.numel() else 0.0, 1e-30)
-    torch.testing.assert_close(got, want, rtol=tol, atol=tol * scale, equal_nan=True,
-                               msg=lambda m: f"{what}: {m}")
+    torch.testing.assert_close(
+        got, want, rtol=tol, atol=tol * scale, equal_nan=True, msg=lambda m: f"{what}: {m}"
+    )

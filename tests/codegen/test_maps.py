@@ -6,16 +6,19 @@ import math
 
 import pytest
 import torch
-from tests.codegen.harness import ap, at, buf, check, lit
 
 from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Extent, Lit, Load, Loop, Program
 from superopt.mugraph.axes import Axis, Stride, Sym
 from superopt.mugraph.placement import Split
 from superopt.mugraph.scalars import SCALARS
+from tests.codegen.harness import ap, at, buf, check, lit
 
 POSITIVE = {"log", "sqrt", "rsqrt", "recip", "log1p", "pow"}
-FLOAT_ROWS = [r for r in SCALARS.values() if r.name not in (
-    "cast", "round", "where", "not", "and", "or", "floordiv", "mod")]
+FLOAT_ROWS = [
+    r
+    for r in SCALARS.values()
+    if r.name not in ("cast", "round", "where", "not", "and", "or", "floordiv", "mod")
+]
 
 
 def program(expr: Expr, out_dtype: str, inputs: tuple, axes: tuple, grid: tuple = ()) -> Program:
@@ -45,8 +48,11 @@ def test_every_row(dtype: str, size: int) -> None:
     tensors["y"][0] = tensors["x"][0]  # ties
     tensors["p"] = tensors["p"].abs() + 0.1
     tensors["q"] = torch.randn(size, generator=g).to(kind).abs() + 0.1
-    check(Program("rows", (x, y, p, q, *outs), (), (Split(m, 2),), tuple(body)), tensors,
-          tol=2e-6 if dtype == "f32" else 1e-13)
+    check(
+        Program("rows", (x, y, p, q, *outs), (), (Split(m, 2),), tuple(body)),
+        tensors,
+        tol=2e-6 if dtype == "f32" else 1e-13,
+    )
     assert len(outs) >= 30
 
 
@@ -56,14 +62,35 @@ def test_nan_and_infinities() -> None:
     special = torch.tensor([0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan] * 3)
     x, y = buf("x", "input", (n,)), buf("y", "input", (n,))
     rows = ["max", "min", "add", "mul", "lt", "le", "eq", "ne", "gt", "ge"]
-    unary = ["exp", "log", "sqrt", "tanh", "erf", "abs", "neg", "recip", "sigmoid", "floor", "relu",
-             "expm1", "log1p", "sin", "cos"]
-    outs = {r: buf(f"o_{r}", "output", (n,), "bool" if SCALARS[r].result == "bool" else "f32")
-            for r in (*rows, *unary)}
-    body = [Compute(outs[r], (n,), ap(r, *([at(x), at(y)][: SCALARS[r].arity]), dtype=outs[r].dtype))
-            for r in outs]
-    check(Program("special", (x, y, *outs.values()), (), (), tuple(body)),
-          {"x": special, "y": special.roll(3).clone()})
+    unary = [
+        "exp",
+        "log",
+        "sqrt",
+        "tanh",
+        "erf",
+        "abs",
+        "neg",
+        "recip",
+        "sigmoid",
+        "floor",
+        "relu",
+        "expm1",
+        "log1p",
+        "sin",
+        "cos",
+    ]
+    outs = {
+        r: buf(f"o_{r}", "output", (n,), "bool" if SCALARS[r].result == "bool" else "f32")
+        for r in (*rows, *unary)
+    }
+    body = [
+        Compute(outs[r], (n,), ap(r, *([at(x), at(y)][: SCALARS[r].arity]), dtype=outs[r].dtype))
+        for r in outs
+    ]
+    check(
+        Program("special", (x, y, *outs.values()), (), (), tuple(body)),
+        {"x": special, "y": special.roll(3).clone()},
+    )
 
 
 @pytest.mark.parametrize("n", [1, 5, 16, 33])
@@ -75,24 +102,46 @@ def test_transposed_and_strided(n: int) -> None:
     z = buf("z", "input", (a, b), strides=(0, 1))
     expr = ap("add", ap("mul", at(x), at(y)), at(z))
     tx, ty, tz = torch.randn(n, 13), torch.randn(13, 3 * n), torch.randn(n)
-    check(program(expr, "f32", (x, y, z), (a, b), (Split(a, 4),)), {"x": tx, "y": ty, "z": tz},
-          {"out0": tx.T * ty[:, ::3] + tz})
+    check(
+        program(expr, "f32", (x, y, z), (a, b), (Split(a, 4),)),
+        {"x": tx, "y": ty, "z": tz},
+        {"out0": tx.T * ty[:, ::3] + tz},
+    )
 
 
-@pytest.mark.parametrize("src,dst", [("bf16", "f32"), ("f16", "f32"), ("f32", "bf16"), ("f32", "f16"),
-                                     ("bf16", "bf16"), ("f16", "f64"), ("i32", "f32"), ("i8", "f32"),
-                                     ("u8", "bf16"), ("bool", "f32"), ("i64", "f64"), ("f32", "i32"),
-                                     ("f64", "i64"), ("i64", "i32"), ("f32", "bool"), ("i16", "i64")])
+@pytest.mark.parametrize(
+    "src,dst",
+    [
+        ("bf16", "f32"),
+        ("f16", "f32"),
+        ("f32", "bf16"),
+        ("f32", "f16"),
+        ("bf16", "bf16"),
+        ("f16", "f64"),
+        ("i32", "f32"),
+        ("i8", "f32"),
+        ("u8", "bf16"),
+        ("bool", "f32"),
+        ("i64", "f64"),
+        ("f32", "i32"),
+        ("f64", "i64"),
+        ("i64", "i32"),
+        ("f32", "bool"),
+        ("i16", "i64"),
+    ],
+)
 def test_casts(src: str, dst: str) -> None:
     """Stored and computed dtypes in every direction that programs use."""
     from superopt.mugraph.dtypes import DTYPES
 
     a, b = Axis("a", 3), Axis("b", 37)
     x = buf("x", "input", (a, b), src)
-    values = (torch.randn(3, 37) * 50)
+    values = torch.randn(3, 37) * 50
     t = (values > 0) if src == "bool" else values.abs().to(DTYPES[src].torch)
     expr = ap("cast", at(x), dtype=dst)
-    got = check(program(expr, dst, (x,), (a, b)), {"x": t}, {"out0": t.to(DTYPES[dst].torch)}, tol=0.0)
+    got = check(
+        program(expr, dst, (x,), (a, b)), {"x": t}, {"out0": t.to(DTYPES[dst].torch)}, tol=0.0
+    )
     assert torch.equal(got["out0"].float(), t.to(DTYPES[dst].torch).float())
 
 
@@ -101,8 +150,10 @@ def test_round_to_nearest_even(to: str) -> None:
     """Conversion to 16 bits is exact: all kinds of float32 bit patterns, ties among them."""
     from superopt.mugraph.dtypes import DTYPES
 
-    bits = torch.randint(-2**31, 2**31, (40000,), dtype=torch.int64).to(torch.int32)
-    ties = (torch.arange(-30000, 30000, dtype=torch.int32) << 16) + (0x8000 if to == "bf16" else 0x1000)
+    bits = torch.randint(-(2**31), 2**31, (40000,), dtype=torch.int64).to(torch.int32)
+    ties = (torch.arange(-30000, 30000, dtype=torch.int32) << 16) + (
+        0x8000 if to == "bf16" else 0x1000
+    )
     t = torch.cat([bits, ties]).view(torch.float32)
     n = Axis("n", t.numel())
     x = buf("x", "input", (n,))
@@ -122,8 +173,11 @@ def test_causal_mask_by_coordinates(q: int, k: int) -> None:
     expr = ap("where", mask, at(s), lit(-math.inf))
     t = torch.randn(q, k)
     keep = torch.ones(q, k, dtype=torch.bool).tril(k - q)
-    check(program(expr, "f32", (s,), (a, b), (Split(a, 4), Split(b, 32))), {"s": t},
-          {"out0": t.masked_fill(~keep, -math.inf)})
+    check(
+        program(expr, "f32", (s,), (a, b), (Split(a, 4), Split(b, 32))),
+        {"s": t},
+        {"out0": t.masked_fill(~keep, -math.inf)},
+    )
 
 
 def test_integer_coordinates() -> None:
@@ -135,9 +189,15 @@ def test_integer_coordinates() -> None:
     d = ap("mod", i, Lit(7, "i64"), dtype="i64")
     t = torch.randn(10, 7)
     check(program(Load(x, (h, d), "f32"), "f32", (x,), (a,)), {"x": t}, {"out0": t.reshape(70)})
-    value = ap("cast", ap("mul", h, ap("max", d, Lit(3, "i64"), dtype="i64"), dtype="i64"), dtype="f32")
+    value = ap(
+        "cast", ap("mul", h, ap("max", d, Lit(3, "i64"), dtype="i64"), dtype="i64"), dtype="f32"
+    )
     index = torch.arange(70)
-    check(program(value, "f32", (), (a,)), {}, {"out0": (index // 7 * (index % 7).clamp(min=3)).float()})
+    check(
+        program(value, "f32", (), (a,)),
+        {},
+        {"out0": (index // 7 * (index % 7).clamp(min=3)).float()},
+    )
 
 
 def test_rotate_half_by_clamped_reads() -> None:
@@ -147,10 +207,15 @@ def test_rotate_half_by_clamped_reads() -> None:
     lo = ap("min", ap("add", Coord(d), Lit(32, "i64"), dtype="i64"), Lit(63, "i64"), dtype="i64")
     hi = ap("max", ap("add", Coord(d), Lit(-32, "i64"), dtype="i64"), Lit(0, "i64"), dtype="i64")
     first = ap("lt", Coord(d), Lit(32, "i64"), dtype="bool")
-    expr = ap("where", first, ap("neg", Load(x, (Coord(a), lo), "f32")), Load(x, (Coord(a), hi), "f32"))
+    expr = ap(
+        "where", first, ap("neg", Load(x, (Coord(a), lo), "f32")), Load(x, (Coord(a), hi), "f32")
+    )
     t = torch.randn(5, 64)
-    check(program(expr, "f32", (x,), (a, d)), {"x": t},
-          {"out0": torch.cat([-t[:, 32:], t[:, :32]], 1)})
+    check(
+        program(expr, "f32", (x,), (a, d)),
+        {"x": t},
+        {"out0": torch.cat([-t[:, 32:], t[:, :32]], 1)},
+    )
 
 
 def test_gather_clamps_wild_indices() -> None:
@@ -160,10 +225,17 @@ def test_gather_clamps_wild_indices() -> None:
     expr = at(table, ap("cast", at(ids), dtype="i64"), Coord(d), clamp=(0,))
     w = torch.randn(11, 20)
     i = torch.tensor([0, 10, 3, -5, 10**12, 7, -(2**62), 11, 1])
-    check(program(expr, "f32", (table, ids), (t, d), (Split(t, 4),)), {"table": w, "ids": i},
-          {"out0": w[i.clamp(0, 10)]})
+    check(
+        program(expr, "f32", (table, ids), (t, d), (Split(t, 4),)),
+        {"table": w, "ids": i},
+        {"out0": w[i.clamp(0, 10)]},
+    )
     along = at(table, ap("cast", at(ids), dtype="i64"), lit(3, "i64"), clamp=(0,))
-    check(program(along, "f32", (table, ids), (t,)), {"table": w, "ids": i}, {"out0": w[i.clamp(0, 10), 3]})
+    check(
+        program(along, "f32", (table, ids), (t,)),
+        {"table": w, "ids": i},
+        {"out0": w[i.clamp(0, 10), 3]},
+    )
 
 
 def test_large_integers_stay_exact() -> None:
@@ -172,8 +244,16 @@ def test_large_integers_stay_exact() -> None:
     x, y = buf("x", "input", (n,), "i64"), buf("y", "input", (n,), "i64")
     t = torch.randint(-(2**40), 2**40, (19,))
     u = torch.randint(1, 2**20, (19,))
-    for op, want in (("add", t + u), ("mul", t * u), ("floordiv", t // u), ("mod", t % u), ("max", t.maximum(u))):
-        got = check(program(ap(op, at(x), at(y), dtype="i64"), "i64", (x, y), (n,)), {"x": t, "y": u})
+    for op, want in (
+        ("add", t + u),
+        ("mul", t * u),
+        ("floordiv", t // u),
+        ("mod", t % u),
+        ("max", t.maximum(u)),
+    ):
+        got = check(
+            program(ap(op, at(x), at(y), dtype="i64"), "i64", (x, y), (n,)), {"x": t, "y": u}
+        )
         assert torch.equal(got["out0"], want)
 
 
@@ -190,15 +270,26 @@ def test_symbolic_sizes(size: int) -> None:
     body = (
         Compute(whole, (d, t), ap("mul", at(x), lit(2.0))),
         Compute(tile, (t,), at(whole), "add", (d,)),
-        Compute(y, (t, d), ap("div", at(whole), ap("add", at(tile), ap("cast", Extent(t, "f32"), dtype="f32")))),
+        Compute(
+            y,
+            (t, d),
+            ap("div", at(whole), ap("add", at(tile), ap("cast", Extent(t, "f32"), dtype="f32"))),
+        ),
     )
     v = torch.rand(24, size)
     want = (2 * v).T / ((2 * v).sum(0)[:, None] + size)
-    check(Program("sym", (x, y), (tile, whole), (), body), {"x": v}, {"out0": want}, {"tokens": size})
+    check(
+        Program("sym", (x, y), (tile, whole), (), body), {"x": v}, {"out0": want}, {"tokens": size}
+    )
     tiled = Program("sym2", (x, y), (tile, whole), (Split(t, 32),), body)
     check(tiled, {"x": v}, {"out0": want}, {"tokens": size})
     inner = (Loop(t, 16, body),)
-    check(Program("sym3", (x, y), (tile, whole), (), inner), {"x": v}, {"out0": want}, {"tokens": size})
+    check(
+        Program("sym3", (x, y), (tile, whole), (), inner),
+        {"x": v},
+        {"out0": want},
+        {"tokens": size},
+    )
 
 
 def test_scratch_between_programs() -> None:
@@ -219,8 +310,11 @@ def test_names_do_not_collide() -> None:
     expr = ap("add", at(x), at(y, b))
     out = buf("acc.0", "output", (a, b))
     v, w = torch.randn(5, 18), torch.randn(18)
-    check(Program("std", (x, y, out), (), (), (Compute(out, (a, b), expr),)), {"float": v, "p1": w},
-          {"acc.0": v + w})
+    check(
+        Program("std", (x, y, out), (), (), (Compute(out, (a, b), expr),)),
+        {"float": v, "p1": w},
+        {"acc.0": v + w},
+    )
 
 
 def test_composites_unfold() -> None:
@@ -229,5 +323,8 @@ def test_composites_unfold() -> None:
     n = Axis("n", 40)
     x = buf("x", "input", (n,))
     v = torch.randn(40)
-    check(program(Apply("gelu", (at(x),), "f32"), "f32", (x,), (n,)), {"x": v},
-          {"out0": torch.nn.functional.gelu(v)})
+    check(
+        program(Apply("gelu", (at(x),), "f32"), "f32", (x,), (n,)),
+        {"x": v},
+        {"out0": torch.nn.functional.gelu(v)},
+    )

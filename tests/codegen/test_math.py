@@ -34,7 +34,9 @@ def points(low: float, high: float, count: int) -> torch.Tensor:
     g = torch.Generator().manual_seed(7)
     even = low + (high - low) * torch.rand(count // 2, generator=g, dtype=torch.float64)
     bits = torch.randint(0, 2**31 - 2**23, (count,), generator=g).to(torch.int32)
-    spread = bits.view(torch.float32).double() * (1 - 2 * torch.randint(0, 2, (count,), generator=g))
+    spread = bits.view(torch.float32).double() * (
+        1 - 2 * torch.randint(0, 2, (count,), generator=g)
+    )
     spread = spread[(spread >= low) & (spread <= high)][: count - count // 2]
     return torch.cat([even, spread]).float().clamp(low, high)
 
@@ -52,19 +54,29 @@ def test_ulps(row: str, isa: str) -> None:
     exact, low, high, allowed = FUNCTIONS[row]
     x = points(low, high, POINTS)
     n = Axis("n", x.numel())
-    program = Program(row, (bx := buf("x", "input", (n,)), out := buf("out0", "output", (n,))), (), (),
-                      (Compute(out, (n,), ap(row, at(bx))),))
-    got = run_cpu([program], {"x": x}, isa=Isa.host() if isa == "native" else Isa.named(isa))["out0"]
+    program = Program(
+        row,
+        (bx := buf("x", "input", (n,)), out := buf("out0", "output", (n,))),
+        (),
+        (),
+        (Compute(out, (n,), ap(row, at(bx))),),
+    )
+    got = run_cpu([program], {"x": x}, isa=Isa.host() if isa == "native" else Isa.named(isa))[
+        "out0"
+    ]
     want = exact(x.double())
     rounded = want.float()
     edge = ~torch.isfinite(rounded) | (rounded == 0)  # overflow, and what rounds to zero
-    assert torch.equal(got[edge & ~torch.isnan(rounded)].abs() == math.inf,
-                       rounded[edge & ~torch.isnan(rounded)].abs() == math.inf)
+    assert torch.equal(
+        got[edge & ~torch.isnan(rounded)].abs() == math.inf,
+        rounded[edge & ~torch.isnan(rounded)].abs() == math.inf,
+    )
     error = ulps(got[~edge], want[~edge])
     assert error.numel() > 0.6 * POINTS, f"too few points: {error.numel()}"
     worst = int(error.argmax())
     assert float(error.max()) <= allowed, (
-        f"{row}: {float(error.max()):.2f} ulp at {x[~edge][worst].item()!r}, mean {float(error.mean()):.3f}")
+        f"{row}: {float(error.max()):.2f} ulp at {x[~edge][worst].item()!r}, mean {float(error.mean()):.3f}"
+    )
 
 
 def test_scalar_is_the_vector_code() -> None:
@@ -75,8 +87,15 @@ def test_scalar_is_the_vector_code() -> None:
         n = Axis("n", size)
         bx = buf("x", "input", (n,))
         outs = [buf(f"o{k}", "output", (n,)) for k in range(len(rows))]
-        program = Program("s", (bx, *outs), (), (), tuple(
-            Compute(o, (n,), ap(r, ap("abs", at(bx)))) for r, o in zip(rows, outs, strict=True)))
+        program = Program(
+            "s",
+            (bx, *outs),
+            (),
+            (),
+            tuple(
+                Compute(o, (n,), ap(r, ap("abs", at(bx)))) for r, o in zip(rows, outs, strict=True)
+            ),
+        )
         if size == 50:
             whole = run_cpu([program], {"x": x})
         else:

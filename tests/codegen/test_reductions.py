@@ -18,8 +18,11 @@ from tests.codegen.harness import ap, at, buf, check, lit
 def test_every_reduction(size: int) -> None:
     """Every row that reduces: along the contiguous axis, along the other, along both."""
     m, n = Axis("m", 9), Axis("n", size)
-    x, flag, big = buf("x", "input", (m, n)), buf("flag", "input", (m, n), "bool"), buf(
-        "big", "input", (m, n), "i64")
+    x, flag, big = (
+        buf("x", "input", (m, n)),
+        buf("flag", "input", (m, n), "bool"),
+        buf("big", "input", (m, n), "i64"),
+    )
     wide, outs, body = buf("wide", "input", (m, n), "f64"), [], []
     for op in REDUCTIONS:
         sources = [flag] if op in ("and", "or") else [x, wide, big] if op != "mul" else [x, wide]
@@ -30,11 +33,14 @@ def test_every_reduction(size: int) -> None:
                 body.append(Compute(out, kept, at(source), op, over))
     g = torch.Generator().manual_seed(size)
     tensors = {
-        "x": torch.randn(9, size, generator=g), "wide": torch.randn(9, size, generator=g).double(),
+        "x": torch.randn(9, size, generator=g),
+        "wide": torch.randn(9, size, generator=g).double(),
         "flag": torch.rand(9, size, generator=g) < 0.8,
         "big": torch.randint(-(2**50), 2**50, (9, size), generator=g),
     }
-    check(Program("reductions", (x, flag, big, wide, *outs), (), (), tuple(body)), tensors, tol=3e-6)
+    check(
+        Program("reductions", (x, flag, big, wide, *outs), (), (), tuple(body)), tensors, tol=3e-6
+    )
     assert len(outs) == 3 * (2 + 3 * (len(REDUCTIONS) - 3) + 2)
 
 
@@ -43,8 +49,10 @@ def test_norm_layer(dtype: str) -> None:
     """Mean and variance, two passes, any dtype; the accumulator of 16-bit inputs is f32."""
     b, d = Axis("b", 7), Axis("d", 1023)
     x, y = buf("x", "input", (b, d), dtype), buf("out0", "output", (b, d), dtype)
-    mean, var = buf("mean", "tile", (b,), "f64" if dtype == "f64" else "f32"), buf(
-        "var", "tile", (b,), "f64" if dtype == "f64" else "f32")
+    mean, var = (
+        buf("mean", "tile", (b,), "f64" if dtype == "f64" else "f32"),
+        buf("var", "tile", (b,), "f64" if dtype == "f64" else "f32"),
+    )
     kind = mean.dtype
     value = at(x, dtype=kind)
     shifted = ap("sub", value, at(mean), dtype=kind)
@@ -52,12 +60,35 @@ def test_norm_layer(dtype: str) -> None:
         Compute(mean, (b,), value, "add", (d,)),
         Compute(mean, (b,), ap("div", at(mean), Extent(d, kind), dtype=kind)),
         Compute(var, (b,), ap("mul", shifted, shifted, dtype=kind), "add", (d,)),
-        Compute(y, (b, d), ap("mul", shifted, ap("rsqrt", ap(
-            "add", ap("div", at(var), Extent(d, kind), dtype=kind), lit(1e-5, kind), dtype=kind),
-            dtype=kind), dtype=kind)),
+        Compute(
+            y,
+            (b, d),
+            ap(
+                "mul",
+                shifted,
+                ap(
+                    "rsqrt",
+                    ap(
+                        "add",
+                        ap("div", at(var), Extent(d, kind), dtype=kind),
+                        lit(1e-5, kind),
+                        dtype=kind,
+                    ),
+                    dtype=kind,
+                ),
+                dtype=kind,
+            ),
+        ),
     )
-    t = torch.randn(7, 1023, dtype=torch.float64).to(mean and {"f32": torch.float32, "f64": torch.float64,
-        "bf16": torch.bfloat16, "f16": torch.float16}[dtype])
+    t = torch.randn(7, 1023, dtype=torch.float64).to(
+        mean
+        and {
+            "f32": torch.float32,
+            "f64": torch.float64,
+            "bf16": torch.bfloat16,
+            "f16": torch.float16,
+        }[dtype]
+    )
     want = torch.nn.functional.layer_norm(t.double(), (1023,))
     check(Program("norm", (x, y), (mean, var), (Split(b, 2),), body), {"x": t}, {"out0": want})
 
@@ -67,11 +98,17 @@ def test_accumulators_of_16_bit_values_are_wide() -> None:
     k = Axis("k", 4096)
     x, y = buf("x", "input", (k,), "bf16"), buf("out0", "output", (), "bf16")
     acc = buf("acc", "tile", (), "bf16")
-    body = (Compute(acc, (), lit(0.0)),
-            Loop(k, 8, (Compute(acc, (), at(x, dtype="f32"), "add", (k,), True),)),
-            Compute(y, (), at(acc, dtype="f32")))
-    check(Program("wide", (x, y), (acc,), (), body), {"x": torch.ones(4096, dtype=torch.bfloat16)},
-          {"out0": torch.tensor(4096.0)}, tol=0.0)
+    body = (
+        Compute(acc, (), lit(0.0)),
+        Loop(k, 8, (Compute(acc, (), at(x, dtype="f32"), "add", (k,), True),)),
+        Compute(y, (), at(acc, dtype="f32")),
+    )
+    check(
+        Program("wide", (x, y), (acc,), (), body),
+        {"x": torch.ones(4096, dtype=torch.bfloat16)},
+        {"out0": torch.tensor(4096.0)},
+        tol=0.0,
+    )
 
 
 def test_empty_reductions() -> None:
@@ -92,9 +129,17 @@ def test_empty_reductions() -> None:
         Compute(outs[3], (m,), lit(7.0), "add", (zero,)),
     )
     program = Program("empty", (x, w, *outs, empty), (acc,), (Split(m, 2),), body)
-    check(program, {"x": torch.zeros(5, 0), "w": torch.zeros(0, 0)},
-          {"o0": torch.zeros(5), "o1": torch.full((5,), -torch.inf), "o2": torch.full((5,), 3.0),
-           "o3": torch.zeros(5)}, {"n": 0})
+    check(
+        program,
+        {"x": torch.zeros(5, 0), "w": torch.zeros(0, 0)},
+        {
+            "o0": torch.zeros(5),
+            "o1": torch.full((5,), -torch.inf),
+            "o2": torch.full((5,), 3.0),
+            "o3": torch.zeros(5),
+        },
+        {"n": 0},
+    )
     x3 = torch.randn(5, 3)
     check(program, {"x": x3, "w": torch.zeros(3, 0)}, {"o1": x3.amax(1)}, {"n": 3})
 
@@ -111,13 +156,17 @@ def test_any_shape(data: st.DataObject) -> None:
     kept = tuple(a for a in axes if a != over)
     op = data.draw(st.sampled_from(["add", "max", "min"]))
     acc = buf("acc", "tile", kept)
-    grid = tuple(Split(a, data.draw(st.integers(1, 17))) for a in data.draw(
-        st.lists(st.sampled_from(kept), unique=True)))
+    grid = tuple(
+        Split(a, data.draw(st.integers(1, 17)))
+        for a in data.draw(st.lists(st.sampled_from(kept), unique=True))
+    )
     step = data.draw(st.integers(1, 20))
     identity = {"add": 0.0, "max": -torch.inf, "min": torch.inf}[op]
-    body = (Compute(acc, kept, lit(identity)),
-            Loop(over, step, (Compute(acc, kept, Apply("exp", (at(x),), "f32"), op, (over,), True),)),
-            Compute(y, tuple(axes), ap("div", Load(x, at(x).index, "f32"), at(acc))))
+    body = (
+        Compute(acc, kept, lit(identity)),
+        Loop(over, step, (Compute(acc, kept, Apply("exp", (at(x),), "f32"), op, (over,), True),)),
+        Compute(y, tuple(axes), ap("div", Load(x, at(x).index, "f32"), at(acc))),
+    )
     t = torch.randn([a.size for a in order])
     check(Program("any", (x, y), (acc,), grid, body), {"x": t}, tol=2e-5)
     assert x.strides[-1] == Stride(1)

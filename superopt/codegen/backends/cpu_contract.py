@@ -13,127 +13,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from superopt.codegen.backends.cpu_blocks import chunked, local_block
 from superopt.codegen.backends.cpu_expr import Nest, Scope, stride_along
-from superopt.codegen.backends.cpu_layout import Num, Range, extents, place_local, tile_of
+from superopt.codegen.backends.cpu_layout import Num, extents
 from superopt.codegen.backends.cpu_loops import indent, print_compute
+from superopt.codegen.backends.cpu_match import (
+    Contraction,
+    Target,
+    dot_tile,
+    here,
+    k_block,
+    match,
+    plain,
+    register_tile,
+    size_of,
+    unit,
+)
 from superopt.codegen.backends.types import value_dtype
-from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Lit, Load, expr_axes
+from superopt.codegen.tileir import Apply, Compute, Expr, Lit, Load, expr_axes
 from superopt.mugraph.axes import Axis
-from superopt.mugraph.dtypes import DTYPES, is_float
-from superopt.mugraph.placement import Lane
+from superopt.mugraph.dtypes import DTYPES
 
 ROW_CHUNK, COL_CHUNK, SUM_CHUNK = 64, 512, 256
 """Largest local blocks: rows and columns of a result, steps of the summed axis of a factor."""
 
-LOCAL_BYTES = 256 * 1024
-"""Largest local block that is put on the stack."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the printer knows of the machine and the program: vectors, bf16 dot product, lanes."""
-
-    vector_bytes: int
-    bf16: bool
-    lane: Lane
-
-
-@dataclass(frozen=True)
-class Contraction:
-    """A matched statement: ``a`` gives rows, ``b`` gives columns; ``both`` and ``sums`` are shared.
-
-    column: the axis of ``b`` that vectors run along; dot: the summed axis they run along instead.
-    """
-
-    a: Expr
-    b: Expr
-    rows: tuple[Axis, ...]
-    cols: tuple[Axis, ...]
-    both: tuple[Axis, ...]
-    sums: tuple[Axis, ...]
-    column: Axis | None
-    dot: Axis | None
-
 
 def print_contraction(scope: Scope, stmt: Compute, target: Target) -> list[str] | None:
     """The statement as a contraction, or None when it is not one (or has no blocked form)."""
-    found = _match(scope, stmt)
+    found = match(scope, stmt)
     if found is None:
         return None
     return _Printer(scope, stmt, found, target).lines()
-
-
-# -- matching ------------------------------------------------------------------------------------
-
-
-def _match(scope: Scope, stmt: Compute) -> Contraction | None:
-    expr = stmt.expr
-    if stmt.reduce != "add" or not isinstance(expr, Apply) or expr.op != "mul":
-        return None
-    if value_dtype(expr) not in ("f32", "f64") or any(not is_float(a.dtype) for a in expr.args):
-        return None
-    a, b = expr.args
-    live = [x for x in (*stmt.axes, *stmt.over) if not scope.ranges[x].single]
-    kept, sums = [x for x in live if x in stmt.axes], [x for x in live if x in stmt.over]
-    only_a = tuple(x for x in kept if x in expr_axes(a) and x not in expr_axes(b))
-    only_b = tuple(x for x in kept if x in expr_axes(b) and x not in expr_axes(a))
-    both = tuple(x for x in kept if x not in only_a and x not in only_b)
-    shared = expr_axes(a) & expr_axes(b)
-    if not (only_a or only_b) or not any(x in shared for x in sums):
-        return None
-    if any(scope.ranges[x].extent.value == 0 for x in live):
-        return None
-    sides = [(a, b, only_a, only_b), (b, a, only_b, only_a)]  # (rows' factor, columns' factor, ...)
-    found: list[tuple[float, int, Contraction]] = []
-    for left, right, rows, cols in sides:
-        for x in cols:
-            price = _column_price(scope, stmt, right, x)
-            found.append((price, len(found), Contraction(
-                left, right, rows, cols, both, tuple(sums), x, None)))
-        for x in sums:
-            if _unit(scope, left, x) and _unit(scope, right, x) and len(rows) <= len(cols):
-                found.append((_dot_price(scope, x), len(found), Contraction(
-                    left, right, rows, cols, both, tuple(sums), None, x)))
-    return min(found, key=lambda f: f[:2])[2] if found else None
-
-
-def _unit(scope: Scope, factor: Expr, axis: Axis) -> bool:
-    """Whether a factor is a plain load that is contiguous along an axis."""
-    if not plain(scope, factor) or not isinstance(factor, Load):
-        return False
-    step = stride_along(scope, factor, axis)
-    return step is not None and step.value == 1
-
-
-def plain(scope: Scope, factor: Expr) -> bool:
-    """Whether a factor is a load of floats at one stride per axis."""
-    return (isinstance(factor, Load) and is_float(scope.place(factor.buffer).dtype)
-            and all(stride_along(scope, factor, x) is not None for x in expr_axes(factor)))
-
-
-def _size(scope: Scope, axis: Axis) -> int:
-    span = scope.ranges[axis]
-    return span.extent.value or (span.known or (64,))[-1]
-
-
-def _column_price(scope: Scope, stmt: Compute, factor: Expr, axis: Axis) -> float:
-    n = _size(scope, axis)
-    waste = -(-n // 16) * 16 / max(n, 1)
-    own = stride_along(scope, here(stmt.dst), axis)
-    price = waste + (0.0 if own is not None and own.value == 1 else 0.2)
-    return price if _unit(scope, factor, axis) else price + 1.5
-
-
-def _dot_price(scope: Scope, axis: Axis) -> float:
-    n = _size(scope, axis)
-    return 1.3 * -(-n // 16) * 16 / max(n, 1)
-
-
-def here(buffer: Buffer) -> Load:
-    """A buffer at its own coordinates."""
-    return Load(buffer, tuple(Coord(x) for x in buffer.axes), buffer.dtype)
 
 
 # -- printing ------------------------------------------------------------------------------------
@@ -152,7 +64,9 @@ class _Printer:
         """The statement, by way of local blocks where the result or a factor needs one."""
         if self._needs_block():
             return self._through_block()
-        packs = [f for f, side in ((self.form.a, "a"), (self.form.b, "b")) if self._needs_pack(f, side)]
+        packs = [
+            f for f, side in ((self.form.a, "a"), (self.form.b, "b")) if self._needs_pack(f, side)
+        ]
         if packs:
             return self._packed(packs)
         return self._core(self.form)
@@ -175,7 +89,7 @@ class _Printer:
         chunks: dict[Axis, int] = {}
         left = ROW_CHUNK
         for x in reversed(axes[:-1]):
-            chunks[x] = max(1, min(left, _size(self.scope, x)))
+            chunks[x] = max(1, min(left, size_of(self.scope, x)))
             left //= chunks[x]
         chunks[inner] = COL_CHUNK
 
@@ -203,7 +117,7 @@ class _Printer:
         if self.form.dot is not None:
             return False
         if side == "b":
-            return self.form.column is not None and not _unit(self.scope, factor, self.form.column)
+            return self.form.column is not None and not unit(self.scope, factor, self.form.column)
         if self._pairs(self.form):
             return False
         return stored != self.dtype  # a is read element by element: convert it once
@@ -218,29 +132,36 @@ class _Printer:
         chunks: dict[Axis, int] = {}
         left = SUM_CHUNK
         for x in reversed(form.sums):
-            chunks[x] = max(1, min(left, _size(self.scope, x)))
+            chunks[x] = max(1, min(left, size_of(self.scope, x)))
             left //= chunks[x]
 
         def body(scope: Scope) -> list[str] | None:
             lines: list[str] = []
             swap: dict[Expr, Expr] = {}
             for k, factor in enumerate(packs):
-                own = [x for x in (*stmt.axes, *stmt.over)
-                       if x in expr_axes(factor) and not scope.ranges[x].single]
+                own = [
+                    x
+                    for x in (*stmt.axes, *stmt.over)
+                    if x in expr_axes(factor) and not scope.ranges[x].single
+                ]
                 last = form.column if factor == form.b else form.sums[-1]
                 axes = tuple(sorted(own, key=lambda x: (x == last, x in form.sums)))
                 if form.column is not None and factor == form.b:
-                    axes = tuple(sorted(own, key=lambda x: (x == last, x not in form.both,
-                                                            x not in form.sums)))
+                    axes = tuple(
+                        sorted(
+                            own, key=lambda x: (x == last, x not in form.both, x not in form.sums)
+                        )
+                    )
                 block, scope, head = local_block(scope, f"pack{k}", self.dtype, axes)
                 if block is None:
                     return None
                 copy = Compute(block, axes, factor)
                 lines += [*head, *print_compute(scope, copy, self.target.vector_bytes)]
                 swap[factor] = here(block)
-            args = tuple(swap.get(f, f) for f in stmt.expr.args)  # type: ignore[union-attr]
-            part = print_contraction(scope, replace(
-                stmt, expr=replace(stmt.expr, args=args), accumulate=True), self.target)
+            a, b = swap.get(form.a, form.a), swap.get(form.b, form.b)
+            product = Apply("mul", (a, b), stmt.expr.dtype)
+            step = replace(stmt, expr=product, accumulate=True)
+            part = print_contraction(scope, step, self.target)
             return None if part is None else [*lines, *part]
 
         rest = chunked(self.scope, chunks, body)
@@ -252,10 +173,13 @@ class _Printer:
         """Outer loops over shared axes and further columns and sums, the blocked product inside."""
         scope = self.scope
         if form.column is not None:
-            unit = [x for x in form.sums if _unit(scope, form.a, x)]
-            inner_sum = max(unit or form.sums, key=lambda x: _size(scope, x))
-            loops = (*form.both, *(x for x in form.cols if x != form.column),
-                     *(x for x in form.sums if x != inner_sum))
+            along = [x for x in form.sums if unit(scope, form.a, x)]
+            inner_sum = max(along or form.sums, key=lambda x: size_of(scope, x))
+            loops = (
+                *form.both,
+                *(x for x in form.cols if x != form.column),
+                *(x for x in form.sums if x != inner_sum),
+            )
         else:
             inner_sum = form.dot or form.sums[-1]
             loops = (*form.both, *(x for x in form.sums if x != inner_sum))
@@ -263,27 +187,37 @@ class _Printer:
         for x in (*self.stmt.axes, *self.stmt.over):
             nest.at.setdefault(x, "0")
         d = here(self.stmt.dst)
-        pointers = [self._pointer(nest, f, name) for f, name in ((form.a, "a"), (form.b, "b"), (d, "d"))]
+        pointers = [
+            self._pointer(nest, f, name) for f, name in ((form.a, "a"), (form.b, "b"), (d, "d"))
+        ]
         first = [f"i_{scope.names.axis(x)} == 0" for x in form.sums if x != inner_sum]
-        load = "true" if self.stmt.accumulate else (f"!({' && '.join(first)})" if first else "false")
-        call = self._columns(form, inner_sum, pointers, load) if form.column is not None else (
-            self._dots(form, inner_sum, pointers, load))
+        load = (
+            "true" if self.stmt.accumulate else (f"!({' && '.join(first)})" if first else "false")
+        )
+        call = (
+            self._columns(form, inner_sum, pointers, load)
+            if form.column is not None
+            else (self._dots(form, inner_sum, pointers, load))
+        )
         return self._wrap(nest, loops, call)
 
     def _pointer(self, nest: Nest, factor: Expr, name: str) -> str:
         if not isinstance(factor, Load):
             return name
         base, step = nest.address(factor)
-        text = base if step == "0" else f"{base} + {step}"
-        return text
+        return base if step == "0" else f"{base} + {step}"
 
     def _wrap(self, nest: Nest, loops: tuple[Axis, ...], call: list[str]) -> list[str]:
         body = [*nest.lines[len(loops)], *call]
         for depth in range(len(loops) - 1, -1, -1):
             n = self.scope.names.axis(loops[depth])
             stop = self.scope.ranges[loops[depth]].extent.text
-            body = [*nest.lines[depth], f"for (int64_t i_{n} = 0; i_{n} < {stop}; ++i_{n}) {{",
-                    *indent(body), "}"]
+            body = [
+                *nest.lines[depth],
+                f"for (int64_t i_{n} = 0; i_{n} < {stop}; ++i_{n}) {{",
+                *indent(body),
+                "}",
+            ]
         return body
 
     def _offsets(self, axes: tuple[Axis, ...], factor: Expr, var: str) -> str:
@@ -302,8 +236,10 @@ class _Printer:
                     a = a + term
                 else:
                     d = d + term
-        return (f"[&]([[maybe_unused]] int64_t {var}) SO_LAMBDA "
-                f"{{ return so_row{{{a.text}, {d.text}}}; }}")
+        return (
+            f"[&]([[maybe_unused]] int64_t {var}) SO_LAMBDA "
+            f"{{ return so_row{{{a.text}, {d.text}}}; }}"
+        )
 
     def _count(self, axes: Iterable[Axis]) -> str:
         n = extents(self.scope.ranges, axes)
@@ -314,8 +250,8 @@ class _Printer:
         return (step or Num.of(0)).text
 
     def _columns(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
-        m = math.prod(_size(self.scope, x) for x in form.rows)
-        n = 0 if form.column is None else _size(self.scope, form.column)
+        m = math.prod(size_of(self.scope, x) for x in form.rows)
+        n = 0 if form.column is None else size_of(self.scope, form.column)
         rows, cols = register_tile(self.target, m, -(-n // self.lanes))
         block, how = k_block(m)
         a, b, d = pointers
@@ -347,11 +283,12 @@ class _Printer:
             if self.scope.place(factor.buffer).dtype != "bf16":
                 return False
         along = [k] if k is not None else list(form.sums)
-        return any(_unit(self.scope, form.a, x) for x in along) and _unit(
-            self.scope, form.b, form.column)
+        return any(unit(self.scope, form.a, x) for x in along) and unit(
+            self.scope, form.b, form.column
+        )
 
     def _dots(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
-        m = math.prod(_size(self.scope, x) for x in form.rows)
+        m = math.prod(size_of(self.scope, x) for x in form.rows)
         rows, cols = dot_tile(self.target, m)
         a, b, d = pointers
         return [
@@ -366,78 +303,3 @@ class _Printer:
 
 def _paren(n: Num) -> str:
     return n.text if n.value is not None else f"({n.text})"
-
-
-# -- choices -------------------------------------------------------------------------------------
-
-
-def register_tile(target: Target, rows: int, vectors: int) -> tuple[int, int]:
-    """Rows and vectors of a register tile: the program's lanes, fitted to the actual extents."""
-    most = {64: 24, 32: 12}.get(target.vector_bytes, 12)
-    lane = target.lane
-    r, c = (lane.rows, lane.cols) if lane != Lane() else {64: (8, 2), 32: (6, 2)}.get(
-        target.vector_bytes, (4, 3))
-    if rows < r:
-        r = max(rows, 1)
-        # Few rows: more vectors, so that enough independent sums hide the latency of one.
-        c = max(c, {1: 8, 2: 8, 3: 4, 4: 4}.get(r, 3))
-    c = max(1, min(c, vectors or 1, most // r))
-    return r, c
-
-
-def dot_tile(target: Target, rows: int) -> tuple[int, int]:
-    """Rows and columns of a tile of dot products."""
-    big = target.vector_bytes == 64
-    if rows < 4:
-        return max(rows, 1), (8, 4, 4)[max(rows, 1) - 1] if big else 4
-    return (4, 4) if big else (2, 4)
-
-
-def k_block(rows: int) -> tuple[int, str]:
-    """Steps of the summed axis per block, and how the columns' factor is read.
-
-    Few rows wait for memory: short blocks, read ahead. One or two rows stream better by themselves.
-    Many rows use a block again and again: a dense copy of it.
-    """
-    if rows <= 2:
-        return 8, "plain"
-    return (16, "ahead") if rows <= 16 else (64, "panel")
-
-
-# -- local blocks --------------------------------------------------------------------------------
-
-
-def local_block(scope: Scope, wish: str, dtype: str,
-                axes: tuple[Axis, ...]) -> tuple[Buffer | None, Scope, list[str]]:
-    """A block over the current tiles of ``axes``; None when its size is not known or too large."""
-    name = f"{wish}_{len(scope.places)}"
-    var = scope.names.of(("local", name), name)
-    place = place_local(var, dtype, axes, [scope.ranges[x].most for x in axes])
-    size = place.elements.value
-    if size is None or size * DTYPES[dtype].bytes > LOCAL_BYTES:
-        return None, scope, []
-    block = Buffer(f"({name})", "tile", axes, dtype)
-    places = {**scope.places, block.name: place}
-    return block, replace(scope, places=places), [f"alignas(64) {place.c} {var}[{max(size, 16)}];"]
-
-
-def chunked(scope: Scope, chunks: dict[Axis, int], body: object) -> list[str] | None:
-    """``body`` inside loops that cut axes into chunks, where they are longer than that."""
-    heads: list[list[str]] = []
-    ranges = dict(scope.ranges)
-    for axis, size in chunks.items():
-        span: Range = ranges[axis]
-        if span.most.value is not None and span.most.value <= size:
-            continue
-        n = scope.names.axis(axis)
-        base, extent = f"bc_{n}", f"nc_{n}"
-        ranges[axis], text = tile_of(span, size, base, extent)
-        end = span.base + span.extent
-        heads.append([f"for (int64_t {base} = {span.base.text}; {base} < {end.text}; {base} += {size}) {{",
-                      *([f"  const int64_t {extent} = {text};"] if text else [])])
-    lines = body(replace(scope, ranges=ranges))  # type: ignore[operator]
-    if lines is None:
-        return None
-    for head in reversed(heads):
-        lines = [*head, *indent(lines), "}"]
-    return lines

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from superopt.codegen.backends.cpu_layout import Names, Num, Place, Range, size_num
+from superopt.codegen.backends.cpu_values import fits32, literal
 from superopt.codegen.backends.types import exact_literal, operand_dtypes, value_dtype
 from superopt.codegen.tileir import (
     Apply,
@@ -19,11 +19,9 @@ from superopt.codegen.tileir import (
     affine,
     expr_axes,
 )
-from superopt.mugraph.axes import Axis, Sym
+from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.scalars import SCALARS, inline
-
-INT32 = 2**31 - 1
 
 
 class NoVector(Exception):
@@ -61,7 +59,9 @@ class Nest:
     ``lane`` is the axis that runs along the lanes (``lanes`` of them), or None.
     """
 
-    def __init__(self, scope: Scope, order: tuple[Axis, ...], lane: Axis | None, lanes: int) -> None:
+    def __init__(
+        self, scope: Scope, order: tuple[Axis, ...], lane: Axis | None, lanes: int
+    ) -> None:
         self.scope, self.order, self.lane, self.lanes = scope, order, lane, lanes
         self.lines: list[list[str]] = [[] for _ in range(len(order) + 1)]
         self._memo: dict[tuple[Expr, bool], Value] = {}
@@ -105,7 +105,9 @@ class Nest:
                 text = f"so_cvt1<{c}>({text})"
             if not vec:
                 return text
-            return f"so_splat_mask<{n}>({text})" if dtype == "bool" else f"so_splat<{c}, {n}>({text})"
+            return (
+                f"so_splat_mask<{n}>({text})" if dtype == "bool" else f"so_splat<{c}, {n}>({text})"
+            )
         if value.dtype == dtype:
             return text
         if dtype == "bool":
@@ -148,15 +150,22 @@ class Nest:
         dtype = "i32" if fits32(expr) else "i64"
         c = DTYPES[dtype].c
         text = f"so_iota<{c}, {self.lanes}>({c}({at}))"
-        return Value(self.name(self.depth(frozenset({expr.axis})), self.ctype(dtype, True), text),
-                     dtype, True)
+        return Value(
+            self.name(self.depth(frozenset({expr.axis})), self.ctype(dtype, True), text),
+            dtype,
+            True,
+        )
 
     def _apply(self, expr: Apply, axes: frozenset[Axis], vec: bool) -> Value:
         row = SCALARS[expr.op]
         dtype = value_dtype(expr)
         if row.c is None and row.body is not None:
-            body = inline(row.body, expr.args, lambda op, xs: Apply(op, tuple(xs), expr.dtype),
-                          lambda v: Lit(v, dtype))
+            body = inline(
+                row.body,
+                expr.args,
+                lambda op, xs: Apply(op, tuple(xs), expr.dtype),
+                lambda v: Lit(v, dtype),
+            )
             return self.value(body)
         wanted = operand_dtypes(expr)
         args = [self.value(a) for a in expr.args]
@@ -179,8 +188,9 @@ class Nest:
                 text = f"{DTYPES[dtype].c}({text})"  # wrap as the type does, after promotion
         return Value(self.name(self.depth(axes), self.ctype(dtype, vec), text), dtype, vec)
 
-    def _lane_dtypes(self, expr: Apply, dtype: str,
-                     wanted: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    def _lane_dtypes(
+        self, expr: Apply, dtype: str, wanted: tuple[str, ...]
+    ) -> tuple[str, tuple[str, ...]]:
         """Vector form: integers that provably fit are i32; narrow integers have none."""
         if expr.op != "cast" and any(d in ("i16", "i8", "u8") for d in (dtype, *wanted)):
             raise NoVector("arithmetic in a narrow integer type")
@@ -192,9 +202,12 @@ class Nest:
         if "i64" not in (dtype, *wanted):
             return dtype, wanted
         if all(fits32(a) for a, d in zip(expr.args, wanted, strict=True) if d == "i64") and (
-                dtype != "i64" or fits32(expr)):
-            return ("i32" if dtype == "i64" else dtype,
-                    tuple("i32" if d == "i64" else d for d in wanted))
+            dtype != "i64" or fits32(expr)
+        ):
+            return (
+                "i32" if dtype == "i64" else dtype,
+                tuple("i32" if d == "i64" else d for d in wanted),
+            )
         return dtype, wanted
 
     # -- addresses -------------------------------------------------------------------------------
@@ -217,8 +230,11 @@ class Nest:
         mask = place.dtype == "bool"
         if mask and dtype != "bool":
             inner = self.value(replace(load, dtype="bool"))
-            return Value(self.name(depth, self.ctype(dtype, True), self.convert(inner, dtype, True)),
-                         dtype, True)
+            return Value(
+                self.name(depth, self.ctype(dtype, True), self.convert(inner, dtype, True)),
+                dtype,
+                True,
+            )
         if dtype == "bool" and not mask:
             raise NoVector("a number loaded as a boolean")
         if coef is None:
@@ -243,8 +259,10 @@ class Nest:
         value = sub.value(load)
         c = "int32_t" if dtype == "bool" else DTYPES[dtype].c
         result = f"-int32_t({value.text})" if dtype == "bool" else value.text
-        return (f"so_lanes<{c}, {self.lanes}>(part, [&](int64_t lane) SO_LAMBDA "
-                f"{{ {' '.join(sub.lines[0])} return {c}({result}); }})")
+        return (
+            f"so_lanes<{c}, {self.lanes}>(part, [&](int64_t lane) SO_LAMBDA "
+            f"{{ {' '.join(sub.lines[0])} return {c}({result}); }})"
+        )
 
     def lane_coef(self, load: Load) -> Num | None:
         """Elements between neighbouring lanes, 0 if none; None when that is not one number."""
@@ -326,70 +344,3 @@ def stride_along(scope: Scope, load: Load, axis: Axis | None) -> Num | None:
             return None
         out = out + Num.of(form[0].get(axis, 0)) * place.strides[d]
     return out
-
-
-def literal(value: float | int | bool, dtype: str) -> str:
-    """A literal of C++ that has exactly this value in the dtype."""
-    if dtype == "bool":
-        return "true" if value else "false"
-    if DTYPES[dtype].kind == "int":
-        if value == -(2**63):
-            return "INT64_MIN"
-        return f"INT64_C({value})" if dtype == "i64" else f"{DTYPES[dtype].c}({value})"
-    c = DTYPES[dtype].c
-    if math.isinf(value):
-        return f"{'-' if value < 0 else ''}std::numeric_limits<{c}>::infinity()"
-    if math.isnan(value):
-        return f"std::numeric_limits<{c}>::quiet_NaN()"
-    text = repr(float(value))
-    # The decimal is read as a double, then rounded once to float, as PyTorch does.
-    return f"float({text})" if dtype == "f32" else text
-
-
-def fits32(expr: Expr) -> bool:
-    """Whether an integer expression, and all it is made of, provably fits 32 bits."""
-    return bounds(expr) is not None
-
-
-def bounds(expr: Expr) -> tuple[int, int] | None:
-    """An interval that holds an integer expression, None when unknown or beyond 32 bits."""
-    out: tuple[int, int] | None = None
-    match expr:
-        case Lit():
-            if math.isfinite(expr.value) and expr.value == int(expr.value):
-                out = (int(expr.value), int(expr.value))
-        case Coord() | Extent():
-            size = expr.axis.size
-            out = (0, size.hi if isinstance(size, Sym) else size)
-        case Apply():
-            if expr.op == "where":
-                parts = [bounds(a) for a in expr.args[1:]]
-            else:
-                parts = [bounds(a) for a in expr.args]
-            known = [p for p in parts if p is not None]
-            if len(known) == len(parts):
-                out = _interval(expr.op, known)
-    return out if out and -INT32 <= out[0] and out[1] <= INT32 else None
-
-
-def _interval(op: str, parts: list[tuple[int, int]]) -> tuple[int, int] | None:
-    a, b = parts[0], parts[-1]
-    match op:
-        case "add":
-            return a[0] + b[0], a[1] + b[1]
-        case "sub":
-            return a[0] - b[1], a[1] - b[0]
-        case "neg":
-            return -a[1], -a[0]
-        case "mul":
-            ends = [x * y for x in a for y in b]
-            return min(ends), max(ends)
-        case "max" | "min" | "where":
-            return min(a[0], b[0]), max(a[1], b[1])
-        case "floordiv" if b[0] == b[1] and b[0] > 0:
-            return a[0] // b[0], a[1] // b[0]
-        case "mod" if b[0] == b[1] and b[0] > 0:
-            return 0, b[0] - 1
-        case "cast":
-            return a
-    return None

@@ -71,7 +71,7 @@ class Range:
 
 
 _OWN = re.compile(r"(so|s|i|b\d*|n\d*|bc|nc|sum|pack)_|[vpk]\d+$|_")
-_RESERVED = frozenset("""
+_WORDS = """
 alignas alignof and asm auto bitand bitor bool break case catch char class compl concept const
 continue default delete do double else enum explicit export extern false float for friend goto if
 inline int int8_t int16_t int32_t int64_t uint8_t uint16_t long mutable namespace new noexcept not
@@ -79,7 +79,8 @@ nullptr operator or private protected public register requires return short sign
 std struct switch template this throw true try typedef typename union unsigned using virtual void
 volatile wchar_t while xor main abs exp log sin cos floor ceil sqrt pow erf tanh y0 y1 yn j0 j1 jn
 arena bufs ints lane memory op part status sum task tasks threads wide gamma index time div
-""".split())
+"""
+_RESERVED = frozenset(_WORDS.split())
 
 
 class Names:
@@ -150,8 +151,7 @@ def tile_of(outer: Range, tile: int, base: str, extent: str) -> tuple[Range, str
     if known is not None and len(known) == 1:
         return Range(Num(base), Num.of(known[0]), most, known), ""
     end = outer.base + outer.extent
-    return (Range(Num(base), Num(extent), most, known),
-            f"so_least({tile}, {end.text} - {base})")
+    return (Range(Num(base), Num(extent), most, known), f"so_least({tile}, {end.text} - {base})")
 
 
 @dataclass
@@ -177,15 +177,24 @@ class Place:
 
 def place_global(buffer: Buffer, names: Names) -> Place:
     """A global buffer, with the strides that the program gives."""
-    return Place(names.of(("buffer", buffer.name), buffer.name), buffer.dtype, buffer.axes,
-                 tuple(stride_num(s) for s in buffer.strides), False)
+    return Place(
+        names.of(("buffer", buffer.name), buffer.name),
+        buffer.dtype,
+        buffer.axes,
+        tuple(stride_num(s) for s in buffer.strides),
+        False,
+    )
 
 
 def place_tile(program: Program, buffer: Buffer, names: Names) -> Place:
     """A tile buffer: row-major over the largest tiles of its axes, rows padded to whole vectors."""
     dtype = stored_dtype(program, buffer)
-    return place_local(names.of(("buffer", buffer.name), buffer.name), dtype, buffer.axes,
-                       [largest(program, buffer, a) for a in buffer.axes])
+    return place_local(
+        names.of(("buffer", buffer.name), buffer.name),
+        dtype,
+        buffer.axes,
+        [largest(program, buffer, a) for a in buffer.axes],
+    )
 
 
 def place_local(var: str, dtype: str, axes: tuple[Axis, ...], most: list[Num]) -> Place:
@@ -231,7 +240,8 @@ def largest(program: Program, buffer: Buffer, axis: Axis) -> Num:
 def uses(stmt: Compute, buffer: Buffer) -> bool:
     """Whether a statement reads or writes a buffer."""
     return stmt.dst.name == buffer.name or any(
-        load.buffer.name == buffer.name for load in loads(stmt.expr))
+        load.buffer.name == buffer.name for load in loads(stmt.expr)
+    )
 
 
 def _capped(n: Num, tile: int) -> Num:

@@ -10,10 +10,9 @@ from superopt.codegen.backends.cpu_expr import (
     NoVector,
     Scope,
     Value,
-    fits32,
-    literal,
     stride_along,
 )
+from superopt.codegen.backends.cpu_values import fits32, literal
 from superopt.codegen.backends.types import exact_literal, operand_dtypes, value_dtype
 from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Load
 from superopt.mugraph.axes import Axis
@@ -42,9 +41,13 @@ def print_compute(scope: Scope, stmt: Compute, vector_bytes: int) -> list[str]:
 
 def _guarded(scope: Scope, stmt: Compute, over: tuple[Axis, ...], lines: list[str]) -> list[str]:
     """Nothing is hoisted out of an empty loop: it would read what does not exist."""
+
     def may_be_empty(axes: tuple[Axis, ...]) -> list[str]:
-        return [f"{scope.ranges[a].extent.text} > 0" for a in axes
-                if scope.ranges[a].extent.value is None and scope.ranges[a].base.value == 0]
+        return [
+            f"{scope.ranges[a].extent.text} > 0"
+            for a in axes
+            if scope.ranges[a].extent.value is None and scope.ranges[a].base.value == 0
+        ]
 
     kept = may_be_empty(tuple(a for a in stmt.axes if not scope.ranges[a].single))
     summed = may_be_empty(over) if stmt.reduce is not None else []
@@ -59,7 +62,9 @@ def _guarded(scope: Scope, stmt: Compute, over: tuple[Axis, ...], lines: list[st
 # -- the lane axis -------------------------------------------------------------------------------
 
 
-def lane_choices(scope: Scope, stmt: Compute, vector_bytes: int) -> Iterator[tuple[Axis | None, int]]:
+def lane_choices(
+    scope: Scope, stmt: Compute, vector_bytes: int
+) -> Iterator[tuple[Axis | None, int]]:
     """Lane axes with their vector lengths, cheapest first; ends with (None, 1), the scalar form."""
     width = 8 if any(_wide(e) for e in walk(stmt.expr)) or DTYPES[stmt.dst.dtype].bytes == 8 else 4
     lanes = vector_bytes // width
@@ -169,8 +174,11 @@ class _Printer:
         extent = self.scope.ranges[axis].extent.text
         inner = indent(self._loops(nest, depth + 1, head, innermost))
         if axis == self.lane:
-            loop = [f"so_steps<{self.lanes}>({extent}, [&](int64_t i_{n}, auto part) SO_LAMBDA {{",
-                    *inner, "});"]
+            loop = [
+                f"so_steps<{self.lanes}>({extent}, [&](int64_t i_{n}, auto part) SO_LAMBDA {{",
+                *inner,
+                "});",
+            ]
         else:
             loop = [f"for (int64_t i_{n} = 0; i_{n} < {extent}; ++i_{n}) {{", *inner, "}"]
         return [*(nest.lines[depth] if depth < head else []), *loop]
@@ -202,7 +210,9 @@ class _Printer:
             nest.lines[depth].append(f"so_store{mask}<{self.lanes}>({at}, {text}, part);")
         else:
             stride = coef.text if coef is not None else "0"
-            nest.lines[depth].append(f"so_scatter{mask}<{self.lanes}>({at}, {stride}, {text}, part);")
+            nest.lines[depth].append(
+                f"so_scatter{mask}<{self.lanes}>({at}, {stride}, {text}, part);"
+            )
 
     def _reduction(self, nest: Nest, head: int, value: Value) -> list[str]:
         """The loops over the reduced axes, the result's combination and its store."""
@@ -217,7 +227,10 @@ class _Printer:
         loops = nest.order[head:]
         first = nest.lines[head]
         if not loops:  # the reduced axes have one element each
-            body = [*first, f"sum = {self._combine(dtype, 'sum', nest.convert(value, dtype, vec))};"]
+            body = [
+                *first,
+                f"sum = {self._combine(dtype, 'sum', nest.convert(value, dtype, vec))};",
+            ]
         else:
             body = self._inner(nest, head, value, dtype, across, vec, start)
         out += body
@@ -227,8 +240,9 @@ class _Printer:
         text = f"op({a}, {b})"
         return f"bool({text})" if dtype == "bool" and self.lane is None else text
 
-    def _inner(self, nest: Nest, head: int, value: Value, dtype: str, across: bool, vec: bool,
-               start: str) -> list[str]:
+    def _inner(
+        self, nest: Nest, head: int, value: Value, dtype: str, across: bool, vec: bool, start: str
+    ) -> list[str]:
         """The loops over reduced axes: plain ones outside, an unrolled one innermost."""
         loops = nest.order[head:]
         last = loops[-1]
@@ -237,17 +251,21 @@ class _Printer:
         ctype = nest.ctype(dtype, vec or across)
         body = indent([*nest.lines[len(nest.order)], f"return {ctype}({result});"], 2)
         if across:
-            call = (f"so_reduce_lanes<{self.lanes}, {UNROLL}>({extent}, {start}, op, "
-                    f"[&](int64_t i_{name}, auto part) SO_LAMBDA {{")
+            call = (
+                f"so_reduce_lanes<{self.lanes}, {UNROLL}>({extent}, {start}, op, "
+                f"[&](int64_t i_{name}, auto part) SO_LAMBDA {{"
+            )
         else:
-            call = (f"so_reduce<{UNROLL}>({extent}, {start}, op, "
-                    f"[&](int64_t i_{name}) SO_LAMBDA {{")
+            call = f"so_reduce<{UNROLL}>({extent}, {start}, op, [&](int64_t i_{name}) SO_LAMBDA {{"
         lines = [f"sum = op(sum, {call}", *body, "}));"]
         for k in range(len(loops) - 2, -1, -1):
             n = self.scope.names.axis(loops[k])
             stop = self.scope.ranges[loops[k]].extent.text
-            lines = [f"for (int64_t i_{n} = 0; i_{n} < {stop}; ++i_{n}) {{",
-                     *indent([*nest.lines[head + k + 1], *lines]), "}"]
+            lines = [
+                f"for (int64_t i_{n} = 0; i_{n} < {stop}; ++i_{n}) {{",
+                *indent([*nest.lines[head + k + 1], *lines]),
+                "}",
+            ]
         return [*nest.lines[head], *lines]
 
     def _finish(self, nest: Nest, head: int, dtype: str, vec: bool) -> list[str]:
@@ -278,4 +296,3 @@ def _writable(nest: Nest, base: str, ctype: str) -> str:
 def indent(lines: list[str], by: int = 1) -> list[str]:
     """Lines moved to the right by ``by`` steps."""
     return [f"{'  ' * by}{line}" for line in lines]
-

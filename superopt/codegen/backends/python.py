@@ -110,7 +110,9 @@ class _Task:
         spans = []
         for split in self.program.grid:
             n = extent(split.axis.size, self.sizes)
-            spans.append([(split.axis, (b, min(b + split.tile, n))) for b in range(0, n, split.tile)])
+            spans.append(
+                [(split.axis, (b, min(b + split.tile, n))) for b in range(0, n, split.tile)]
+            )
         tasks = list(itertools.product(*spans))
         if rng is not None:
             rng.shuffle(tasks)
@@ -156,7 +158,8 @@ class _Task:
             return
         value = value.expand(shape)
         row = SCALARS[stmt.reduce]
-        start = torch.full(kept, exact_literal(row.identity, value_dtype(stmt.expr)), dtype=value.dtype)
+        identity = exact_literal(row.identity or 0.0, value_dtype(stmt.expr))
+        start = torch.full(kept, identity, dtype=value.dtype)
         total = _REDUCE[stmt.reduce](value, len(kept)) if 0 not in shape else start
         if stmt.accumulate:
             total = _apply(row.name, [target.to(value.dtype), total])
@@ -168,7 +171,9 @@ class _Task:
         for d, a in enumerate(buffer.axes):
             lo, hi = self._span(a)
             if lo - bases[d] < 0 or hi - bases[d] > view.shape[d]:
-                raise BadAccess(f"a write to {buffer.name!r} leaves axis {a.name!r}", str(self.program))
+                raise BadAccess(
+                    f"a write to {buffer.name!r} leaves axis {a.name!r}", str(self.program)
+                )
             view = view.narrow(d, lo - bases[d], hi - lo)
         return view.permute([buffer.axes.index(a) for a in axes])
 
@@ -219,8 +224,10 @@ class _Task:
                 return self._load(expr, space).to(dtype)
             case Apply():
                 wanted = operand_dtypes(expr)
-                args = [self._value(a, space).to(DTYPES[d].torch)
-                        for a, d in zip(expr.args, wanted, strict=True)]
+                args = [
+                    self._value(a, space).to(DTYPES[d].torch)
+                    for a, d in zip(expr.args, wanted, strict=True)
+                ]
                 if expr.op == "cast":
                     return args[0].to(dtype)
                 if expr.op == "round":
@@ -270,4 +277,3 @@ _REDUCE: dict[str, Any] = {
     "and": _fold(torch.all),
     "or": _fold(torch.any),
 }
-

@@ -1,0 +1,161 @@
+"""Recognizes contractions by their structure, and chooses how each is blocked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from superopt.codegen.backends.cpu_expr import Scope, stride_along
+from superopt.codegen.backends.types import value_dtype
+from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Load, expr_axes
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.placement import Lane
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the printer knows of the machine and the program: vectors, bf16 dot product, lanes."""
+
+    vector_bytes: int
+    bf16: bool
+    lane: Lane
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A matched statement: ``a`` gives rows, ``b`` gives columns; ``both`` and ``sums`` are shared.
+
+    column: the axis of ``b`` that vectors run along; dot: the summed axis they run along instead.
+    """
+
+    a: Expr
+    b: Expr
+    rows: tuple[Axis, ...]
+    cols: tuple[Axis, ...]
+    both: tuple[Axis, ...]
+    sums: tuple[Axis, ...]
+    column: Axis | None
+    dot: Axis | None
+
+
+# -- matching ------------------------------------------------------------------------------------
+
+
+def match(scope: Scope, stmt: Compute) -> Contraction | None:
+    expr = stmt.expr
+    if stmt.reduce != "add" or not isinstance(expr, Apply) or expr.op != "mul":
+        return None
+    if value_dtype(expr) not in ("f32", "f64") or any(not is_float(a.dtype) for a in expr.args):
+        return None
+    a, b = expr.args
+    live = [x for x in (*stmt.axes, *stmt.over) if not scope.ranges[x].single]
+    kept, sums = [x for x in live if x in stmt.axes], [x for x in live if x in stmt.over]
+    only_a = tuple(x for x in kept if x in expr_axes(a) and x not in expr_axes(b))
+    only_b = tuple(x for x in kept if x in expr_axes(b) and x not in expr_axes(a))
+    both = tuple(x for x in kept if x not in only_a and x not in only_b)
+    shared = expr_axes(a) & expr_axes(b)
+    if not (only_a or only_b) or not any(x in shared for x in sums):
+        return None
+    if any(scope.ranges[x].extent.value == 0 for x in live):
+        return None
+    sides = [(a, b, only_a, only_b), (b, a, only_b, only_a)]  # (rows' factor, columns' factor, ...)
+    found: list[tuple[float, int, Contraction]] = []
+    for left, right, rows, cols in sides:
+        for x in cols:
+            price = _column_price(scope, stmt, right, x)
+            found.append(
+                (
+                    price,
+                    len(found),
+                    Contraction(left, right, rows, cols, both, tuple(sums), x, None),
+                )
+            )
+        for x in sums:
+            if unit(scope, left, x) and unit(scope, right, x) and len(rows) <= len(cols):
+                found.append(
+                    (
+                        _dot_price(scope, x),
+                        len(found),
+                        Contraction(left, right, rows, cols, both, tuple(sums), None, x),
+                    )
+                )
+    return min(found, key=lambda f: f[:2])[2] if found else None
+
+
+def unit(scope: Scope, factor: Expr, axis: Axis) -> bool:
+    """Whether a factor is a plain load that is contiguous along an axis."""
+    if not plain(scope, factor) or not isinstance(factor, Load):
+        return False
+    step = stride_along(scope, factor, axis)
+    return step is not None and step.value == 1
+
+
+def plain(scope: Scope, factor: Expr) -> bool:
+    """Whether a factor is a load of floats at one stride per axis."""
+    return (
+        isinstance(factor, Load)
+        and is_float(scope.place(factor.buffer).dtype)
+        and all(stride_along(scope, factor, x) is not None for x in expr_axes(factor))
+    )
+
+
+def size_of(scope: Scope, axis: Axis) -> int:
+    span = scope.ranges[axis]
+    return span.extent.value or (span.known or (64,))[-1]
+
+
+def _column_price(scope: Scope, stmt: Compute, factor: Expr, axis: Axis) -> float:
+    n = size_of(scope, axis)
+    waste = -(-n // 16) * 16 / max(n, 1)
+    own = stride_along(scope, here(stmt.dst), axis)
+    price = waste + (0.0 if own is not None and own.value == 1 else 0.2)
+    return price if unit(scope, factor, axis) else price + 1.5
+
+
+def _dot_price(scope: Scope, axis: Axis) -> float:
+    n = size_of(scope, axis)
+    return 1.3 * -(-n // 16) * 16 / max(n, 1)
+
+
+def here(buffer: Buffer) -> Load:
+    """A buffer at its own coordinates."""
+    return Load(buffer, tuple(Coord(x) for x in buffer.axes), buffer.dtype)
+
+
+# -- choices -------------------------------------------------------------------------------------
+
+
+def register_tile(target: Target, rows: int, vectors: int) -> tuple[int, int]:
+    """Rows and vectors of a register tile: the program's lanes, fitted to the actual extents."""
+    most = {64: 24, 32: 12}.get(target.vector_bytes, 12)
+    lane = target.lane
+    r, c = (
+        (lane.rows, lane.cols)
+        if lane != Lane()
+        else {64: (8, 2), 32: (6, 2)}.get(target.vector_bytes, (4, 3))
+    )
+    if rows < r:
+        r = max(rows, 1)
+        # Few rows: more vectors, so that enough independent sums hide the latency of one.
+        c = max(c, {1: 8, 2: 8, 3: 4, 4: 4}.get(r, 3))
+    c = max(1, min(c, vectors or 1, most // r))
+    return r, c
+
+
+def dot_tile(target: Target, rows: int) -> tuple[int, int]:
+    """Rows and columns of a tile of dot products."""
+    big = target.vector_bytes == 64
+    if rows < 4:
+        return max(rows, 1), (8, 4, 4)[max(rows, 1) - 1] if big else 4
+    return (4, 4) if big else (2, 4)
+
+
+def k_block(rows: int) -> tuple[int, str]:
+    """Steps of the summed axis per block, and how the columns' factor is read.
+
+    Few rows wait for memory: short blocks, read ahead. One or two rows stream better by themselves.
+    Many rows use a block again and again: a dense copy of it.
+    """
+    if rows <= 2:
+        return 8, "plain"
+    return (16, "ahead") if rows <= 16 else (64, "panel")

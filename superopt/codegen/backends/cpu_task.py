@@ -1,0 +1,239 @@
+"""Prints the task function of one program: its buffers, its grid and its statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from superopt.codegen.backends.cpu_contract import print_contraction
+from superopt.codegen.backends.cpu_expr import Scope
+from superopt.codegen.backends.cpu_isa import Isa
+from superopt.codegen.backends.cpu_layout import (
+    ONE,
+    ZERO,
+    Names,
+    Num,
+    Place,
+    Range,
+    padded_bytes,
+    place_global,
+    place_tile,
+    size_num,
+    symbol,
+    tile_of,
+    whole,
+)
+from superopt.codegen.backends.cpu_loops import print_compute
+from superopt.codegen.backends.cpu_match import Target
+from superopt.codegen.tileir import (
+    Buffer,
+    Compute,
+    Loop,
+    Program,
+    Stmt,
+    loads,
+    print_expr,
+    statements,
+)
+from superopt.mugraph.axes import Axis, Sym
+from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.placement import Split
+
+
+class Task:
+    """Prints the task function of one program."""
+
+    def __init__(
+        self,
+        program: Program,
+        fn: str,
+        isa: Isa,
+        buffers: tuple[Buffer, ...],
+        syms: tuple[str, ...],
+        stack_bytes: int,
+    ) -> None:
+        self.program, self.fn, self.isa, self.syms = program, fn, isa, syms
+        self.names = Names()
+        self.slots = {b.name: k for k, b in enumerate(buffers)}
+        self.places: dict[str, Place] = {}
+        for b in program.buffers:
+            self.places[b.name] = place_global(b, self.names)
+        self.tiles = [place_tile(program, t, self.names) for t in program.tiles]
+        self.places |= {t.name: p for t, p in zip(program.tiles, self.tiles, strict=True)}
+        self.sizes = [padded_bytes(p) for p in self.tiles]
+        known = [n.value for n in self.sizes]
+        self.on_stack = None not in known and sum(n or 0 for n in known) <= stack_bytes
+        self.ranges: dict[Axis, Range] = {}
+        for axis in _axes(program):
+            self.ranges[axis] = whole(axis)
+        self.order = task_order(program)
+
+    def tasks(self) -> Num:
+        """The number of tasks."""
+        out = ONE
+        for split in self.program.grid:
+            out = out * _count(split.axis, split.tile)
+        return out
+
+    def work(self) -> str:
+        """Points of iteration of the whole program, as a C double."""
+        terms = []
+        for stmt in statements(self.program.body):
+            factors = ["1.0"] + [
+                size_num(a.size).text
+                for a in dict.fromkeys(
+                    (*stmt.axes, *stmt.over, *(s.axis for s in self.program.grid))
+                )
+            ]
+            terms.append(" * ".join(factors))
+        return " + ".join(terms) or "0.0"
+
+    def arena(self) -> str:
+        """Bytes of tile buffers that a thread needs beyond the stack."""
+        total = ZERO
+        for n in self.sizes:
+            total = total + n
+        return "0" if self.on_stack else total.text
+
+    def text(self) -> str:
+        """The task function."""
+        out = [f"// {line}" for line in str(self.program).splitlines()]
+        out.append(
+            f"static void {self.fn}(void* const* bufs, const int64_t* ints, int64_t task, "
+            "char* arena) {"
+        )
+        body = [*size_lines(self.syms), *self._pointers(), *self._storage(), *self._grid()]
+        body += self._body(self.program.body, 0)
+        return "\n".join([*out, *(f"  {line}" for line in body), "}"])
+
+    def _pointers(self) -> list[str]:
+        out = []
+        written = {s.dst.name for s in statements(self.program.body)}
+        for b in self.program.buffers:
+            place = self.places[b.name]
+            const = "" if b.name in written else "const "
+            out.append(
+                f"[[maybe_unused]] {const}{place.c}* __restrict const {place.var} = "
+                f"static_cast<{const}{place.c}*>(bufs[{self.slots[b.name]}]);"
+            )
+        return out
+
+    def _storage(self) -> list[str]:
+        out, at = [], ZERO
+        for place, size in zip(self.tiles, self.sizes, strict=True):
+            if self.on_stack:
+                n = -(-(size.value or 0) // DTYPES[place.dtype].bytes)
+                out.append(f"[[maybe_unused]] alignas(64) {place.c} {place.var}[{n}];")
+            else:
+                out.append(
+                    f"[[maybe_unused]] {place.c}* __restrict const {place.var} = "
+                    f"reinterpret_cast<{place.c}*>(arena + {at.text});"
+                )
+                at = at + size
+        return [*out, "(void)arena, (void)ints, (void)task;"]
+
+    def _grid(self) -> list[str]:
+        """Base and extent of every grid axis, from the number of the task."""
+        out = []
+        rest = "task"
+        for k, split in enumerate(reversed(self.order)):
+            n = self.names.axis(split.axis)
+            count = _count(split.axis, split.tile)
+            at = rest if k == len(self.order) - 1 else f"({rest}) % {_paren(count)}"
+            rest = f"({rest}) / {_paren(count)}"
+            out.append(f"[[maybe_unused]] const int64_t b_{n} = ({at}) * {split.tile};")
+            out += self._open(split.axis, self.ranges[split.axis], split.tile, f"b_{n}", f"n_{n}")
+        return out
+
+    def _open(self, axis: Axis, outer: Range, tile: int, base: str, extent: str) -> list[str]:
+        """Enters a tile of an axis; the lines that define its extent."""
+        self.ranges[axis], text = tile_of(outer, tile, base, extent)
+        return [f"[[maybe_unused]] const int64_t {extent} = {text};"] if text else []
+
+    def _body(self, body: tuple[Stmt, ...], depth: int) -> list[str]:
+        out: list[str] = []
+        for stmt in body:
+            out += self._compute(stmt) if isinstance(stmt, Compute) else self._loop(stmt, depth)
+        return out
+
+    def _loop(self, loop: Loop, depth: int) -> list[str]:
+        outer = self.ranges[loop.axis]
+        n = self.names.axis(loop.axis)
+        base, extent = f"b{depth}_{n}", f"n{depth}_{n}"
+        end = outer.base + outer.extent
+        head = (
+            f"for (int64_t {base} = {outer.base.text}; {base} < {end.text}; "
+            f"{base} += {loop.tile}) {{  // {loop.axis.name} by {loop.tile}"
+        )
+        inner = [
+            *self._open(loop.axis, outer, loop.tile, base, extent),
+            *self._body(loop.body, depth + 1),
+        ]
+        self.ranges[loop.axis] = outer
+        return [head, *(f"  {line}" for line in inner), "}"]
+
+    def _compute(self, stmt: Compute) -> list[str]:
+        scope = Scope(self.names, self.places, dict(self.ranges))
+        title = f"// {_title(stmt)}"
+        target = Target(self.isa.vector_bytes, self.isa.bf16, self.program.lane)
+        lines = print_contraction(scope, stmt, target)
+        if lines is None:
+            lines = print_compute(scope, stmt, self.isa.vector_bytes)
+        return [title, "{", *(f"  {line}" for line in lines), "}"]
+
+
+def _title(stmt: Compute) -> str:
+    over = f"{stmt.reduce}({','.join(a.name for a in stmt.over)}) " if stmt.reduce else ""
+    eq = f"{stmt.reduce}=" if stmt.accumulate else "="
+    text = (
+        f"{stmt.dst.name}[{','.join(a.name for a in stmt.axes)}] {eq} {over}{print_expr(stmt.expr)}"
+    )
+    return text if len(text) < 400 else text[:400] + " ..."
+
+
+def _axes(program: Program) -> Iterable[Axis]:
+    out: dict[Axis, None] = {}
+    for buffer in (*program.buffers, *program.tiles):
+        out.update(dict.fromkeys(buffer.axes))
+    out.update(dict.fromkeys(s.axis for s in program.grid))
+    for stmt in statements(program.body):
+        out.update(dict.fromkeys((*stmt.axes, *stmt.over)))
+    return out
+
+
+def _count(axis: Axis, tile: int) -> Num:
+    """How many tiles an axis is cut into."""
+    if isinstance(axis.size, Sym):
+        return Num(f"(({size_num(axis.size).text} + {tile - 1}) / {tile})")
+    return Num.of(-(-axis.size // tile))
+
+
+def _paren(n: Num) -> str:
+    return n.text if n.value is not None else f"({n.text})"
+
+
+def size_lines(syms: tuple[str, ...]) -> list[str]:
+    return [f"[[maybe_unused]] const int64_t {symbol(s)} = ints[{k}];" for k, s in enumerate(syms)]
+
+
+def task_order(program: Program) -> tuple[Split, ...]:
+    """The grid axes, the fastest last: neighbouring tasks share the largest part of what they read."""
+
+    def shared(axis: Axis) -> float:
+        total = 0.0
+        for load in {
+            ld.buffer.name: ld
+            for s in statements(program.body)
+            for ld in loads(s.expr)
+            if ld.buffer.space != "tile"
+        }.values():
+            if axis in load.buffer.axes:
+                continue
+            n = float(DTYPES[load.buffer.dtype].bytes)
+            for a in load.buffer.axes:
+                size = a.size.hi if isinstance(a.size, Sym) else a.size
+                tile = next((s.tile for s in program.grid if s.axis == a), size)
+                n *= min(size, tile)
+            total += n
+        return total
+
+    return tuple(sorted(program.grid, key=lambda s: shared(s.axis)))
