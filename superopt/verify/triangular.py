@@ -14,6 +14,7 @@ with the element is not affine in it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -148,7 +149,8 @@ def _places(probe: Probe, fixed: list[Axis]) -> np.ndarray:
     out = []
     for i in probe.nodes:
         axes = probe.graph.nodes[i].axes
-        grid = np.indices([probe.sizes[x] for x in axes]).reshape(len(axes), -1)
+        shape = [probe.sizes[x] for x in axes]
+        grid = np.indices(shape).reshape(len(axes), math.prod(shape))
         lines = [grid[axes.index(x)] if x in axes else np.full(grid.shape[1], -1) for x in fixed]
         out.append(np.stack(lines, 1) if lines else np.zeros((grid.shape[1], 0), dtype=int))
     return np.concatenate(out)

@@ -1,0 +1,80 @@
+"""The certificate round-trips, and every broken one is refused with its own error."""
+
+import json
+
+import pytest
+import torch
+
+from superopt.errors import CertificateCorrupt, CertificateMismatch, CertificateTooNew
+from superopt.mugraph.placement import Kernel, MuGraph, Placement
+from superopt.verify import certificate
+from superopt.verify.equal import check_equal
+from superopt.verify.gate import numeric_gate
+from tests.programs import lora, rmsnorm_linear
+
+
+def made(graph=None):
+    source, found = rmsnorm_linear(late=False), graph or rmsnorm_linear(late=True)
+    mugraph = MuGraph(found, (Kernel("k", tuple(o.node for o in found.outputs), Placement()),))
+    check = check_equal(source, found, seed=3)
+    gate = numeric_gate(lambda xs: xs[0] + 1, lambda x: x + 1, [torch.ones(3)])
+    return source, mugraph, certificate.build(source, mugraph, [check], gate)
+
+
+def test_it_round_trips_and_says_what_is_claimed():
+    source, mugraph, proof = made()
+    text = certificate.dumps(proof)
+    assert certificate.loads(text) == json.loads(text) == proof
+    certificate.check_belongs(proof, source, mugraph)
+    assert proof["layers"] == {
+        "graph": "proved",
+        "index_maps": "none",
+        "event_tables": "none",
+        "binary": "tested",
+    }
+    (check,) = proof["checks"]
+    assert check["verdict"] == "equal" and check["bound_log2"] >= 64 and check["seeds"] == [3]
+    assert check["primes"][0] == 2147438927 and check["field"] == "p31a"
+    assert set(proof["assumptions"]) == set(proof["explained"])
+    assert all(proof["versions"].values())
+
+
+def test_what_was_not_shown_is_not_claimed():
+    source, mugraph, _ = made()
+    proof = certificate.build(source, mugraph, [], None)
+    assert proof["layers"]["graph"] == proof["layers"]["binary"] == "none"
+    wrong = check_equal(source, lora(), seed=1)
+    assert certificate.build(source, mugraph, [wrong], None)["layers"]["graph"] == "none"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "1"}', "null"])
+def test_what_is_no_certificate_is_refused(text):
+    with pytest.raises(CertificateCorrupt):
+        certificate.loads(text)
+
+
+def test_any_changed_value_is_refused():
+    _, _, proof = made()
+    for key in proof:
+        if key == "schema":
+            continue
+        for change in (None, "x", {**proof, key: "0" * 64}[key]):
+            with pytest.raises(CertificateCorrupt):
+                certificate.loads(json.dumps({**proof, key: change}))
+        with pytest.raises(CertificateCorrupt):
+            certificate.loads(json.dumps({k: v for k, v in proof.items() if k != key}))
+
+
+def test_a_newer_schema_is_told_apart():
+    _, _, proof = made()
+    with pytest.raises(CertificateTooNew):
+        certificate.loads(json.dumps({**proof, "schema": certificate.SCHEMA + 1}))
+
+
+def test_the_certificate_of_another_program_is_refused():
+    source, mugraph, proof = made()
+    with pytest.raises(CertificateMismatch):
+        certificate.check_belongs(proof, lora(), mugraph)
+    other = MuGraph(lora(), (Kernel("k", (lora().outputs[0].node,), Placement()),))
+    with pytest.raises(CertificateMismatch):
+        certificate.check_belongs(proof, source, other)

@@ -1,0 +1,199 @@
+"""The numeric gate passes what is as accurate as eager, and nothing else."""
+
+import pytest
+import torch
+
+from superopt.verify.gate import numeric_gate
+from superopt.verify.inputs import CLASSES
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def normal(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def softmax(x):
+    return torch.softmax(x, -1)
+
+
+def attention(q, k, v):
+    return torch.softmax(q @ k.transpose(-1, -2) / 8, -1) @ v
+
+
+def rms(x, g):
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6) * g
+
+
+def layer_norm(x):
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-5)
+
+
+def linear(x, w):
+    return x @ w
+
+
+def masked(x, keep):
+    return torch.softmax(x.masked_fill(~keep, float("-inf")), -1)
+
+
+def picked(table, ids):
+    return torch.nn.functional.embedding(ids, table)
+
+
+def cases(dtype):
+    return {
+        "softmax": (softmax, [normal(16, 1023, dtype=dtype)]),
+        "attention": (attention, [normal(2, 5, 64, dtype=dtype, seed=s) for s in range(3)]),
+        "rms": (rms, [normal(8, 77, dtype=dtype), normal(77, dtype=dtype)]),
+        "layer_norm": (layer_norm, [normal(8, 77, dtype=dtype)]),
+        "linear": (linear, [normal(8, 300, dtype=dtype), normal(300, 40, dtype=dtype)]),
+        "masked": (masked, [normal(8, 33, dtype=dtype), torch.arange(33).expand(8, 33) < 20]),
+        "picked": (picked, [normal(9, 6, dtype=dtype), torch.tensor([0, 8, 3])]),
+        "scalar": (lambda x: x.sum(), [normal(999, dtype=dtype)]),
+        "empty": (softmax, [normal(0, 7, dtype=dtype)]),
+        "strided": (softmax, [normal(20, 16, dtype=dtype).T]),
+        "expanded": (
+            lambda x, y: x + y,
+            [normal(1, 7, dtype=dtype).expand(5, 7), normal(5, 7, dtype=dtype)],
+        ),
+        "pair": (lambda x: (x.amax(-1), x > 0), [normal(5, 7, dtype=dtype)]),
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", cases(torch.float32))
+def test_eager_itself_passes_every_class(name, dtype):
+    fn, inputs = cases(dtype)[name]
+    found = numeric_gate(lambda xs: fn(*xs), fn, inputs)
+    assert found.passed, found.reason
+    assert [c.name for c in found.classes] == ["given", *CLASSES]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_exp_without_its_maximum_fails(dtype):
+    def naive(xs):
+        e = xs[0].float().exp()
+        return (e / e.sum(-1, keepdim=True)).to(dtype)
+
+    assert not numeric_gate(naive, softmax, [normal(16, 77, dtype=dtype)])
+
+    def naive_attention(xs):
+        q, k, v = (x.float() for x in xs)
+        e = (q @ k.transpose(-1, -2) / 8).exp()
+        return (e @ v / e.sum(-1, keepdim=True)).to(dtype)
+
+    inputs = [normal(2, 5, 64, dtype=dtype, seed=s) for s in range(3)]
+    found = numeric_gate(naive_attention, attention, inputs)
+    assert not found.passed
+    assert "large" in found.reason
+
+
+def online(xs):
+    x = xs[0].float()
+    m, total = torch.full_like(x[:, :1], -torch.inf), torch.zeros_like(x[:, :1])
+    for k in range(0, x.shape[1], 16):
+        new = torch.maximum(m, x[:, k : k + 16].amax(-1, keepdim=True))
+        moved = torch.where(m == new, 1.0, (m - new).exp())
+        total = total * moved + (x[:, k : k + 16] - new).exp().sum(-1, keepdim=True)
+        m = new
+    return ((x - m).exp() / total).to(xs[0].dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_right_kernels_that_add_in_another_order_pass(dtype):
+    found = numeric_gate(online, softmax, [normal(16, 200, dtype=dtype)])
+    assert found.passed, found.reason
+
+    def one_by_one(xs):
+        x, w = (t.float() for t in xs)
+        out = torch.zeros(x.shape[0], w.shape[1])
+        for k in range(x.shape[1]):
+            out = out + x[:, k : k + 1] * w[k]
+        return out.to(dtype)
+
+    inputs = [normal(4, 4096, dtype=dtype), normal(4096, 64, dtype=dtype, seed=1)]
+    for seed in range(3):
+        found = numeric_gate(one_by_one, linear, inputs, seed=seed)
+        assert found.passed, found.reason
+
+
+WRONG = {
+    "by a thousandth": lambda y, xs: y * 1.001,
+    "one element": lambda y, xs: y.index_put((torch.tensor(1), torch.tensor(2)), y[1, 2] + 0.01),
+    "a row left out": lambda y, xs: torch.cat([y[:-1], torch.full_like(y[-1:], torch.nan)]),
+    "another dtype": lambda y, xs: y.double(),
+    "another shape": lambda y, xs: y.unsqueeze(0),
+    "a stale row": lambda y, xs: torch.cat([y[:-1], y[:1]]),
+    "transposed halves": lambda y, xs: y.roll(1, -1),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_kernel_fails(name):
+    inputs = [normal(8, 300), normal(300, 40, seed=1)]
+    found = numeric_gate(lambda xs: WRONG[name](linear(*xs), xs), linear, inputs)
+    assert not found.passed
+    assert found.reason
+
+
+def test_a_variance_by_difference_of_squares_fails():
+    def naive(xs):
+        x = xs[0]
+        mean = x.mean(-1, keepdim=True)
+        return (x - mean) * ((x * x).mean(-1, keepdim=True) - mean * mean + 1e-5).rsqrt()
+
+    found = numeric_gate(naive, layer_norm, [normal(8, 512)])
+    assert "tiny_variance" in found.reason
+
+
+def test_half_precision_sums_fail():
+    def short(xs):
+        return (xs[0].bfloat16() @ xs[1].bfloat16()).float()
+
+    assert not numeric_gate(short, linear, [normal(8, 300), normal(300, 40)])
+
+
+def test_nan_must_stay_nan_and_inputs_unwritten():
+    assert (
+        "nan"
+        in numeric_gate(
+            lambda xs: xs[0].nan_to_num(0.0), lambda x: x * 1.0, [normal(5, 70)], classes=("nan",)
+        ).reason
+    )
+
+    def greedy(xs):
+        return xs[0].clamp_(min=0)
+
+    assert "wrote" in numeric_gate(greedy, torch.relu, [normal(5, 70)]).reason
+
+
+def test_overflow_of_the_source_may_be_avoided():
+    def unstable(x):
+        return x.exp() / x.exp().sum(-1, keepdim=True)
+
+    found = numeric_gate(
+        lambda xs: softmax(*xs),
+        unstable,
+        [normal(8, 33)],
+        reference=softmax,
+        classes=("normal", "large"),
+    )
+    assert found.passed, found.reason
+
+
+def test_the_callers_inputs_can_be_made_by_the_caller():
+    made = []
+
+    def make(name, generator):
+        made.append(name)
+        return [torch.rand(4, 4, generator=generator)]
+
+    assert numeric_gate(
+        lambda xs: xs[0].sqrt(),
+        torch.sqrt,
+        [torch.ones(4, 4)],
+        make_inputs=make,
+        classes=("normal", "large"),
+    )
+    assert made == ["normal", "large"]
