@@ -37,7 +37,9 @@ from superopt.runtime.plan import Extent, Plan, make_plan
 from superopt.runtime.site import Built, Site
 from superopt.search import driver
 from superopt.search.carry import obligation
-from superopt.verify import certificate, equal, gate
+from superopt.verify import certificate, gate
+from superopt.verify.cuts import check_with_cuts
+from superopt.verify.equivalence import Equivalence
 
 SHORTLIST = 4
 """Candidates that are compiled, gated and timed."""
@@ -73,13 +75,13 @@ class Candidate:
 
     mugraph: MuGraph
     predicted: float
-    checks: list[equal.Equivalence]
+    checks: list[Equivalence]
     kernels: Kernels
     source: str
     gate: gate.Gate | None = None
 
 
-Proved = tuple[driver.Candidate, list[equal.Equivalence]]
+Proved = tuple[driver.Candidate, list[Equivalence]]
 
 
 def optimize(
@@ -200,12 +202,12 @@ def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate], seed: int)
     """The first candidates whose graph, and every carried accumulator, is shown equal."""
     proved: list[Proved] = []
     reasons: list[str] = []
-    known: dict[str, equal.Equivalence] = {}
+    known: dict[str, Equivalence] = {}
 
-    def show(a: Graph, b: Graph) -> equal.Equivalence:
+    def show(a: Graph, b: Graph) -> Equivalence:
         pair = f"{a}\n{b}"
         if pair not in known:
-            known[pair] = equal.check_equal(a, b, seed=seed)
+            known[pair] = check_with_cuts(a, b, seed=seed)
         return known[pair]
 
     for candidate in candidates:

@@ -42,6 +42,7 @@ class KernelShape:
     writes: tuple[tuple[frozenset[Axis], int], ...]
     tiles: tuple[tuple[frozenset[Axis], int], ...]
     reduced: tuple[Axis, ...]
+    sizes: Mapping[Axis, int]
 
 
 def shape_of_kernel(
@@ -78,7 +79,11 @@ def shape_of_kernel(
     writes = tuple(
         (frozenset(graph.nodes[i].axes), DTYPES[graph.nodes[i].dtype].bytes) for i in outputs
     )
-    return KernelShape(tuple(works), tuple(reads.values()), writes, tuple(tiles), tuple(reduced))
+    seen = [*(w.axes for w in works), *(a for a, _ in (*reads.values(), *writes, *tiles))]
+    sizes = {a: hint(a.size) for axes in (*seen, frozenset(reduced)) for a in axes}
+    return KernelShape(
+        tuple(works), tuple(reads.values()), writes, tuple(tiles), tuple(reduced), sizes
+    )
 
 
 def _unit(graph: Graph, node: Reduce, stored: set[int]) -> str:
@@ -124,19 +129,16 @@ def kernel_seconds(
 ) -> float:
     """Predicted seconds of one kernel under a placement; infinite when the tile does not fit."""
 
-    def size(a: Axis) -> int:
-        return (sizes or {}).get(a) or hint(a.size)
-
-    grid = {s.axis: min(s.tile, size(s.axis)) for s in placement.grid}
-    loop = {s.axis: min(s.tile, size(s.axis)) for s in placement.loop}
-    tasks = math.prod(math.ceil(size(a) / t) for a, t in grid.items())
+    whole = shape.sizes if sizes is None else {**shape.sizes, **sizes}
+    grid = {s.axis: min(s.tile, whole[s.axis]) for s in placement.grid}
+    loop = {s.axis: min(s.tile, whole[s.axis]) for s in placement.loop}
+    tile = {**whole, **grid}
+    step = {a: min(loop.get(a, n), n) for a, n in tile.items()}
+    tasks = math.prod(math.ceil(whole[a] / t) for a, t in grid.items())
 
     def count(axes: frozenset[Axis], per_step: bool = False) -> float:
-        out = 1.0
-        for a in axes:
-            n = grid.get(a, size(a))
-            out *= min(loop.get(a, n), n) if per_step else n
-        return out
+        extents = step if per_step else tile
+        return math.prod([extents[a] for a in axes])
 
     # Thin row blocks leave the multiply-add units waiting for loads of the wide operand.
     compute = 0.0
@@ -149,11 +151,11 @@ def kernel_seconds(
         compute *= 1.0 + min(buffered / device.l2, 8.0) * 0.5
     elif buffered > device.l1:
         compute *= 1.04
-    steps = math.prod(math.ceil(size(a) / t) for a, t in loop.items())
+    steps = math.prod(math.ceil(whole[a] / t) for a, t in loop.items())
     overhead = device.step * steps * (len(shape.tiles) + 2)
     dram = l3 = 0.0
     for axes, b in (*shape.reads, *shape.writes):
-        total = math.prod(size(a) for a in axes) * b
+        total = math.prod([whole[a] for a in axes]) * b
         moved = count(axes) * b * tasks
         again = max(moved - total, 0.0)
         # Neighbouring tasks share what lacks their grid axes; it stays near when it is small.

@@ -10,7 +10,7 @@ from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.search.cut import Cut, Cutter, KernelSeconds
 from superopt.search.enumerate import explore
-from superopt.search.extract import Choice, Extractor
+from superopt.search.extract import Choice, Extractor, needs
 from superopt.search.regions import regions
 
 Progress = Callable[[str, dict[str, float]], None]
@@ -18,6 +18,10 @@ Progress = Callable[[str, dict[str, float]], None]
 
 PLANS = 6
 """Cut term graphs that are placed with all tile sizes."""
+
+
+PATIENCE = 100
+"""Variants tried since the last improvement, after which the descent ends."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +121,19 @@ def search(
     for alternative in source:
         if (cost_there := score(alternative)) < best:
             best, choices = cost_there, alternative
-    moved = True
+    moved, idle = True, 0
     while moved and not budget.spent():
         moved = False
         for variant in extractor.variants(choices):
-            if budget.spent():
+            if budget.spent() or idle >= PATIENCE:
                 break
             try:
                 there = score(variant)
             except RecursionError:
                 continue
+            idle += 1
             if there < best * 0.999:
-                best, choices, moved = there, variant, True
+                best, choices, moved, idle = there, variant, True, 0
                 break
     plans = sorted(
         (p for ps in scored.values() for p in ps), key=lambda p: (p.seconds, len(p.cut.groups))
@@ -163,15 +168,16 @@ def _placed(
 
 def _share(budget: Budget) -> float:
     """Seconds that the exploration of one region may take."""
-    return 10.0 if budget.seconds is None else max(budget.seconds / 4, 0.05)
+    return 10.0 if budget.seconds is None else min(max(budget.seconds / 16, 0.05), 10.0)
 
 
 def _source(graph: Graph, extractor: Extractor) -> tuple[Choice, ...] | None:
     """The choice that spells the program as its author wrote it (as far as classes allow)."""
     out: list[Choice] = []
+    seeds = extractor.seed()
     for region, space in extractor.regions:
         by_node = {n: c.id for c in space.classes for n in c.nodes}
-        choice: Choice = dict(extractor.seed()[len(out)])
+        choice: Choice = dict(seeds[len(out)])
         for cls in space.classes:
             wanted = {
                 tuple(sorted(by_node[a] for a in graph.nodes[i].args if a in by_node))
@@ -179,22 +185,10 @@ def _source(graph: Graph, extractor: Extractor) -> tuple[Choice, ...] | None:
                 if i in region.nodes
             }
             own = [d for d in cls.derivations if tuple(sorted(d.args)) in wanted]
-            if own and _acyclic(choice | {cls.id: own[0]}, cls.id):
+            if own and not needs(choice, own[0], cls.id):
                 choice[cls.id] = own[0]
         out.append(choice)
     return tuple(out)
-
-
-def _acyclic(choice: Choice, start: int) -> bool:
-    todo, seen = list(choice[start].args), set()
-    while todo:
-        c = todo.pop()
-        if c == start:
-            return False
-        if c not in seen and c in choice:
-            seen.add(c)
-            todo.extend(choice[c].args)
-    return True
 
 
 def _stats(

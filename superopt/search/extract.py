@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from superopt.mugraph.axes import Axis, hint
@@ -40,18 +40,17 @@ class Extractor:
 
     def seed(self) -> tuple[Choice, ...]:
         """The choice of least arithmetic in every region."""
-        return tuple(self._cheapest(r, {}) for r in range(len(self.regions)))
+        return tuple(self._cheapest(r) for r in range(len(self.regions)))
 
     def variants(self, choices: tuple[Choice, ...]) -> Iterator[tuple[Choice, ...]]:
         """All choices that differ from ``choices`` in one class that the outputs use."""
         for r, (_, space) in enumerate(self.regions):
-            used = self._used(space, choices[r])
-            for c in used:
+            choice = choices[r]
+            for c in self._used(space, choice):
                 for d in self._safe[r][c]:
-                    if d != choices[r].get(c):
-                        forced = self._cheapest(r, {c: d})
-                        if forced.get(c) == d:
-                            yield (*choices[:r], forced, *choices[r + 1 :])
+                    known = all(a in choice or not space.classes[a].derivations for a in d.args)
+                    if known and d != choice.get(c) and not needs(choice, d, c):
+                        yield (*choices[:r], {**choice, c: d}, *choices[r + 1 :])
 
     def build(self, choices: tuple[Choice, ...]) -> Graph:
         """The program with every region rebuilt by its choice."""
@@ -88,7 +87,7 @@ class Extractor:
                     todo.extend(choice[c].args)
         return list(order)
 
-    def _cheapest(self, r: int, forced: Mapping[int, Derivation]) -> Choice:
+    def _cheapest(self, r: int) -> Choice:
         """Knuth's generalization of Dijkstra's algorithm over the classes of one region."""
         space = self.regions[r][1]
         waiting: list[tuple[int, Derivation, int]] = []
@@ -97,8 +96,7 @@ class Extractor:
         heap: list[tuple[float, int, int]] = []
         choice: Choice = {}
         for cls in space.classes:
-            options = [forced[cls.id]] if cls.id in forced else self._safe[r][cls.id]
-            for d in options:
+            for d in self._safe[r][cls.id]:
                 n = len(waiting)
                 waiting.append((cls.id, d, len(set(d.args))))
                 for a in set(d.args):
@@ -129,6 +127,19 @@ class Extractor:
                             ),
                         )
         return choice
+
+
+def needs(choice: Choice, d: Derivation, c: int) -> bool:
+    """Whether a derivation depends on class ``c`` under a choice (it would close a cycle)."""
+    todo, seen = list(d.args), set()
+    while todo:
+        x = todo.pop()
+        if x == c:
+            return True
+        if x not in seen:
+            seen.add(x)
+            todo.extend(choice[x].args if x in choice else ())
+    return False
 
 
 def arithmetic(space: Space, cls: int, d: Derivation) -> float:

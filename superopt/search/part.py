@@ -9,20 +9,21 @@ sum whose remaining cofactor still has the axis is dead. The search for the cont
 all ways of placing the first monomial of E.
 
 Completeness (sketch). Call a derivation *merge-free* if, whenever it adds or multiplies normal
-forms, no two monomials cancel or merge. Let E occur in a merge-free derivation of a target's normal form. Walk
-from E towards the target, up to the first function application or the target itself: each step
-adds a term (E's monomials stay), multiplies by a term (pick one of its monomials: distributivity
-keeps that multiple of every monomial of E, since none merges), or sums over an axis (which binds
-the axis in E and in the chosen factors, and in nothing that E bound before). So at the end of the
-walk a polynomial holds all monomials of E under one common context, which is what is tested; that
-polynomial is the target, or a function's argument. By the axioms of ``abstract`` an argument of a
-function in the derivation is an argument inside the target's normal form or, for an exponential,
-a combination of such arguments, or a source term; content taken out of a reciprocal or a root only
-removes common factors. A reciprocal or a root counts as merge-free if its argument has no common
-factors and is no exponential, reciprocal or size, or if the source applies it: those laws are used
-to take functions apart, and to join them only where the source does. Literals are consumed like
-atoms: k and E's own coefficient must be products of literals that the sources hold, and a sign is
-not introduced twice. Nothing is claimed beyond merge-free derivations.
+forms, no two monomials cancel or merge. Let E occur in a merge-free derivation of a target's normal
+form. Walk from E towards the target, up to the first function application or the target itself:
+each step adds a term (E's monomials stay), multiplies by a term (pick one of its monomials:
+distributivity keeps that multiple of every monomial of E, since none merges), or sums over an axis
+(which binds the axis in E and in the chosen factors, and in nothing that E bound before). So at the
+end of the walk a polynomial holds all monomials of E under one common context, which is what is
+tested; that polynomial is the target, or a function's argument. By the axioms of ``abstract`` an
+argument of a function in the derivation is an argument inside the target's normal form or, for an
+exponential, a combination of such arguments, or a source term; content taken out of a reciprocal or
+a root only removes common factors. A reciprocal or a root counts as merge-free if its argument has
+no common factors and is no exponential, reciprocal or size, or if the source applies it: those laws
+are used to take functions apart, and to join them only where the source does. Literals are consumed
+like atoms: k, E's own coefficients and the powers of its exponentials must be products of literals
+that the sources hold (or multiples of powers found there), and a sign is not introduced twice.
+Hence the space of a region is finite. Nothing is claimed beyond merge-free derivations.
 """
 
 from __future__ import annotations
@@ -80,6 +81,13 @@ class Targets:
         literals = [abs(c) for c in literals if c]
         self._ratios = _ratios(literals)
         self._negations = 0
+        self._powers: dict[int, set[Fraction]] = {}
+        for poly in self._polys:
+            for mono in poly:
+                for x in algebra.parts(mono, 0):
+                    if algebra.atoms[x.atom].kind == "exp":
+                        multiples = (x.exponent * n for n in range(1, MAX_MULTIPLE + 1))
+                        self._powers.setdefault(x.atom, set()).update(multiples)
 
     def allow_negations(self, count: int) -> None:
         """How many times the sources change a sign; two or more allow the negation of a difference."""
@@ -128,7 +136,7 @@ class Targets:
             places = min((self._where.get(a, []) for a in atoms), key=len)
         else:
             places = [(t, mono) for t, poly in enumerate(self._polys) for mono in poly]
-        if any(abs(c) not in self._ratios for _, c in term):
+        if any(abs(c) not in self._ratios or not self._plausible(m) for m, c in term):
             return False
         all_positive = all(c > 0 for _, c in term)
         for t, mono in places:
@@ -146,6 +154,15 @@ class Targets:
                 if all(poly.get(self._placed(m, context)) == k * c for m, c in others):
                     return True
         return False
+
+    def _plausible(self, mono: Mono) -> bool:
+        """Whether the powers of exponentials in a monomial could come from the sources' literals."""
+        return all(
+            self.algebra.atoms[x.atom].kind != "exp"
+            or x.exponent in self._ratios
+            or x.exponent in self._powers.get(x.atom, ())
+            for x in self.algebra.parts(mono, 0)
+        )
 
     def _placed(self, mono: Mono, context: _Context) -> Mono:
         """``sum_B(R * mono)`` for the context (R, B)."""
