@@ -31,6 +31,7 @@ COMPILE_FLAGS = (
     "-fno-trapping-math",
     "-ffp-contract=fast",
     "-fno-semantic-interposition",
+    "-Wno-psabi",
 )
 """Flags every generated source is compiled with, beside the compiler's own for OpenMP;
 ``-fwrapv``: integers wrap as in PyTorch."""
