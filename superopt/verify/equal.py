@@ -183,7 +183,7 @@ def _check(
     if worst.miss is None:
         # Large values leave time for fewer trials; their number is part of the result.
         cells = max(s.cells for s in sizings)
-        wanted, kind = min(SAMPLED_TRIALS, max(32, (1 << 22) // cells)), "sampled"
+        wanted, kind = min(SAMPLED_TRIALS, max(8, (1 << 22) // cells)), "sampled"
     else:
         wanted, kind = math.ceil(want_log2 / -math.log2(max(worst.miss, 2.0**-want_log2))), "bound"
     wanted = trials if trials is not None else wanted

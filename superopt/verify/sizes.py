@@ -17,8 +17,10 @@ from superopt.mugraph.axes import Axis, Size, Sym
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.graph import Const, Gather, Graph, Input, Iota, Map, Reduce, View
 
-PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83)
+PRIMES = tuple(p for p in range(2, 300) if all(p % q for q in range(2, p)))
 
+LARGEST_LITERAL = 64
+"""Integer literal up to which axes that are compared with it are shortened, to lengths beyond it."""
 
 COMFORTABLE = 1 << 14
 """Elements of a value beyond which axes whose positions are only compared are shortened as well."""
@@ -91,7 +93,7 @@ def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
         # Comparisons of positions look the same on shorter axes that are beyond every literal.
         whole, literal = hard, _largest_literal((a, b))
         least.update(dict.fromkeys(soft, literal + 2))
-        if literal > 32:
+        if literal > LARGEST_LITERAL:
             whole = hard | soft
     before: dict[Axis, int] = {}
     for _ in range(2):
