@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,55 +41,6 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, default=str))
 
 
-def load_function(where: str) -> Callable[..., Any]:
-    """The function (or module instance) that ``FILE.py:NAME`` or ``package.module:NAME`` names.
-
-    Raises BadOption when the file, the module or the name is not there, or is not callable.
-    """
-    source, _, name = where.rpartition(":")
-    fix = "write the file and the function, such as model.py:rmsnorm_linear"
-    if not source or not name:
-        raise BadOption(f"{where!r} names no function", "argument MOD.py:FN", fix)
-    if source.endswith(".py"):
-        path = Path(source)
-        if not path.is_file():
-            raise BadOption(f"there is no file {source}", "argument MOD.py:FN", fix)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-    else:
-        with contextlib.suppress(ModuleNotFoundError, ValueError):
-            spec = importlib.util.find_spec(source)
-            if spec is not None:
-                return _member(importlib.import_module(source), name, where)
-        raise BadOption(f"there is no module {source}", "argument MOD.py:FN", fix)
-    if spec is None or spec.loader is None:
-        raise BadOption(f"{source} cannot be imported", "argument MOD.py:FN", fix)
-    module = importlib.util.module_from_spec(spec)
-    # Registered before it runs, as the import system does: dataclasses and tracing look it up.
-    sys.modules.setdefault(path.stem, module)
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise BadOption(
-            f"{source} fails when it is imported: {type(error).__name__}: {error}",
-            "argument MOD.py:FN",
-            "run it with Python first",
-        ) from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return _member(module, name, where)
-
-
-def _member(module: Any, name: str, where: str) -> Callable[..., Any]:
-    found = getattr(module, name, None)
-    if found is None:
-        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise BadOption(f"{where} does not exist", "argument MOD.py:FN", closest(name, known))
-    if not callable(found):
-        raise BadOption(f"{where} cannot be called", "argument MOD.py:FN", "name a function")
-    return found
-
-
 @app.command()
 def explain(
     where: Annotated[str, typer.Argument(metavar="MOD.py:FN", help="The function to optimize.")],
@@ -108,6 +58,7 @@ def explain(
     """Optimize a function for these inputs, and show the graph, the certificate and the times."""
     with _told():
         from superopt.bench.inputs import make_inputs
+        from superopt.bench.load import load_function
 
         args = make_inputs(inputs, seed)
         fn = load_function(where)

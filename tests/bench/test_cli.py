@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from superopt.cli import app, load_function
+from superopt.bench.load import load_function
+from superopt.cli import app
 from superopt.errors import BadOption, SuperoptError
 
 runner = CliRunner()
