@@ -209,7 +209,9 @@ def _check(
                 return _add(result, tally, reason=tally.differs or tied.differs)
             if min(int(c.min(initial=wanted)) for c in tally.clean) >= wanted:
                 break
-            if done >= MAX_TRIALS or (done >= 512 and not tally.compared):
+            fewest = min(int(c.min(initial=wanted)) for c in tally.clean)
+            hopeless = (done >= 512 and not tally.compared) or (done >= 2048 and not fewest)
+            if done >= MAX_TRIALS or hopeless:
                 return _add(
                     result,
                     tally,
