@@ -67,6 +67,11 @@ Targets::Targets(Algebra& algebra, const std::vector<PolyId>& sources,
                 by_atom_[a].emplace_back(places_.size(), e);
             }
             places_.push_back({static_cast<int>(t), m});
+            Bound bound;
+            for (auto& x : algebra_.parts(m, 0, bound))
+                if (algebra_.atom(x.atom).kind == Kind::exponential)
+                    for (int n = 1; n <= max_multiple; n++)
+                        powers_[x.atom].insert((x.exponent * number(n)).r);
         }
     }
     std::vector<Num> products{number(1)};
@@ -134,6 +139,17 @@ bool Targets::may_hold(MonoId mono, MonoId part) {
     return true;
 }
 
+// Whether the powers of exponentials in a monomial could come from the sources' literals.
+bool Targets::plausible(MonoId m) {
+    Bound bound;
+    for (auto& x : algebra_.parts(m, 0, bound)) {
+        if (algebra_.atom(x.atom).kind != Kind::exponential || allowed(x.exponent)) continue;
+        auto known = powers_.find(x.atom);
+        if (known == powers_.end() || !known->second.count(x.exponent.r)) return false;
+    }
+    return true;
+}
+
 bool Targets::is_part(PolyId term) {
     queries++;
     if (memo_.size() <= static_cast<std::size_t>(term)) memo_.resize(term + 64, -1);
@@ -147,7 +163,7 @@ bool Targets::search(PolyId term) {
     const Terms terms = algebra_.terms(term);
     bool all_positive = true;
     for (auto& [m, c] : terms) {
-        if (!allowed(c)) return false;
+        if (!allowed(c) || !plausible(m)) return false;
         all_positive = all_positive && c.v > 0;
     }
     std::size_t best = 0;

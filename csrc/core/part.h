@@ -39,6 +39,7 @@ private:
     bool allowed(Num ratio) const { return ratios_.count(ratio.abs().r) > 0; }
     const std::vector<std::pair<int, Num>>& totals(MonoId m);
     bool may_hold(MonoId mono, MonoId part);
+    bool plausible(MonoId m);
 
     // Where a monomial's atoms occur: places (monomials of sources) and polynomials of sources.
     struct Where {
@@ -59,6 +60,7 @@ private:
     std::unordered_map<MonoId, Where> where_;
     std::unordered_map<PolyId, Extremes> extremes_;
     std::unordered_set<std::uint64_t> ratios_;
+    std::unordered_map<int, std::unordered_set<std::uint64_t>> powers_;  // of exponentials
     int negations_;
     std::vector<signed char> memo_;
     std::unordered_map<MonoId, std::vector<std::pair<int, Num>>> totals_;
