@@ -62,9 +62,10 @@ def merge_free(task, al, kind, index, args, form):
     for law, name in task.functions[index]:
         made = al.apply(law, name, p)
         if law in ("recip", "sqrt"):
+            # One new atom of that law: nothing was taken apart.
             simple = (len(made) == 1 and degree(made) == 1
-                      and all(al.atoms[a].kind == law for m, _ in made for a, _ in m[0])
-                      and all(c == 1 for _, c in made))
+                      and all(c == 1 and [al.atoms[a].kind for a, _ in m[0]] == [law]
+                              for m, c in made))
             if not simple:
                 return False
         p = made
