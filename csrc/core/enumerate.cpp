@@ -25,6 +25,7 @@ private:
     struct Item {
         int cls;
         PolyId form;
+        const Extremes* extremes;
     };
 
     bool seed();
@@ -173,7 +174,7 @@ void Engine::add_form(int cls, PolyId form) {
         return;
     }
     forms.push_back(form);
-    items_.push_back({cls, form});
+    items_.push_back({cls, form, &targets_->extremes(form)});
 }
 
 void Engine::record(const Made& m, int cls) {
@@ -209,8 +210,8 @@ bool Engine::attempt(StepKind kind, int index, std::size_t i, std::size_t j) {
     PolyId form = -1;
     bool part = false;
     PolyId first = items_[i].form, second = items_[j].form;
-    if ((kind == StepKind::mul && !targets_->may_hold_product(first, second)) ||
-        (kind == StepKind::add && !targets_->may_hold_sum(first, second))) {
+    if ((kind == StepKind::mul && !targets_->may_hold_product(*items_[i].extremes, *items_[j].extremes)) ||
+        (kind == StepKind::add && !targets_->may_hold_sum(*items_[i].extremes, *items_[j].extremes))) {
         targets_->queries++;
         out_.removed.abstract++;
         return true;

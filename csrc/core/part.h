@@ -11,14 +11,29 @@ namespace superopt::search {
 
 using Bits = std::vector<std::uint64_t>;
 
+// Where a monomial's atoms occur: places (monomials of sources) and polynomials of sources.
+struct Where {
+    Bits places, polys;
+};
+
+// What the filter needs to know of a polynomial.
+struct Extremes {
+    PolyId poly = -1;
+    std::size_t size = 0;
+    const Where* least = nullptr;     // of the least and the greatest monomial in a monomial order:
+    const Where* greatest = nullptr;  // no product of these cancels
+    Bits polys;                       // where all monomials occur
+};
+
 class Targets {
 public:
     Targets(Algebra& algebra, const std::vector<PolyId>& sources, const std::vector<Num>& literals,
             int negations);
     bool is_part(PolyId term);
     // Cheap necessary conditions for is_part(a * b) and is_part(a + b).
-    bool may_hold_product(PolyId a, PolyId b);
-    bool may_hold_sum(PolyId a, PolyId b);
+    bool may_hold_product(const Extremes& a, const Extremes& b);
+    bool may_hold_sum(const Extremes& a, const Extremes& b);
+    const Extremes& extremes(PolyId p);  // the reference stays valid
     std::uint64_t queries = 0;
 
 private:
@@ -41,16 +56,7 @@ private:
     bool may_hold(MonoId mono, MonoId part);
     bool plausible(MonoId m);
 
-    // Where a monomial's atoms occur: places (monomials of sources) and polynomials of sources.
-    struct Where {
-        Bits places, polys;
-    };
     const Where& where(MonoId m);
-    struct Extremes {
-        MonoId least, greatest;  // in a monomial order: no product of these cancels
-        Bits polys;              // all monomials occur
-    };
-    const Extremes& extremes(PolyId p);
     bool less(MonoId a, MonoId b) const;
 
     Algebra& algebra_;

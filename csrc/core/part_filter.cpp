@@ -5,7 +5,7 @@
 
 namespace superopt::search {
 
-const Targets::Where& Targets::where(MonoId m) {
+const Where& Targets::where(MonoId m) {
     auto [it, fresh] = where_.try_emplace(m);
     Where& w = it->second;
     if (!fresh) return w;
@@ -54,19 +54,24 @@ bool Targets::less(MonoId a, MonoId b) const {
     return false;
 }
 
-const Targets::Extremes& Targets::extremes(PolyId p) {
+const Extremes& Targets::extremes(PolyId p) {
     auto [it, fresh] = extremes_.try_emplace(p);
     Extremes& out = it->second;
     if (!fresh) return out;
     const Terms& terms = algebra_.terms(p);
+    out.poly = p;
+    out.size = terms.size();
     out.polys.assign(polys_.size() / 64 + 1, ~std::uint64_t{0});
-    out.least = out.greatest = terms.empty() ? -1 : terms[0].first;
+    if (terms.empty()) return out;
+    MonoId least = terms[0].first, greatest = least;
     for (auto& [m, c] : terms) {
-        if (less(m, out.least)) out.least = m;
-        if (less(out.greatest, m)) out.greatest = m;
+        if (less(m, least)) least = m;
+        if (less(greatest, m)) greatest = m;
         const Bits& here = where(m).polys;
         for (std::size_t k = 0; k < here.size(); k++) out.polys[k] &= here[k];
     }
+    out.least = &where(least);
+    out.greatest = &where(greatest);
     return out;
 }
 
@@ -86,37 +91,37 @@ bool meet(const Bits& a, const Bits& b, const Bits& c, const Bits& d) {
 
 }  // namespace
 
-bool Targets::may_hold_product(PolyId a, PolyId b) {
-    const Terms &s = algebra_.terms(a), &t = algebra_.terms(b);
-    if (s.empty() || t.empty()) return false;
-    const Extremes& x = extremes(a);
-    const Extremes& y = extremes(b);
+bool Targets::may_hold_product(const Extremes& a, const Extremes& b) {
+    if (a.size == 0 || b.size == 0) return false;
     // A product by one monomial merges nothing: all its monomials must occur in one polynomial.
-    if (s.size() == 1 && t.size() == 1) return meet(where(x.least).places, where(y.least).places);
-    if (s.size() == 1 || t.size() == 1) return meet(x.polys, y.polys);
-    return meet(where(x.least).polys, where(y.least).polys, where(x.greatest).polys,
-                where(y.greatest).polys);
+    if (a.size == 1 && b.size == 1) return meet(a.least->places, b.least->places);
+    if (a.size == 1 || b.size == 1) return meet(a.polys, b.polys);
+    return meet(a.least->polys, b.least->polys, a.greatest->polys, b.greatest->polys);
 }
 
-bool Targets::may_hold_sum(PolyId a, PolyId b) {
-    const Terms &s = algebra_.terms(a), &t = algebra_.terms(b);
-    // Monomials that only one side has stay in the sum.
+bool Targets::may_hold_sum(const Extremes& a, const Extremes& b) {
+    if (meet(a.polys, b.polys)) return true;
+    // Monomials that only one side has stay in the sum; those that both have may cancel.
     Bits all(polys_.size() / 64 + 1, ~std::uint64_t{0});
-    auto keep = [&](MonoId m) {
-        const Bits& here = where(m).polys;
-        std::uint64_t any = 0;
-        for (std::size_t k = 0; k < all.size(); k++) any |= all[k] &= here[k];
-        return any != 0;
-    };
-    auto i = s.begin(), j = t.begin();
-    while (i != s.end() || j != t.end()) {
-        if (i != s.end() && j != t.end() && i->first == j->first) {
-            ++i, ++j;
-        } else if (j == t.end() || (i != s.end() && i->first < j->first)) {
-            if (!keep((i++)->first)) return false;
-        } else if (!keep((j++)->first)) {
-            return false;
+    bool shared = false;
+    const Terms &s = algebra_.terms(a.poly), &t = algebra_.terms(b.poly);
+    for (int pass = 0; pass < 2; pass++) {
+        auto i = s.begin(), j = t.begin();
+        while (i != s.end() || j != t.end()) {
+            if (i != s.end() && j != t.end() && i->first == j->first) {
+                shared = true;
+                ++i, ++j;
+                continue;
+            }
+            bool left = j == t.end() || (i != s.end() && i->first < j->first);
+            MonoId m = left ? (i++)->first : (j++)->first;
+            if (pass == 0) continue;
+            const Bits& here = where(m).polys;
+            std::uint64_t any = 0;
+            for (std::size_t k = 0; k < all.size(); k++) any |= all[k] &= here[k];
+            if (!any) return false;
         }
+        if (!shared) return false;
     }
     return true;
 }
