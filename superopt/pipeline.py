@@ -20,6 +20,8 @@ from superopt.cost.measure import Timing, interleave
 from superopt.cost.model import cost_on
 from superopt.errors import SuperoptError, UnsupportedDevice, VerificationFailed
 from superopt.frontend.identity import identity
+from superopt.mugraph.algebras import floats
+from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.text import print_mugraph
@@ -177,8 +179,9 @@ def _make(
     with trace.stage("measure"):
         ready, times = _measure(proved, made, inputs, eager, config)
     with trace.stage("gate") as gating:
-        winner, time = _gate(ready, times, inputs, eager, options.seed)
+        winner, time = _gate(graph, ready, times, inputs, eager, options.seed)
     meta = {
+        "name": graph.name,
         "states": found.stats.get("states", 0),
         "search": dict(found.stats),
         "search_s": searching.seconds,
@@ -273,7 +276,23 @@ def _measure(
     return ready, interleave([*calls, lambda: eager(*inputs)], seconds=0.3 * (len(calls) + 1))
 
 
+def _exact(graph: Graph, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """The program in float64; sizes of symbols are read off the tensors."""
+    plan = make_plan(graph, ENTRY, (), {})
+    return floats.run(graph, tensors, plan.sizes(tensors))
+
+
+def _strays(graph: Graph, report: gate.Gate) -> str:
+    """Where eager PyTorch is far from the float64 reference on ordinary inputs; empty if nowhere."""
+    unit = max(DTYPES[graph.nodes[o.node].dtype].ulp for o in graph.outputs)
+    for c in report.classes:
+        if c.name in ("given", "normal") and c.eager > max(2.0**-10, 32 * unit):
+            return f"on {c.name} inputs: eager is off by {c.eager:.3g}"
+    return ""
+
+
 def _gate(
+    graph: Graph,
     ready: Sequence[Candidate],
     times: Sequence[Timing],
     inputs: Sequence[torch.Tensor],
@@ -283,7 +302,13 @@ def _gate(
     """The fastest candidate whose binary is as accurate as eager PyTorch, with its timing."""
     reasons = []
     for k in sorted(range(len(ready)), key=lambda k: (times[k].median_s, k)):
-        report = gate.numeric_gate(ready[k].kernels.checked, eager, inputs, seed=seed)
+        report = gate.numeric_gate(
+            ready[k].kernels.checked, eager, inputs, reference=partial(_exact, graph), seed=seed
+        )
+        strays = _strays(graph, report)
+        if strays:
+            # The reference is ours: where eager is far from it, the graph is not the program.
+            raise VerificationFailed(f"the graph does not compute the program {strays}", graph.name)
         if report.passed:
             return replace(ready[k], gate=report), times[k]
         reasons.append(report.reason)

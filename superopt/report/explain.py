@@ -47,7 +47,7 @@ def certificate_lines(certificate: dict[str, Any]) -> list[str]:
     out: list[str] = []
     for check in certificate.get("checks", []):
         bound = check.get("bound_log2")
-        kind = f"error at most 2^{bound:.0f}" if bound is not None else "sampled, no bound"
+        kind = f"error at most 2^-{bound:.0f}" if bound is not None else "sampled, no bound"
         out.append(
             f"{check.get('verdict')}: {kind}, {check.get('trials')} trials over {check.get('field')}"
         )
