@@ -17,7 +17,7 @@ from superopt.mugraph.dtypes import DTYPES
 STACK_BYTES = 64 * 1024
 """Tile buffers of one program up to this size live on the stack, else in a block per thread."""
 
-PARALLEL_WORK = 40_000
+PARALLEL_WORK = 400_000
 """Points of iteration below which a program is not worth waking other threads for."""
 
 
@@ -77,6 +77,7 @@ def emit(
             header("so_vec.h"),
             header("so_math.h"),
             header("so_tile.h"),
+            header("so_dot.h"),
             *(b.text() for b in bodies),
             _entry(name, bodies, syms),
         ]

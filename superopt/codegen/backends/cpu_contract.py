@@ -36,13 +36,13 @@ from superopt.codegen.tileir import Apply, Compute, Expr, Lit, Load, expr_axes
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 
-ROW_CHUNK, COL_CHUNK, SUM_CHUNK = 64, 512, 256
-"""Largest local blocks: rows and columns of a result, steps of the summed axis of a factor."""
+ROW_CHUNK, COL_CHUNK, SUM_CHUNK, PANEL_CHUNK = 64, 512, 256, 64
+"""Largest local blocks: rows and columns of a result, summed steps and columns of a factor."""
 
 
 def print_contraction(scope: Scope, stmt: Compute, target: Target) -> list[str] | None:
     """The statement as a contraction, or None when it is not one (or has no blocked form)."""
-    found = match(scope, stmt)
+    found = match(scope, stmt, target)
     if found is None:
         return None
     return _Printer(scope, stmt, found, target).lines()
@@ -134,6 +134,8 @@ class _Printer:
         for x in reversed(form.sums):
             chunks[x] = max(1, min(left, size_of(self.scope, x)))
             left //= chunks[x]
+        if form.column is not None and form.b in packs:
+            chunks[form.column] = PANEL_CHUNK
 
         def body(scope: Scope) -> list[str] | None:
             lines: list[str] = []
@@ -254,6 +256,8 @@ class _Printer:
         n = 0 if form.column is None else size_of(self.scope, form.column)
         rows, cols = register_tile(self.target, m, -(-n // self.lanes))
         block, how = k_block(m)
+        if not self._cold(form.b):
+            how = "plain"
         a, b, d = pointers
         if self._pairs(form, k):
             cols = max(1, cols // 2)
@@ -287,13 +291,20 @@ class _Printer:
             self.scope, form.b, form.column
         )
 
+    def _cold(self, factor: Expr) -> bool:
+        """Whether a factor comes from memory, where a tile is in the cache already."""
+        return isinstance(factor, Load) and factor.buffer.space != "tile"
+
     def _dots(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
         m = math.prod(size_of(self.scope, x) for x in form.rows)
         rows, cols = dot_tile(self.target, m)
+        # Rows of a in the first cache; a few rows are near anyway, and longer sums fold less often.
+        block = 1 << 30 if m <= rows else 1024
+        ahead = "true" if self._cold(form.b) else "false"
         a, b, d = pointers
         return [
             f"// {rows} x {cols} sums along {k.name}, {self.lanes} at a time",
-            f"so_mm_dot<{rows}, {cols}, {self.lanes}, {self.c}>(",
+            f"so_mm_dot<{rows}, {cols}, {self.lanes}, {block}, {ahead}, {self.c}>(",
             f"    {self._count(form.rows)}, {self._count(form.cols)}, "
             f"{self.scope.ranges[k].extent.text}, {a}, {b}, {d},",
             f"    {self._offsets(form.rows, form.a, 'i')},",

@@ -30,6 +30,8 @@ def print_compute(scope: Scope, stmt: Compute, vector_bytes: int) -> list[str]:
     over = tuple(a for a in stmt.over if not scope.ranges[a].single)
     if stmt.reduce is not None and any(scope.ranges[a].extent.value == 0 for a in over):
         return _Printer(scope, stmt, None, 1, ()).empty()
+    if (lines := transposition(scope, stmt)) is not None:
+        return lines
     for lane, lanes in lane_choices(scope, stmt, vector_bytes):
         try:
             lines = _Printer(scope, stmt, lane, lanes, over).lines()
@@ -57,6 +59,40 @@ def _guarded(scope: Scope, stmt: Compute, over: tuple[Axis, ...], lines: list[st
     if kept:
         lines = [f"if ({' && '.join(kept)}) {{", *indent(lines), "}"]
     return lines
+
+
+def transposition(scope: Scope, stmt: Compute) -> list[str] | None:
+    """A copy between layouts whose contiguous axes differ: blocks turned in registers, or None."""
+    load, small = stmt.expr, ("f32", "bf16", "f16")
+    if stmt.reduce is not None or not isinstance(load, Load) or load.clamp:
+        return None
+    dst, src = scope.place(stmt.dst), scope.place(load.buffer)
+    if dst.dtype not in small or src.dtype not in small or value_dtype(load) != "f32":
+        return None
+    target = Load(stmt.dst, tuple(Coord(a) for a in stmt.dst.axes), dst.dtype)
+    live = [a for a in stmt.dst.axes if not scope.ranges[a].single]
+    steps = {a: (stride_along(scope, target, a), stride_along(scope, load, a)) for a in live}
+    if any(d is None or s is None for d, s in steps.values()):
+        return None
+    rows = [a for a, (d, s) in steps.items() if d and d.value == 1 and s and s.value not in (0, 1)]
+    cols = [a for a, (d, s) in steps.items() if s and s.value == 1 and d and d.value not in (0, 1)]
+    if len(rows) != 1 or len(cols) != 1:
+        return None
+    if any((scope.ranges[a].most.value or 16) < 8 for a in (*rows, *cols)):
+        return None
+    loops = tuple(a for a in live if a not in (*rows, *cols))
+    nest = Nest(scope, loops, None, 1)
+    for a in stmt.axes:
+        nest.at.setdefault(a, "0")
+    to, frm = ("{} + {}".format(*nest.address(x)) for x in (target, load))
+    _writable(nest, to.split(" ")[0], dst.c)
+    (down, _), (_, across) = steps[cols[0]], steps[rows[0]]
+    n = [scope.ranges[a].extent.text for a in (rows[0], cols[0])]
+    strides = [x.text if x else "0" for x in (down, across)]
+    call = f"so_transpose({to}, {strides[0]}, {frm}, {strides[1]}, {n[0]}, {n[1]});"
+    nest.lines[len(loops)].append(call)
+    printer = _Printer(scope, stmt, None, 1, ())
+    return printer.wrap(nest, 0, len(loops), nest.lines[len(loops)])
 
 
 # -- the lane axis -------------------------------------------------------------------------------
@@ -146,8 +182,8 @@ class _Printer:
         head = len(kept)
         if stmt.reduce is None:
             self._store(nest, head, value)
-            return self._loops(nest, 0, head, nest.lines[head])
-        return self._loops(nest, 0, head, self._reduction(nest, head, value))
+            return self.wrap(nest, 0, head, nest.lines[head])
+        return self.wrap(nest, 0, head, self._reduction(nest, head, value))
 
     def empty(self) -> list[str]:
         """What a reduction over nothing leaves: the identity, or the old content."""
@@ -159,20 +195,20 @@ class _Printer:
         for a in self.stmt.axes:
             nest.at.setdefault(a, "0")
         self._store(nest, len(kept), Value(self._identity(dtype), dtype, False))
-        return self._loops(nest, 0, len(kept), nest.lines[len(kept)])
+        return self.wrap(nest, 0, len(kept), nest.lines[len(kept)])
 
     def _identity(self, dtype: str) -> str:
         identity = SCALARS[self.stmt.reduce or "add"].identity
         return literal(exact_literal(identity if identity is not None else 0.0, dtype), dtype)
 
-    def _loops(self, nest: Nest, depth: int, head: int, innermost: list[str]) -> list[str]:
+    def wrap(self, nest: Nest, depth: int, head: int, innermost: list[str]) -> list[str]:
         """Loops over the destination's axes around ``innermost``, with what is hoisted between."""
         if depth == head:
             return innermost
         axis = nest.order[depth]
         n = self.scope.names.axis(axis)
         extent = self.scope.ranges[axis].extent.text
-        inner = indent(self._loops(nest, depth + 1, head, innermost))
+        inner = indent(self.wrap(nest, depth + 1, head, innermost))
         if axis == self.lane:
             loop = [
                 f"so_steps<{self.lanes}>({extent}, [&](int64_t i_{n}, auto part) SO_LAMBDA {{",

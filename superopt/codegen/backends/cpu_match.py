@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from superopt.codegen.backends.cpu_expr import Scope, stride_along
@@ -10,6 +11,9 @@ from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Load, e
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.placement import Lane
+
+MANY_ROWS = 32
+"""Rows from which transposing a block of the other factor costs less than summing vectors."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Contraction:
 # -- matching ------------------------------------------------------------------------------------
 
 
-def match(scope: Scope, stmt: Compute) -> Contraction | None:
+def match(scope: Scope, stmt: Compute, target: Target) -> Contraction | None:
     expr = stmt.expr
     if stmt.reduce != "add" or not isinstance(expr, Apply) or expr.op != "mul":
         return None
@@ -63,22 +67,14 @@ def match(scope: Scope, stmt: Compute) -> Contraction | None:
     for left, right, rows, cols in sides:
         for x in cols:
             price = _column_price(scope, stmt, right, x)
-            found.append(
-                (
-                    price,
-                    len(found),
-                    Contraction(left, right, rows, cols, both, tuple(sums), x, None),
-                )
-            )
+            if not unit(scope, right, x):
+                price += _copy_price(scope, target, left, right, rows)
+            form = Contraction(left, right, rows, cols, both, tuple(sums), x, None)
+            found.append((price, len(found), form))
         for x in sums:
             if unit(scope, left, x) and unit(scope, right, x) and len(rows) <= len(cols):
-                found.append(
-                    (
-                        _dot_price(scope, x),
-                        len(found),
-                        Contraction(left, right, rows, cols, both, tuple(sums), None, x),
-                    )
-                )
+                form = Contraction(left, right, rows, cols, both, tuple(sums), None, x)
+                found.append((_dot_price(scope, x), len(found), form))
     return min(found, key=lambda f: f[:2])[2] if found else None
 
 
@@ -100,6 +96,7 @@ def plain(scope: Scope, factor: Expr) -> bool:
 
 
 def size_of(scope: Scope, axis: Axis) -> int:
+    """The extent of an axis here, or a likely one."""
     span = scope.ranges[axis]
     return span.extent.value or (span.known or (64,))[-1]
 
@@ -108,8 +105,16 @@ def _column_price(scope: Scope, stmt: Compute, factor: Expr, axis: Axis) -> floa
     n = size_of(scope, axis)
     waste = -(-n // 16) * 16 / max(n, 1)
     own = stride_along(scope, here(stmt.dst), axis)
-    price = waste + (0.0 if own is not None and own.value == 1 else 0.2)
-    return price if unit(scope, factor, axis) else price + 1.5
+    return waste + (0.0 if own is not None and own.value == 1 else 0.2)
+
+
+def _copy_price(scope: Scope, target: Target, a: Expr, b: Expr, rows: tuple[Axis, ...]) -> float:
+    """What copying the columns' factor into another layout adds; many rows pay for it."""
+    pairs = target.bf16 and all(
+        isinstance(f, Load) and scope.place(f.buffer).dtype == "bf16" for f in (a, b)
+    )
+    many = math.prod(size_of(scope, x) for x in rows) >= MANY_ROWS
+    return 0.15 if many and plain(scope, b) and not pairs else 1.5
 
 
 def _dot_price(scope: Scope, axis: Axis) -> float:
@@ -146,7 +151,7 @@ def dot_tile(target: Target, rows: int) -> tuple[int, int]:
     """Rows and columns of a tile of dot products."""
     big = target.vector_bytes == 64
     if rows < 4:
-        return max(rows, 1), (8, 4, 4)[max(rows, 1) - 1] if big else 4
+        return max(rows, 1), 4
     return (4, 4) if big else (2, 4)
 
 

@@ -1,8 +1,7 @@
 
 // ==== so_tile.h: register-blocked contraction ======================================================
 // d[i][j] (+)= sum over k of a[i][k] * b[k][j]. Rows i may be any combination of axes: ``rows(i)``
-// gives the offsets of row i in a and in d. Columns j are contiguous in b and d (so_mm), or b's k is
-// contiguous (so_mm_dot).
+// gives the offsets of row i in a and in d. Columns j are contiguous in b and d.
 
 template <int64_t V> struct so_fix {  // an extent known when the code is printed
   constexpr operator int64_t() const { return V; }
@@ -244,70 +243,3 @@ SO_INLINE void so_mm_bf16(M m, NN n, int64_t k, const so_bf16* a, const so_bf16*
   so_mm<R, C, 8, KB, HOW, float>(m, n, k, a, 1, b, sb, d, rows, load);
 }
 #endif
-
-// -- both factors contiguous along k ------------------------------------------------------------------
-
-template <int R, int C, int N, class T, class TA, class TB, class TD, class Rows, class Cols>
-SO_INLINE void so_dot_tile(const TA* a, const TB* b, TD* d, Rows rows, Cols cols, int64_t i, int64_t j,
-                           int64_t k, bool load) {
-  using V = so_vec<T, N>;
-  V acc[R][C];
-  const TA* ar[R];
-  const TB* bc[C];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) ar[r] = a + rows(i + r).a;
-#pragma GCC unroll 16
-  for (int c = 0; c < C; ++c) bc[c] = b + cols(j + c).a;
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) acc[r][c] = V{};
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
-  if constexpr (N == 16 && std::is_same_v<TA, so_bf16> && std::is_same_v<TB, so_bf16>) {
-    const auto step = [&](int64_t q, uint32_t mask) SO_LAMBDA {
-      __m512bh bv[C];
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) bv[c] = (__m512bh)_mm512_maskz_loadu_epi16(mask, bc[c] + q);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const __m512bh av = (__m512bh)_mm512_maskz_loadu_epi16(mask, ar[r] + q);
-#pragma GCC unroll 16
-        for (int c = 0; c < C; ++c) acc[r][c] = (V)_mm512_dpbf16_ps((__m512)acc[r][c], av, bv[c]);
-      }
-    };
-    int64_t q = 0;
-    for (; q + 32 <= k; q += 32) step(q, ~0u);
-    if (q < k) step(q, (1u << (k - q)) - 1);
-    k = 0;  // nothing is left for the loop below
-  }
-#endif
-  so_steps<N>(k, [&](int64_t q, auto part) SO_LAMBDA {
-    V bv[C];
-#pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) bv[c] = so_load<T, N>(bc[c] + q, part);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const V av = so_load<T, N>(ar[r] + q, part);
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) acc[r][c] += av * bv[c];
-    }
-  });
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) {
-      TD& out = d[rows(i + r).d + cols(j + c).d];
-      const T sum = so_fold(acc[r][c], [](auto x, auto y) SO_LAMBDA { return x + y; });
-      out = so_cvt1<TD>(load ? so_cvt1<T>(out) + sum : sum);
-    }
-}
-template <int R, int C, int N, class T, class M, class NN, class TA, class TB, class TD, class Rows,
-          class Cols>
-SO_INLINE void so_mm_dot(M m, NN n, int64_t k, const TA* a, const TB* b, TD* d, Rows rows, Cols cols,
-                         bool load) {
-  so_row_tiles<C>(n, [&]<int CC>(int64_t j) SO_LAMBDA {
-    so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
-      so_dot_tile<RR, CC, N, T>(a, b, d, rows, cols, i, j, k, load);
-    });
-  });
-}
