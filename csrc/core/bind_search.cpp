@@ -50,11 +50,15 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
     limits.candidates = candidates;
     limits.seconds = seconds;
     limits.stop = [&stop] {
+        nb::gil_scoped_acquire held;
         // An interrupt of the user leaves as the exception that Python raised for it.
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         return !stop.is_none() && nb::cast<bool>(stop());
     };
-    Space space = enumerate_values(p, limits);
+    Space space = [&] {
+        nb::gil_scoped_release released;  // other threads run meanwhile
+        return enumerate_values(p, limits);
+    }();
 
     std::vector<std::vector<RawMade>> derivations;
     for (auto& ms : space.derivations) {

@@ -19,8 +19,10 @@ def program(seed: int, ops: int, signs: bool = False, literals: bool = False) ->
     """
     rng = random.Random(seed)
     b = Builder(f"random{seed}")
-    pool = [b.input(f"x{i}", tuple((a,) for a in axes), "f32")
-            for i, axes in enumerate(rng.sample(SHAPES, 3))]
+    pool = [
+        b.input(f"x{i}", tuple((a,) for a in axes), "f32")
+        for i, axes in enumerate(rng.sample(SHAPES, 3))
+    ]
     fresh: list[int] = []
     while len(fresh) < ops:
         # The latest value is always used, so that the last one depends on all of them.
@@ -50,8 +52,12 @@ def program(seed: int, ops: int, signs: bool = False, literals: bool = False) ->
 
 def named() -> dict[str, Graph]:
     """The cases that a pruning rule is most likely to get wrong."""
-    return {"twice": _twice(), "difference": _difference(), "double": _double(),
-            "variance": _variance()}
+    return {
+        "twice": _twice(),
+        "difference": _difference(),
+        "double": _double(),
+        "variance": _variance(),
+    }
 
 
 def _twice() -> Graph:

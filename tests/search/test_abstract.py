@@ -93,8 +93,14 @@ def test_parts_of_a_normalized_product(al):
     for e in (late, al.mul(x, g), al.mul(g, w), al.mul(x, al.mul(r, w)), ss, al.mul(x, x)):
         assert part(e)
     # A sum that bound k while a factor with k is still to come is dead.
-    for e in (al.reduce(al.mul(x, g), K), al.reduce(w, K), al.add(x, x), al.mul(r, r),
-              al.mul(al.const(eps), x), al.mul(al.const(1 / eps), x)):
+    for e in (
+        al.reduce(al.mul(x, g), K),
+        al.reduce(w, K),
+        al.add(x, x),
+        al.mul(r, r),
+        al.mul(al.const(eps), x),
+        al.mul(al.const(1 / eps), x),
+    ):
         assert not part(e)
 
 

@@ -44,16 +44,25 @@ def tree_size(task, n, memo):
 
 def degree(form):
     """Factors over all monomials, each with its exponent."""
-    return sum((sum((e for _, e in m[0]), Fraction(0))
-                + sum((e for g in m[1] for *_, e in g[1]), Fraction(0)) for m, _ in form), Fraction(0))
+    return sum(
+        (
+            sum((e for _, e in m[0]), Fraction(0))
+            + sum((e for g in m[1] for *_, e in g[1]), Fraction(0))
+            for m, _ in form
+        ),
+        Fraction(0),
+    )
 
 
 def merge_free(task, al, kind, index, args, form):
     if kind == "mul":
         a, b = args
         literal = [any(abs(c) != 1 or c < 0 for _, c in x) for x in args]
-        return (len(form) == len(a) * len(b) and not all(literal)
-                and degree(form) == len(b) * degree(a) + len(a) * degree(b))
+        return (
+            len(form) == len(a) * len(b)
+            and not all(literal)
+            and degree(form) == len(b) * degree(a) + len(a) * degree(b)
+        )
     if kind == "add":
         return len(form) == len(args[0]) + len(args[1])
     if kind == "reduce":
@@ -63,9 +72,11 @@ def merge_free(task, al, kind, index, args, form):
         made = al.apply(law, name, p)
         if law in ("recip", "sqrt"):
             # One new atom of that law: nothing was taken apart.
-            simple = (len(made) == 1 and degree(made) == 1
-                      and all(c == 1 and [al.atoms[a].kind for a, _ in m[0]] == [law]
-                              for m, c in made))
+            simple = (
+                len(made) == 1
+                and degree(made) == 1
+                and all(c == 1 and [al.atoms[a].kind for a, _ in m[0]] == [law] for m, c in made)
+            )
             if not simple:
                 return False
         p = made
@@ -110,7 +121,7 @@ class Brute:
             for left in range((size + 1) // 2):
                 right = size - 1 - left
                 for i, a in enumerate(self.levels[left]):
-                    for b in self.levels[right][i if left == right else 0:]:
+                    for b in self.levels[right][i if left == right else 0 :]:
                         if len({*a[0][0], *b[0][0]}) <= task.rank:
                             self.attempt(size, "mul", 0, (a, b))
                             if task.sums:
@@ -168,12 +179,20 @@ class Brute:
                     if cost + inside[a] <= self.most and cost < outside.get(a, math.inf):
                         outside[a] = cost
                         moved = True
-        wanted = [(s, outside[s[0]] + 1 + sum(inside[a] for a in s[3])) for s in steps
-                  if s[0] in outside and all(a in inside for a in s[3])]
-        best = min((inside[i] for i in inside if (i == target if free_only else i[0] == target[0])),
-                   default=math.inf)
-        return best, {i for i in outside if inside[i] + outside[i] <= self.most}, [
-            s for s, total in wanted if total <= self.most]
+        wanted = [
+            (s, outside[s[0]] + 1 + sum(inside[a] for a in s[3]))
+            for s in steps
+            if s[0] in outside and all(a in inside for a in s[3])
+        ]
+        best = min(
+            (inside[i] for i in inside if (i == target if free_only else i[0] == target[0])),
+            default=math.inf,
+        )
+        return (
+            best,
+            {i for i in outside if inside[i] + outside[i] <= self.most},
+            [s for s, total in wanted if total <= self.most],
+        )
 
 
 def pruned(task, seed=0):
@@ -267,8 +286,9 @@ def compare_one(graph):
 
 
 def test_named_cases():
-    compared = {name for name, graph in named().items()
-                if name != "variance" and compare_one(graph) is not None}
+    compared = {
+        name
+        for name, graph in named().items()
+        if name != "variance" and compare_one(graph) is not None
+    }
     assert {"twice", "double"} <= compared
-
-

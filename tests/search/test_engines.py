@@ -1,8 +1,16 @@
 """The two enumeration engines agree: same classes, same derivations, same counts."""
 
+import functools
+import os
+import signal
+import threading
+import time
+
 import pytest
 
 from superopt.errors import BadOption
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.graph import Builder
 from superopt.search import oracle
 from superopt.search.enumerate import explore
 from superopt.search.oracle import Limits
@@ -31,7 +39,11 @@ def same(graph, limits, seed=0):
         assert slow.class_of == fast.class_of
         assert slow.derivations == fast.derivations
         assert (slow.closed, slow.states, slow.removed, slow.keyed_roots) == (
-            fast.closed, fast.states, fast.removed, fast.keyed_roots)
+            fast.closed,
+            fast.states,
+            fast.removed,
+            fast.keyed_roots,
+        )
         yield slow
 
 
@@ -51,8 +63,16 @@ def test_named_programs(name):
     assert list(same(named()[name], Limits(candidates=4000)))
 
 
-@pytest.mark.parametrize("make", [programs.rmsnorm_linear, programs.lora, programs.gated_mlp,
-                                  programs.attention, programs.softmax])
+@pytest.mark.parametrize(
+    "make",
+    [
+        programs.rmsnorm_linear,
+        programs.lora,
+        programs.gated_mlp,
+        programs.attention,
+        programs.softmax,
+    ],
+)
 def test_programs_of_the_suite(make):
     for raw in same(make(), Limits()):
         assert raw.closed
@@ -88,22 +108,40 @@ def test_a_stop_flag_is_polled():
     assert not explore(graph, region, engine="python", stop=lambda: True).closed
 
 
-def test_an_exception_of_the_stop_flag_passes_through():
-    import functools
-
-    def interrupt():
-        raise KeyboardInterrupt
-
-    from superopt.mugraph.axes import Axis
-    from superopt.mugraph.graph import Builder
-
-    b = Builder("large")  # enough work for the flag to be asked
+def large():
+    """More than any budget of a test: the product of twelve matrices, in any order."""
+    b = Builder("large")
     axes = [Axis(n, 3) for n in "abcd"]
     xs = [b.input(f"x{i}", ((axes[i % 4],), (axes[(i + 1) % 4],)), "f32") for i in range(12)]
     out = b.reduce("add", functools.reduce(lambda x, y: b.map("mul", x, y), xs), axes[:3])
-    graph = b.build([("o", out, ((axes[3],),))])
+    return b.build([("o", out, ((axes[3],),))])
+
+
+def test_an_exception_of_the_stop_flag_passes_through():
+    def interrupt():
+        raise KeyboardInterrupt
+
+    graph = large()
     with pytest.raises(KeyboardInterrupt):
         explore(graph, regions(graph)[0], engine="cpp", stop=interrupt)
+
+
+def test_an_interrupt_stops_the_engine_at_once():
+    graph = large()
+    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    started = time.perf_counter()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        explore(graph, regions(graph)[0], engine="cpp", seconds=30)
+    assert time.perf_counter() - started < 5
+
+
+def test_a_budget_in_seconds_is_kept():
+    graph = large()
+    started = time.perf_counter()
+    space = explore(graph, regions(graph)[0], engine="cpp", seconds=0.2)
+    assert not space.closed
+    assert time.perf_counter() - started < 5
 
 
 def test_an_unknown_engine_is_named():

@@ -13,9 +13,14 @@ from tests import programs
 
 def class_with(space, op, args=None, axes=None):
     """The classes that have a derivation by ``op`` (with exactly these arguments, if given)."""
-    return [c.id for c in space.classes for d in c.derivations
-            if d.op == op and (args is None or set(d.args) == set(args))
-            and (axes is None or [a.name for a in d.over] == axes)]
+    return [
+        c.id
+        for c in space.classes
+        for d in c.derivations
+        if d.op == op
+        and (args is None or set(d.args) == set(args))
+        and (axes is None or [a.name for a in d.over] == axes)
+    ]
 
 
 def only(graph):
@@ -81,18 +86,28 @@ def test_attention_divides_after_the_contraction():
     e = next(c.id for c in space.classes if exp_node in c.nodes)
     (ev,) = class_with(space, "mul", (e, v))
     top = class_with(space, "reduce:add", (ev,), ["t"])
-    (total,) = [c.id for c in space.classes for d in c.derivations
-                if d.op == "reduce:add" and d.args == (e,)]
-    (inverse,) = [c.id for c in space.classes for d in c.derivations
-                  if d.op == "recip" and d.args == (total,)]
+    (total,) = [
+        c.id
+        for c in space.classes
+        for d in c.derivations
+        if d.op == "reduce:add" and d.args == (e,)
+    ]
+    (inverse,) = [
+        c.id for c in space.classes for d in c.derivations if d.op == "recip" and d.args == (total,)
+    ]
     target = space.classes[space.targets[region.targets[0]]]
     assert any(d.op == "mul" and set(d.args) == {inverse, top[0]} for d in target.derivations)
 
 
 def test_spaces_close_quickly():
     pytest.importorskip("superopt.search.native", exc_type=ImportError)
-    for make in (programs.rmsnorm_linear, programs.lora, programs.gated_mlp, programs.attention,
-                 programs.softmax):
+    for make in (
+        programs.rmsnorm_linear,
+        programs.lora,
+        programs.gated_mlp,
+        programs.attention,
+        programs.softmax,
+    ):
         graph = make()
         started = time.perf_counter()
         assert all(explore(graph, r, engine="cpp").closed for r in regions(graph))
@@ -125,9 +140,11 @@ def deep(length):
     return g.build([("o", x, ((b,),))])
 
 
-@pytest.mark.parametrize("graph", [chain(6), deep(100), programs.attention(causal=0),
-                                   programs.rmsnorm_linear(), programs.lora()],
-                         ids=lambda g: g.name)
+@pytest.mark.parametrize(
+    "graph",
+    [chain(6), deep(100), programs.attention(causal=0), programs.rmsnorm_linear(), programs.lora()],
+    ids=lambda g: g.name,
+)
 def test_regions_partition_the_algebraic_nodes_and_can_be_scheduled(graph):
     parts = regions(graph)
     owner = {}

@@ -62,7 +62,9 @@ def step(d, cls, space, known):
     else:
         out = b.map(d.op, *args)
     assert b.axes(out) == cls.axes
-    return evaluate(b.build([("o", out, tuple((a,) for a in cls.axes))]), FloatAlgebra({}), given)[out]
+    return evaluate(b.build([("o", out, tuple((a,) for a in cls.axes))]), FloatAlgebra({}), given)[
+        out
+    ]
 
 
 def differences(graph, space, seed=0):
@@ -91,9 +93,18 @@ def test_generated_programs():
     assert derivations >= 10 * PROGRAMS
 
 
-@pytest.mark.parametrize("make", [programs.rmsnorm_linear, programs.lora, programs.gated_mlp,
-                                  programs.attention, programs.softmax, *named().values()],
-                         ids=lambda m: getattr(m, "__name__", getattr(m, "name", "")))
+@pytest.mark.parametrize(
+    "make",
+    [
+        programs.rmsnorm_linear,
+        programs.lora,
+        programs.gated_mlp,
+        programs.attention,
+        programs.softmax,
+        *named().values(),
+    ],
+    ids=lambda m: getattr(m, "__name__", getattr(m, "name", "")),
+)
 def test_programs_of_the_suite(make):
     graph = make if not callable(make) else make()
     for region in regions(graph):
@@ -104,7 +115,9 @@ def test_root_of_a_square_is_not_the_base():
     b = Builder("root")
     x = b.input("x", (), "f32")
     y = b.input("y", (), "f32")
-    graph = b.build([("o", b.map("mul", b.map("sqrt", b.map("mul", x, x)), b.map("mul", x, y)), ())])
+    graph = b.build(
+        [("o", b.map("mul", b.map("sqrt", b.map("mul", x, x)), b.map("mul", x, y)), ())]
+    )
     (region,) = regions(graph)
     for seed in range(20):
         space = explore(graph, region, seed=seed)
@@ -140,8 +153,16 @@ def choices(space, pick):
     return chosen
 
 
-@pytest.mark.parametrize("make", [programs.rmsnorm_linear, programs.lora, programs.gated_mlp,
-                                  programs.attention, programs.softmax])
+@pytest.mark.parametrize(
+    "make",
+    [
+        programs.rmsnorm_linear,
+        programs.lora,
+        programs.gated_mlp,
+        programs.attention,
+        programs.softmax,
+    ],
+)
 @pytest.mark.parametrize("pick", [0, -1])
 def test_rebuilt_programs_compute_the_same(make, pick):
     graph = make()
