@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from superopt.mugraph.algebras.floats import FloatAlgebra, split_input
+from superopt.mugraph.axes import Axis
 from superopt.mugraph.evaluate import evaluate, shape_of
 from superopt.mugraph.graph import Builder
 from superopt.search.build import rebuild
@@ -127,8 +128,6 @@ def test_root_of_a_square_is_not_the_base():
 
 def test_a_size_is_not_the_number_of_cells():
     b = Builder("sizes")
-    from superopt.mugraph.axes import Axis
-
     k, n = Axis("k", 2), Axis("n", 2)
     x = b.input("x", ((k,), (n,)), "f32")
     terms = [b.map("mul", b.reduce("add", x, [a]), b.size_of(c)) for a in (k, n) for c in (k, n)]
@@ -176,7 +175,7 @@ def test_rebuilt_programs_compute_the_same(make, pick):
     for item in schedule(graph, [r for r, _ in spaces]):
         if isinstance(item, Region):
             space = of[item]
-            made = rebuild(b, graph, item, space, choices(space, lambda ds: ds[pick]), at)
+            made = rebuild(b, graph, item, space, choices(space, lambda ds: ds[pick % len(ds)]), at)
             at |= {i: made[c] for i, c in space.targets.items()}
         else:
             at[item] = b.add(remap(graph.nodes[item], at))
@@ -187,3 +186,25 @@ def test_rebuilt_programs_compute_the_same(make, pick):
     for o, p in zip(graph.outputs, other.outputs, strict=True):
         assert graph.nodes[o.node].dtype == other.nodes[p.node].dtype
         torch.testing.assert_close(got[p.node], want[o.node], rtol=1e-9, atol=1e-12)
+
+
+def half_precision():
+    """A normalization in f32 between bf16 tensors, as models write it, with two consumers."""
+    b = Builder("half")
+    ab, ak, an = Axis("b", 3), Axis("k", 6), Axis("n", 4)
+    x = b.input("x", ((ab,), (ak,)), "bf16")
+    w = b.input("w", ((ak,), (an,)), "bf16")
+    wide = b.map("cast", x, dtype="f32")
+    mean = b.map("div", b.reduce("add", b.map("mul", wide, wide), [ak]), b.size_of(ak))
+    normed = b.map("mul", wide, b.map("rsqrt", b.map("add", mean, b.const(1e-5))))
+    narrow = b.map("cast", normed, dtype="bf16")
+    out = b.reduce("add", b.map("mul", narrow, w), [ak])
+    top = b.reduce("max", narrow, [ak])
+    return b.build(
+        [("o", out, ((ab,), (an,))), ("n", normed, ((ab,), (ak,))), ("m", top, ((ab,),))]
+    )
+
+
+@pytest.mark.parametrize("pick", [0, 1, -1])
+def test_element_types_survive_a_rebuild(pick):
+    test_rebuilt_programs_compute_the_same(half_precision, pick)
