@@ -43,7 +43,7 @@ from superopt.verify import certificate, gate
 from superopt.verify.cuts import check_with_cuts
 from superopt.verify.equivalence import Equivalence
 
-SHORTLIST = 4
+SHORTLIST = 5
 """Candidates that are compiled, gated and timed."""
 
 ENTRY = "superopt_entry"

@@ -10,7 +10,7 @@ from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.search.cut import Cut, Cutter, KernelSeconds
 from superopt.search.enumerate import explore
-from superopt.search.extract import Choice, Extractor, needs
+from superopt.search.extract import Choice, Extractor
 from superopt.search.regions import regions
 
 Progress = Callable[[str, dict[str, float]], None]
@@ -117,10 +117,9 @@ def search(
 
     choices = extractor.seed()
     best = score(choices)
-    source = [c for c in (_source(graph, extractor),) if c is not None]
-    for alternative in source:
-        if (cost_there := score(alternative)) < best:
-            best, choices = cost_there, alternative
+    written = Cutter(graph, cost)
+    as_written = [Plan(c.seconds, written, c) for c in written.cuts()]
+    costed += written.evaluated
     moved, idle = True, 0
     while moved and not budget.spent():
         moved = False
@@ -138,7 +137,9 @@ def search(
     plans = sorted(
         (p for ps in scored.values() for p in ps), key=lambda p: (p.seconds, len(p.cut.groups))
     )
-    found, reasons = _placed(plans[:PLANS], keep, lowerable)
+    # The program as its author wrote it rounds as its author expects: it is always measured.
+    chosen = [*plans[:2], *as_written[:1], *plans[2:PLANS], *as_written[1:]]
+    found, reasons = _placed(chosen, keep, lowerable)
     stats = _stats(explored, extractor, len(scored), costed, budget)
     stats["not_lowerable"] = reasons
     why_none = "" if found else "no placement could be lowered: " + "; ".join(reasons)
@@ -159,7 +160,7 @@ def _placed(
         for k, (seconds, mugraph) in enumerate(plan.cutter.place(plan.cut, keep)):
             why = lowerable(mugraph)
             if why is None:
-                ranked.setdefault(str(mugraph), (n + k, n, Candidate(mugraph, seconds)))
+                ranked.setdefault(str(mugraph), (n + 2 * k, n, Candidate(mugraph, seconds)))
             else:
                 reasons[why] = reasons.get(why, 0) + 1
     order = sorted(ranked.values(), key=lambda r: r[:2])
@@ -169,26 +170,6 @@ def _placed(
 def _share(budget: Budget) -> float:
     """Seconds that the exploration of one region may take."""
     return 10.0 if budget.seconds is None else min(max(budget.seconds / 16, 0.05), 10.0)
-
-
-def _source(graph: Graph, extractor: Extractor) -> tuple[Choice, ...] | None:
-    """The choice that spells the program as its author wrote it (as far as classes allow)."""
-    out: list[Choice] = []
-    seeds = extractor.seed()
-    for region, space in extractor.regions:
-        by_node = {n: c.id for c in space.classes for n in c.nodes}
-        choice: Choice = dict(seeds[len(out)])
-        for cls in space.classes:
-            wanted = {
-                tuple(sorted(by_node[a] for a in graph.nodes[i].args if a in by_node))
-                for i in cls.nodes
-                if i in region.nodes
-            }
-            own = [d for d in cls.derivations if tuple(sorted(d.args)) in wanted]
-            if own and not needs(choice, own[0], cls.id):
-                choice[cls.id] = own[0]
-        out.append(choice)
-    return tuple(out)
 
 
 def _stats(
