@@ -104,6 +104,8 @@ class Optimized:
             spec,
             torch.get_num_threads(),
             torch.get_default_dtype(),
+            grad,
+            *_held(self.fn),
         ]
         for n, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
@@ -157,6 +159,27 @@ def _line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     line = text[0] if text else ""
     return line if isinstance(error, SuperoptError) else f"{type(error).__name__}: {line}"
+
+
+def _held(fn: Any) -> list[int]:
+    """The tensors that a function holds (its own, its closure's, its globals'), by identity.
+
+    A rebound tensor is another signature; one that is written in place is the same tensor.
+    """
+    if isinstance(fn, torch.nn.Module):
+        return [id(t) for t in (*fn.parameters(), *fn.buffers())]
+    function = getattr(fn, "__func__", fn)
+    values = [c.cell_contents for c in getattr(function, "__closure__", None) or ()]
+    code = getattr(function, "__code__", None)
+    scope = getattr(function, "__globals__", {})
+    values += [scope[n] for n in (code.co_names if code else ()) if n in scope]
+    out: list[int] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            out.append(id(value))
+        elif isinstance(value, torch.nn.Module):
+            out += _held(value)
+    return out
 
 
 class _Unfit(Exception):

@@ -18,7 +18,7 @@ from superopt.config import Config, Options
 from superopt.cost.devices import cpu_device
 from superopt.cost.measure import Timing, interleave
 from superopt.cost.model import cost_on
-from superopt.errors import SuperoptError, UnsupportedDevice, VerificationFailed
+from superopt.errors import RequiresGrad, SuperoptError, UnsupportedDevice, VerificationFailed
 from superopt.frontend.identity import identity
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.dtypes import DTYPES
@@ -110,6 +110,9 @@ def optimize(
 
                 wishes = options.dynamic_shapes() or None
                 program = partition(capture(fn, args, kwargs, wishes), options.precision)
+            held = [v for v in program.captured.values if isinstance(v, torch.Tensor)]
+            if torch.is_grad_enabled() and any(v.requires_grad for v in held):
+                raise RequiresGrad("a parameter requires a gradient", "the function's own tensors")
             for b in program.boundaries:
                 trace.log("fallback", f"{b.op} at {b.where}: {b.reason}")
         if not program.supported:

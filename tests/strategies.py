@@ -16,8 +16,21 @@ from superopt.mugraph.axes import Axis, Size, Sym, extent
 from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.graph import Builder, Dims, Graph, Index, Input, dense_strides
 
-UNARY = ("neg", "square", "exp", "sigmoid", "silu", "tanh", "relu", "abs", "gelu", "sin", "cos",
-         "erf", "expm1")
+UNARY = (
+    "neg",
+    "square",
+    "exp",
+    "sigmoid",
+    "silu",
+    "tanh",
+    "relu",
+    "abs",
+    "gelu",
+    "sin",
+    "cos",
+    "erf",
+    "expm1",
+)
 RANGED = ("recip", "sqrt", "rsqrt", "log", "log1p")
 """Functions that are undefined somewhere: drawn on an argument that was made positive."""
 BINARY = ("add", "mul", "sub", "div", "max", "min")
@@ -58,8 +71,15 @@ class _Drawing:
 
 
 @st.composite
-def graphs(draw: st.DrawFn, *, max_steps: int = 10, symbolic: bool = True, layout: bool = True,
-           dtypes: tuple[str, ...] = ("f32",), max_outputs: int = 3) -> Graph:
+def graphs(
+    draw: st.DrawFn,
+    *,
+    max_steps: int = 10,
+    symbolic: bool = True,
+    layout: bool = True,
+    dtypes: tuple[str, ...] = ("f32",),
+    max_outputs: int = 3,
+) -> Graph:
     """A random well-typed graph.
 
     max_steps: the most operators tried (at least half as many are); symbolic: some graphs have
@@ -70,14 +90,27 @@ def graphs(draw: st.DrawFn, *, max_steps: int = 10, symbolic: bool = True, layou
     sizes: list[Size] = [draw(st.integers(1, 5)) for _ in names]
     if symbolic and draw(st.integers(0, 3)) == 0:
         sizes[0] = Sym("s", 1, 5)
-    d = _Drawing(draw, [Axis(n, s) for n, s in zip(names, sizes, strict=True)],
-                 draw(st.sampled_from(dtypes)))
+    d = _Drawing(
+        draw, [Axis(n, s) for n, s in zip(names, sizes, strict=True)], draw(st.sampled_from(dtypes))
+    )
     for k in range(draw(st.integers(1, 3))):
         _input(d, f"x{k}", d.dtype)
     if layout and draw(st.integers(0, 2)) == 0:
         _input(d, "ids", "i64")
-    kinds = ["unary", "ranged", "binary", "binary", "compare", "where", "reduce", "reduce", "const",
-             "size_of", "to_float", "logic"]
+    kinds = [
+        "unary",
+        "ranged",
+        "binary",
+        "binary",
+        "compare",
+        "where",
+        "reduce",
+        "reduce",
+        "const",
+        "size_of",
+        "to_float",
+        "logic",
+    ]
     kinds += ["view", "view", "gather", "iota"] if layout else []
     for _ in range(draw(st.integers((max_steps + 1) // 2, max_steps))):
         made = _STEPS[draw(st.sampled_from(kinds))](d)
@@ -191,8 +224,22 @@ def _view(d: _Drawing) -> int | None:
             return _made(d, x, (a, Index(((t, 1),))))
         return _made(d, x, (a, Index(((t, 1),), -1, lo=0)))
     n = a.size
-    kind = d.draw(st.sampled_from(("slice", "stride", "reverse", "split", "merge", "clamp",
-                                   "diagonal", "select", "spread", "wrap")))
+    kind = d.draw(
+        st.sampled_from(
+            (
+                "slice",
+                "stride",
+                "reverse",
+                "split",
+                "merge",
+                "clamp",
+                "diagonal",
+                "select",
+                "spread",
+                "wrap",
+            )
+        )
+    )
     if kind == "slice":
         off = d.draw(st.integers(0, n - 1))
         m = d.fresh(d.draw(st.integers(1, n - off)))
@@ -210,8 +257,12 @@ def _view(d: _Drawing) -> int | None:
     if kind == "merge" and others:
         o = d.draw(st.sampled_from(others))
         m = d.fresh(n * int(str(o.size)))
-        return _made(d, x, (a, Index(((m, 1),), div=int(str(o.size)))),
-                     (o, Index(((m, 1),), mod=int(str(o.size)))))
+        return _made(
+            d,
+            x,
+            (a, Index(((m, 1),), div=int(str(o.size)))),
+            (o, Index(((m, 1),), mod=int(str(o.size)))),
+        )
     if kind == "diagonal" and any(extent(o.size) <= n for o in others):
         o = d.draw(st.sampled_from([o for o in others if extent(o.size) <= n]))
         return _made(d, x, (a, Index(((o, 1),))))
@@ -231,9 +282,21 @@ def _made(d: _Drawing, x: int, *index: tuple[Axis, Index]) -> int:
     return d.b.view(x, index)
 
 
-_STEPS = {"unary": _unary, "ranged": _ranged, "binary": _binary, "compare": _compare,
-          "where": _where, "reduce": _reduce, "const": _const, "size_of": _size_of, "view": _view,
-          "gather": _gather, "iota": _iota, "to_float": _to_float, "logic": _logic}
+_STEPS = {
+    "unary": _unary,
+    "ranged": _ranged,
+    "binary": _binary,
+    "compare": _compare,
+    "where": _where,
+    "reduce": _reduce,
+    "const": _const,
+    "size_of": _size_of,
+    "view": _view,
+    "gather": _gather,
+    "iota": _iota,
+    "to_float": _to_float,
+    "logic": _logic,
+}
 
 
 def _outputs(d: _Drawing, most: int) -> list[tuple[str, int, Dims]]:
@@ -258,8 +321,9 @@ def sizes_for(graph: Graph, seed: int = 0) -> dict[str, int]:
     return {s.name: s.lo + (seed * 7 + k) % (s.hi - s.lo + 1) for k, s in enumerate(syms)}
 
 
-def tensors_for(graph: Graph, seed: int = 0, sizes: dict[str, int] | None = None
-                ) -> list[torch.Tensor]:
+def tensors_for(
+    graph: Graph, seed: int = 0, sizes: dict[str, int] | None = None
+) -> list[torch.Tensor]:
     """Random inputs in call order, with the dtypes, shapes and strides that the graph declares."""
     gen = torch.Generator().manual_seed(seed)
     sizes = sizes_for(graph, seed) if sizes is None else sizes

@@ -71,6 +71,13 @@ def capture(
                 "data-dependent control flow and opaque calls stay in PyTorch",
                 details=str(error),
             ) from error
+    if _writes(program):
+        # In-place operators are made functional; a write to an argument then shows in the signature.
+        program = program.run_decompositions({})
+        if _writes(program):
+            raise UnsupportedOperator(
+                "an in-place operator that cannot be made functional", "export"
+            )
     signature = program.graph_signature
     for spec in signature.output_specs:
         if spec.kind in (OutputKind.USER_INPUT_MUTATION, OutputKind.BUFFER_MUTATION):
@@ -107,6 +114,11 @@ def capture(
         program.call_spec.out_spec,
         tuple(result),
     )
+
+
+def _writes(program: Any) -> bool:
+    schemas = (getattr(n.target, "_schema", None) for n in program.graph.nodes)
+    return any(s is not None and s.is_mutable for s in schemas)
 
 
 def _clean(name: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from superopt.errors import MutatesInput, UnsupportedOperator
+from superopt.errors import MutatesInput, ShapeMismatch, UnsupportedOperator
 from superopt.frontend.capture import Captured
 from superopt.frontend.convert import Converter, converts, op_name
 from superopt.frontend.tensors import NotSupported
@@ -85,9 +85,8 @@ class Program:
             env[node] = flat[value] if isinstance(value, int) else value
         for piece in self.pieces:
             if isinstance(piece, Supported):
-                env.update(
-                    zip(piece.outputs, call(piece, [env[n] for n in piece.inputs]), strict=True)
-                )
+                given = [_fitted(env[n], n) for n in piece.inputs]
+                env.update(zip(piece.outputs, call(piece, given), strict=True))
             else:
                 env[piece.node] = _execute(piece.node, env)
         out = [env[o] if isinstance(o, fx.Node) else o for o in self.captured.outputs]
@@ -153,6 +152,24 @@ def _converter(captured: Captured, precision: str) -> Converter:
 
 def _plain(args: tuple[Any, ...]) -> bool:
     return all(type(a) is torch.Tensor for a in args)
+
+
+def _fitted(tensor: torch.Tensor, node: fx.Node) -> torch.Tensor:
+    """The tensor in the layout that the graph was made for; a value of an earlier piece may differ."""
+    value = node.meta["val"]
+    if tensor.dtype != value.dtype or tensor.dim() != value.dim():
+        raise ShapeMismatch(
+            f"{node.name} is {tensor.dtype} {tuple(tensor.shape)}", location(node), "call it anew"
+        )
+    sizes = tuple(value.shape)
+    if any(not isinstance(n, int) for n in sizes):
+        return tensor.contiguous()
+    if tuple(tensor.shape) != sizes:
+        raise ShapeMismatch(f"{node.name} has shape {tuple(tensor.shape)}", location(node))
+    want = value.stride()
+    if all(a == b or n == 1 for a, b, n in zip(tensor.stride(), want, sizes, strict=True)):
+        return tensor
+    return torch.empty_strided(sizes, want, dtype=tensor.dtype).copy_(tensor)
 
 
 def _free(node: fx.Node) -> bool:

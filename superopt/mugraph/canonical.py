@@ -186,8 +186,14 @@ class _Labelling:
             if _commutes(node):
                 args.sort()
             axes = sorted(colors[a] for a in node.axes)
-            out[i] = _digest(type(node).__name__, node.dtype, axes, self._attributes(i, colors),
-                             args, self.seeds.get(i))
+            out[i] = _digest(
+                type(node).__name__,
+                node.dtype,
+                axes,
+                self._attributes(i, colors),
+                args,
+                self.seeds.get(i),
+            )
         return out
 
     def _attributes(self, i: int, colors: Colors) -> object:
@@ -231,10 +237,13 @@ class _Labelling:
         order, at = self._order(keys)
         names = self._names(order, colors)
         nodes = tuple(self._renamed(i, names, at) for i in order)
-        outputs = tuple(Output(f"out{k}", at[o.node], _dims(o.dims, names))
-                        for k, o in enumerate(graph.outputs))
-        return MuGraph(Graph("graph", nodes, outputs),
-                       tuple(_kernel(k, kern, names, at) for k, kern in enumerate(self.kernels)))
+        outputs = tuple(
+            Output(f"out{k}", at[o.node], _dims(o.dims, names)) for k, o in enumerate(graph.outputs)
+        )
+        return MuGraph(
+            Graph("graph", nodes, outputs),
+            tuple(_kernel(k, kern, names, at) for k, kern in enumerate(self.kernels)),
+        )
 
     def _order(self, keys: Mapping[int, str]) -> tuple[list[int], dict[int, int]]:
         """One node per key, inputs first, then in postorder from the roots; and old id -> new."""
@@ -276,8 +285,12 @@ class _Labelling:
         node = replace(node, axes=sort_axes({names[a] for a in node.axes}))
         match node:
             case Input():
-                return replace(node, name=f"in{self.position[i]}", dims=_dims(node.dims, names),
-                               strides=tuple(_stride(s) for s in node.strides))
+                return replace(
+                    node,
+                    name=f"in{self.position[i]}",
+                    dims=_dims(node.dims, names),
+                    strides=tuple(_stride(s) for s in node.strides),
+                )
             case SizeOf():
                 return replace(node, axis=names[node.axis])
             case Map():
@@ -338,11 +351,13 @@ def _dims(dims: Dims, names: Mapping[Axis, Axis]) -> Dims:
 
 def _kernel(k: int, kernel: Kernel, names: Mapping[Axis, Axis], at: Mapping[int, int]) -> Kernel:
     place = kernel.placement
-    grid, loop = (tuple(Split(names[s.axis], s.tile) for s in level)
-                  for level in (place.grid, place.loop))
+    grid, loop = (
+        tuple(Split(names[s.axis], s.tile) for s in level) for level in (place.grid, place.loop)
+    )
     carries = {(at[c.reduce], at[c.stat], repr(c.factor)): c.factor for c in kernel.carries}
     return Kernel(
-        f"k{k}", tuple(sorted({at[i] for i in kernel.outputs})),
+        f"k{k}",
+        tuple(sorted({at[i] for i in kernel.outputs})),
         replace(place, grid=grid, loop=loop),
         tuple(Carry(r, s, carries[r, s, f]) for r, s, f in sorted(carries)),
     )

@@ -41,13 +41,19 @@ def _check_storage(mugraph: MuGraph) -> None:
             if type(i) is not int or not 0 <= i < len(graph.nodes):
                 fail(f"there is no node %{i}", where, "store nodes of the graph")
             if i in by:
-                fail(f"{describe(graph, i)} is materialized twice", f"{where} and kernel {by[i]!r}",
-                     "each stored node belongs to one kernel")
+                fail(
+                    f"{describe(graph, i)} is materialized twice",
+                    f"{where} and kernel {by[i]!r}",
+                    "each stored node belongs to one kernel",
+                )
             by[i] = kernel.name
     for out in graph.outputs:
         if out.node not in by:
-            fail(f"output {out.name!r} is materialized by no kernel", describe(graph, out.node),
-                 "add the node to the outputs of one kernel")
+            fail(
+                f"output {out.name!r} is materialized by no kernel",
+                describe(graph, out.node),
+                "add the node to the outputs of one kernel",
+            )
 
 
 def _check_reads(mugraph: MuGraph, position: int, body: list[int]) -> None:
@@ -57,10 +63,12 @@ def _check_reads(mugraph: MuGraph, position: int, body: list[int]) -> None:
     for i in body:
         for a in graph.nodes[i].args:
             if a not in inside and stored[a] > position:
-                fail(f"{describe(graph, a)} is read before kernel "
-                     f"{mugraph.kernels[stored[a]].name!r} stores it",
-                     f"kernel {mugraph.kernels[position].name!r}, {describe(graph, i)}",
-                     "order kernels so that each reads earlier ones only")
+                fail(
+                    f"{describe(graph, a)} is read before kernel "
+                    f"{mugraph.kernels[stored[a]].name!r} stores it",
+                    f"kernel {mugraph.kernels[position].name!r}, {describe(graph, i)}",
+                    "order kernels so that each reads earlier ones only",
+                )
 
 
 def _check_placement(mugraph: MuGraph, kernel: Kernel, body: list[int]) -> None:
@@ -73,26 +81,35 @@ def _check_placement(mugraph: MuGraph, kernel: Kernel, body: list[int]) -> None:
     for split in place.grid:
         for i in kernel.outputs:
             if split.axis not in graph.nodes[i].axes:
-                fail(f"grid axis {split.axis.name!r} is no axis of an output",
-                     f"kernel {kernel.name!r}, {describe(graph, i)}",
-                     "put on the grid what all outputs of the kernel have")
+                fail(
+                    f"grid axis {split.axis.name!r} is no axis of an output",
+                    f"kernel {kernel.name!r}, {describe(graph, i)}",
+                    "put on the grid what all outputs of the kernel have",
+                )
         for i in body:
             node = graph.nodes[i]
             if isinstance(node, Reduce) and split.axis in node.over:
-                fail(f"grid axis {split.axis.name!r} is reduced inside the kernel",
-                     f"kernel {kernel.name!r}, {describe(graph, i)}",
-                     "a task sees a tile of a grid axis only: take it off the grid, or cut here")
+                fail(
+                    f"grid axis {split.axis.name!r} is reduced inside the kernel",
+                    f"kernel {kernel.name!r}, {describe(graph, i)}",
+                    "a task sees a tile of a grid axis only: take it off the grid, or cut here",
+                )
     occurs = _axes_of(mugraph, body)
     for split in place.loop:
         if split.axis not in occurs:
-            fail(f"loop axis {split.axis.name!r} does not occur in the kernel",
-                 f"kernel {kernel.name!r}, storing {describe(graph, kernel.outputs[0])}",
-                 "loop over axes of the kernel's values")
+            fail(
+                f"loop axis {split.axis.name!r} does not occur in the kernel",
+                f"kernel {kernel.name!r}, storing {describe(graph, kernel.outputs[0])}",
+                "loop over axes of the kernel's values",
+            )
     lane = place.lane
     for name in ("vector", "rows", "cols", "unroll"):
         if type(getattr(lane, name)) is not int or getattr(lane, name) < 1:
-            fail(f"lane {name} is {getattr(lane, name)!r}", f"kernel {kernel.name!r}",
-                 "lane sizes are at least 1")
+            fail(
+                f"lane {name} is {getattr(lane, name)!r}",
+                f"kernel {kernel.name!r}",
+                "lane sizes are at least 1",
+            )
 
 
 def _check_tile(split: Split, where: str) -> None:
@@ -115,13 +132,19 @@ def _check_carry(mugraph: MuGraph, kernel: Kernel, carry: Carry, body: list[int]
     for i in (carry.reduce, carry.stat):
         node = graph.nodes[i] if type(i) is int and i in set(body) else None
         if not isinstance(node, Reduce):
-            fail(f"%{i} is no reduction of the kernel", where,
-                 "a carry joins two reductions computed in its kernel")
+            fail(
+                f"%{i} is no reduction of the kernel",
+                where,
+                "a carry joins two reductions computed in its kernel",
+            )
         over.append(set(node.over))
     if not over[0] & over[1] & looped:
         names = ",".join(sorted(a.name for a in over[0] | over[1]))
-        fail(f"the reductions over [{names}] share no looped axis", where,
-             "a carry belongs to one loop over one axis")
+        fail(
+            f"the reductions over [{names}] share no looped axis",
+            where,
+            "a carry belongs to one loop over one axis",
+        )
     if carry.reduce == carry.stat or carry.stat not in graph.reachable([carry.reduce]):
         fail(f"%{carry.reduce} does not depend on %{carry.stat}", where, "drop the carry")
     _check_factor(carry.factor, where)
@@ -136,8 +159,11 @@ def _check_factor(term: object, where: str) -> None:
         row = SCALARS.get(term[0]) if term and isinstance(term[0], str) else None
         if row is None or row.arity != len(term) - 1:
             name = term[0] if term else "()"
-            fail(f"no scalar function {name!r} of {len(term) - 1} arguments in the factor", where,
-                 "see mugraph/scalars.py for the table")
+            fail(
+                f"no scalar function {name!r} of {len(term) - 1} arguments in the factor",
+                where,
+                "see mugraph/scalars.py for the table",
+            )
         for part in term[1:]:
             _check_factor(part, where)
     elif not isinstance(term, (int, float)) or isinstance(term, bool) or math.isnan(term):

@@ -33,18 +33,27 @@ def no_twice(axes: Sequence[Axis], where: str) -> None:
     """Raises when an axis is listed twice."""
     twice = sorted({a.name for a in axes if axes.count(a) > 1})
     if twice:
-        fail(f"axis {twice[0]!r} occurs twice", where,
-              "give each dimension its own axis and rename with a view")
+        fail(
+            f"axis {twice[0]!r} occurs twice",
+            where,
+            "give each dimension its own axis and rename with a view",
+        )
 
 
 def check_index(axis: Axis, index: Index, where: str, empty: bool) -> None:
     """Raises unless the index stays within ``axis``; ``empty``: the view has no coordinates."""
     if index.div < 1 or (index.mod is not None and index.mod < 1):
-        fail(f"the index of axis {axis.name!r} has div {index.div}, mod {index.mod}", where,
-              "div and mod are at least 1")
+        fail(
+            f"the index of axis {axis.name!r} has div {index.div}, mod {index.mod}",
+            where,
+            "div and mod are at least 1",
+        )
     if index.lo is not None and index.hi is not None and index.lo > index.hi:
-        fail(f"the index of axis {axis.name!r} is clamped to {index.lo}..{index.hi}", where,
-              "clamp to lo <= hi")
+        fail(
+            f"the index of axis {axis.name!r} is clamped to {index.lo}..{index.hi}",
+            where,
+            "clamp to lo <= hi",
+        )
     no_twice([a for a, _ in index.terms], f"{where}, index of axis {axis.name!r}")
     if empty:
         return
@@ -52,8 +61,11 @@ def check_index(axis: Axis, index: Index, where: str, empty: bool) -> None:
     least = axis.size.lo if isinstance(axis.size, Sym) else axis.size
     if low < 0 or (high >= least and not _below_symbol(index, axis.size)):
         why = "" if isinstance(axis.size, int) else ", which cannot be shown to be inside"
-        fail(f"axis {axis.name!r} of size {axis.size} is read at {low}..{high}{why}", where,
-              "clamp the index, or narrow the range of the symbols")
+        fail(
+            f"axis {axis.name!r} of size {axis.size} is read at {low}..{high}{why}",
+            where,
+            "clamp the index, or narrow the range of the symbols",
+        )
 
 
 def index_range(index: Index) -> tuple[int, int]:

@@ -101,8 +101,10 @@ def _size(axis: Axis) -> str:
 
 def _dims(dims: Dims) -> str:
     """``[b,(h d)]``: merged axes in parentheses; ``()`` is a dim of size one."""
-    parts = [_name(d[0].name) if len(d) == 1 else "(" + " ".join(_name(a.name) for a in d) + ")"
-             for d in dims]
+    parts = [
+        _name(d[0].name) if len(d) == 1 else "(" + " ".join(_name(a.name) for a in d) + ")"
+        for d in dims
+    ]
     return "[" + ",".join(parts) + "]"
 
 
@@ -111,8 +113,9 @@ def _node(node: Node) -> str:
     match node:
         case Input():
             strides = ",".join(_stride(s) for s in node.strides)
-            return (f"input {json.dumps(node.name)} {_dims(node.dims)} {node.dtype} "
-                    f"strides({strides})")
+            return (
+                f"input {json.dumps(node.name)} {_dims(node.dims)} {node.dtype} strides({strides})"
+            )
         case Const():
             value = literal(node.value)
             note = f"  # {node.value!r}" if value.lstrip("-").startswith("0x") else ""
@@ -176,8 +179,9 @@ def _kernel(kernel: Kernel) -> str:
     for level, splits in (("grid", place.grid), ("loop", place.loop)):
         if splits:
             lines.append(f"  {level} " + " ".join(_split(s) for s in splits))
-    lines.append(f"  lane vector {lane.vector} rows {lane.rows} cols {lane.cols} "
-                 f"unroll {lane.unroll}")
+    lines.append(
+        f"  lane vector {lane.vector} rows {lane.rows} cols {lane.cols} unroll {lane.unroll}"
+    )
     lines += [f"  carry %{c.reduce} with %{c.stat} by {_term(c.factor)}" for c in kernel.carries]
     return "\n".join(lines) + "\n"
 

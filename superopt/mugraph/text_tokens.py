@@ -57,9 +57,11 @@ class Cursor:
         """Raises ParseError at a token, by default the next one."""
         token = token or self.here
         found = {"line": "the end of the line", "end": "the end"}.get(token.kind, repr(token.text))
-        raise ParseError(what=f"expected {expected}, found {found}",
-                         where=f"line {token.line}, column {token.column}",
-                         fix="see superopt/mugraph/text.py for the form")
+        raise ParseError(
+            what=f"expected {expected}, found {found}",
+            where=f"line {token.line}, column {token.column}",
+            fix="see superopt/mugraph/text.py for the form",
+        )
 
     def take(self, kind: str, expected: str, text: str | None = None) -> _Token:
         token = self.here
@@ -182,12 +184,17 @@ def _scan(text: str) -> list[_Token]:
             found = _TOKEN.match(line, at)
             long = found and found.lastgroup in ("int", "node", "arg") and len(found[0]) > _DIGITS
             if found is None or long:
-                what = (f"a number of at most {_DIGITS} digits" if found
-                        else "a name, a number or a mark")
-                shown = line[at:at + 12]
-                raise ParseError(what=f"expected {what}, found {shown!r}",
-                                 where=f"line {number}, column {at + 1}",
-                                 fix="quote names that are no plain identifiers")
+                what = (
+                    f"a number of at most {_DIGITS} digits"
+                    if found
+                    else "a name, a number or a mark"
+                )
+                shown = line[at : at + 12]
+                raise ParseError(
+                    what=f"expected {what}, found {shown!r}",
+                    where=f"line {number}, column {at + 1}",
+                    fix="quote names that are no plain identifiers",
+                )
             if found.lastgroup != "space":
                 out.append(_Token(str(found.lastgroup), found[0], number, at + 1))
             at = found.end()

@@ -44,13 +44,16 @@ def with_axes(graph: Graph, f: Callable[[Axis], Axis]) -> Graph:
             case Gather():
                 return replace(n, along=f(n.along))
             case View():
-                index = [(f(a), replace(ix, terms=tuple((f(t), c) for t, c in ix.terms)))
-                         for a, ix in n.index]
+                index = [
+                    (f(a), replace(ix, terms=tuple((f(t), c) for t, c in ix.terms)))
+                    for a, ix in n.index
+                ]
                 return replace(n, index=tuple(sorted(index, key=lambda x: x[0].name)))
         return n
 
-    outs = tuple(replace(o, dims=tuple(tuple(f(a) for a in d) for d in o.dims))
-                 for o in graph.outputs)
+    outs = tuple(
+        replace(o, dims=tuple(tuple(f(a) for a in d) for d in o.dims)) for o in graph.outputs
+    )
     return Graph(graph.name, tuple(node(n) for n in graph.nodes), outs)
 
 
@@ -60,8 +63,10 @@ def renamed(graph: Graph, rng: random.Random) -> Graph:
     rng.shuffle(fresh)
     names = dict(zip(graph.axes, fresh, strict=True))
     graph = with_axes(graph, lambda a: Axis(names[a], a.size))
-    nodes = tuple(replace(n, name=f"in {n.name} {rng.random()}") if isinstance(n, Input) else n
-                  for n in graph.nodes)
+    nodes = tuple(
+        replace(n, name=f"in {n.name} {rng.random()}") if isinstance(n, Input) else n
+        for n in graph.nodes
+    )
     return Graph("other", nodes, tuple(replace(o, name=f"other {o.name}") for o in graph.outputs))
 
 
@@ -71,8 +76,12 @@ def reordered(graph: Graph, rng: random.Random) -> Graph:
     inputs = [i for i, n in enumerate(graph.nodes) if isinstance(n, Input)]
     left = set(range(len(graph.nodes)))
     while left:
-        ready = [i for i in sorted(left) if all(a in order for a in graph.nodes[i].args)
-                 and not any(j in left and j < i for j in inputs if i in inputs)]
+        ready = [
+            i
+            for i in sorted(left)
+            if all(a in order for a in graph.nodes[i].args)
+            and not any(j in left and j < i for j in inputs if i in inputs)
+        ]
         pick = rng.choice(ready)
         order.append(pick)
         left.remove(pick)
@@ -88,9 +97,13 @@ def commuted(graph: Graph, rng: random.Random) -> Graph:
         if isinstance(n, Map) and "commutative" in SCALARS[n.op].laws:
             return replace(n, operands=tuple(rng.sample(n.operands, len(n.operands))))
         if isinstance(n, View):
-            return replace(n, index=tuple(
-                (a, replace(ix, terms=tuple(rng.sample(ix.terms, len(ix.terms)))))
-                for a, ix in n.index))
+            return replace(
+                n,
+                index=tuple(
+                    (a, replace(ix, terms=tuple(rng.sample(ix.terms, len(ix.terms)))))
+                    for a, ix in n.index
+                ),
+            )
         return n
 
     return Graph(graph.name, tuple(node(n) for n in graph.nodes), graph.outputs)
@@ -129,53 +142,79 @@ def mutations(graph: Graph) -> Iterator[tuple[str, Graph]]:
 def _mutations(graph: Graph) -> Iterator[tuple[str, Graph]]:
     for i, node in enumerate(graph.nodes):
         for kind, new in _node_mutations(graph, i, node):
-            nodes = (*graph.nodes[:i], new, *graph.nodes[i + 1:])
+            nodes = (*graph.nodes[:i], new, *graph.nodes[i + 1 :])
             yield kind, Graph(graph.name, nodes, graph.outputs)
     for axis in graph.axes:
         if isinstance(axis.size, Sym):
             bigger: object = replace(axis.size, hi=axis.size.hi + 1)
-            if graph.inputs and any(n.strides and any(s.syms for s in n.strides)
-                                    for n in graph.inputs):
+            if graph.inputs and any(
+                n.strides and any(s.syms for s in n.strides) for n in graph.inputs
+            ):
                 continue
         else:
             bigger = axis.size + 1
-        yield "size", with_axes(graph, lambda a, axis=axis, bigger=bigger:
-                                Axis(a.name, bigger) if a == axis else a)
+        yield (
+            "size",
+            with_axes(
+                graph, lambda a, axis=axis, bigger=bigger: Axis(a.name, bigger) if a == axis else a
+            ),
+        )
     floats = {n.dtype for n in graph.nodes if is_float(n.dtype)}
     for dtype in floats:
         other = "f64" if dtype != "f64" else "f32"
-        yield "dtype", Graph(graph.name, tuple(
-            replace(n, dtype=other) if n.dtype == dtype else n for n in graph.nodes), graph.outputs)
+        yield (
+            "dtype",
+            Graph(
+                graph.name,
+                tuple(replace(n, dtype=other) if n.dtype == dtype else n for n in graph.nodes),
+                graph.outputs,
+            ),
+        )
     for k, out in enumerate(graph.outputs):
         for kind, new in _output_mutations(graph, out):
-            yield kind, replace(graph, outputs=(*graph.outputs[:k], new, *graph.outputs[k + 1:]))
+            yield kind, replace(graph, outputs=(*graph.outputs[:k], new, *graph.outputs[k + 1 :]))
     if len(graph.outputs) > 1:
         yield "outputs reordered", replace(graph, outputs=graph.outputs[::-1])
         yield "output dropped", replace(graph, outputs=graph.outputs[:-1])
     for i, node in enumerate(graph.nodes[:-1]):
         after = graph.nodes[i + 1]
         if isinstance(node, Input) and isinstance(after, Input):
-            nodes = (*graph.nodes[:i], after, node, *graph.nodes[i + 2:])
+            nodes = (*graph.nodes[:i], after, node, *graph.nodes[i + 2 :])
             at = [*range(i), i + 1, i, *range(i + 2, len(nodes))]
-            yield "inputs reordered", Graph(graph.name, tuple(remap(n, at) for n in nodes), tuple(
-                replace(o, node=at[o.node]) for o in graph.outputs))
+            yield (
+                "inputs reordered",
+                Graph(
+                    graph.name,
+                    tuple(remap(n, at) for n in nodes),
+                    tuple(replace(o, node=at[o.node]) for o in graph.outputs),
+                ),
+            )
 
 
 def _node_mutations(graph: Graph, i: int, node: Node) -> Iterator[tuple[str, Node]]:
     for slot, a in enumerate(node.args):
         for b in range(i):
-            if b != a and graph.nodes[b].axes == graph.nodes[a].axes \
-                    and graph.nodes[b].dtype == graph.nodes[a].dtype:
+            if (
+                b != a
+                and graph.nodes[b].axes == graph.nodes[a].axes
+                and graph.nodes[b].dtype == graph.nodes[a].dtype
+            ):
                 yield "wiring", _rewired(node, slot, b)
     match node:
         case Input():
             for k, s in enumerate(node.strides):
-                new = (*node.strides[:k], Stride(s.coef + 1, s.syms), *node.strides[k + 1:])
+                new = (*node.strides[:k], Stride(s.coef + 1, s.syms), *node.strides[k + 1 :])
                 yield "stride", replace(node, strides=new)
             if len(node.dims) > 1:
                 yield "dims", replace(node, dims=node.dims[::-1])
-                yield "dims merged", replace(node, dims=(node.dims[0] + node.dims[1],
-                                                         *node.dims[2:]), strides=node.strides[1:])
+                yield (
+                    "dims merged",
+                    replace(
+                        node,
+                        dims=(node.dims[0] + node.dims[1], *node.dims[2:]),
+                        strides=node.strides[1:],
+                    ),
+                )
         case Const():
             if is_float(node.dtype):
                 yield "constant", replace(node, value=node.value + 1e-9)
@@ -187,12 +226,19 @@ def _node_mutations(graph: Graph, i: int, node: Node) -> Iterator[tuple[str, Nod
         case Map():
             for op, row in SCALARS.items():
                 mine = SCALARS[node.op]
-                if op != node.op and (row.arity, row.result) == (mine.arity, mine.result) \
-                        and op not in ("cast", "round"):
+                if (
+                    op != node.op
+                    and (row.arity, row.result) == (mine.arity, mine.result)
+                    and op not in ("cast", "round")
+                ):
                     yield "row", replace(node, op=op)
             if len(node.operands) > 1 and "commutative" not in SCALARS[node.op].laws:
-                yield "operands swapped", replace(
-                    node, operands=(*node.operands[:-2], node.operands[-1], node.operands[-2]))
+                yield (
+                    "operands swapped",
+                    replace(
+                        node, operands=(*node.operands[:-2], node.operands[-1], node.operands[-2])
+                    ),
+                )
         case Reduce():
             for op in ("add", "mul", "max", "min", "and", "or"):
                 if op != node.op:
@@ -200,8 +246,10 @@ def _node_mutations(graph: Graph, i: int, node: Node) -> Iterator[tuple[str, Nod
         case View():
             for k, (a, ix) in enumerate(node.index):
                 for new in _index_mutations(ix):
-                    yield "index", replace(
-                        node, index=(*node.index[:k], (a, new), *node.index[k + 1:]))
+                    yield (
+                        "index",
+                        replace(node, index=(*node.index[:k], (a, new), *node.index[k + 1 :])),
+                    )
         case Gather():
             for axis in graph.nodes[node.operand].axes:
                 if axis != node.along:
@@ -216,7 +264,7 @@ def _index_mutations(ix: Index) -> Iterator[Index]:
     yield replace(ix, lo=(ix.lo or 0) - 1)
     yield replace(ix, hi=(ix.hi or 0) + 1)
     for k, (a, c) in enumerate(ix.terms):
-        yield replace(ix, terms=(*ix.terms[:k], (a, c + 1), *ix.terms[k + 1:]))
+        yield replace(ix, terms=(*ix.terms[:k], (a, c + 1), *ix.terms[k + 1 :]))
 
 
 def _output_mutations(graph: Graph, out: Output) -> Iterator[tuple[str, Output]]:
@@ -233,7 +281,7 @@ def _output_mutations(graph: Graph, out: Output) -> Iterator[tuple[str, Output]]
 def _rewired(node: Node, slot: int, b: int) -> Node:
     match node:
         case Map():
-            return replace(node, operands=(*node.operands[:slot], b, *node.operands[slot + 1:]))
+            return replace(node, operands=(*node.operands[:slot], b, *node.operands[slot + 1 :]))
         case Gather():
             return replace(node, operand=b) if slot == 0 else replace(node, at=b)
     return replace(node, operand=b)
@@ -257,9 +305,13 @@ def _deduped(graph: Graph) -> Graph:
         if isinstance(new, Map) and "commutative" in SCALARS[new.op].laws:
             new = replace(new, operands=tuple(sorted(new.operands)))
         if isinstance(new, View):
-            new = replace(new, index=tuple(
-                (a, replace(ix, terms=tuple(sorted(ix.terms, key=lambda t: t[0].name))))
-                for a, ix in new.index))
+            new = replace(
+                new,
+                index=tuple(
+                    (a, replace(ix, terms=tuple(sorted(ix.terms, key=lambda t: t[0].name))))
+                    for a, ix in new.index
+                ),
+            )
         at[i] = seen.setdefault(repr(new), len(nodes))
         if at[i] == len(nodes):
             nodes.append(new)

@@ -13,8 +13,11 @@ from superopt.mugraph.scalars import Arg
 def placed(graph: Graph, rng: random.Random) -> MuGraph:
     """A random legal cut into kernels, and a random legal placement of each."""
     must = {o.node for o in graph.outputs}
-    cuts = [i for i, n in enumerate(graph.nodes)
-            if i in must or (not isinstance(n, Input) and rng.random() < 0.2)]
+    cuts = [
+        i
+        for i, n in enumerate(graph.nodes)
+        if i in must or (not isinstance(n, Input) and rng.random() < 0.2)
+    ]
     bare = MuGraph(graph, tuple(Kernel(f"k{p}", (i,), Placement()) for p, i in enumerate(cuts)))
     kernels = []
     for p, i in enumerate(cuts):
@@ -23,8 +26,11 @@ def placed(graph: Graph, rng: random.Random) -> MuGraph:
         grid = [a for a in graph.nodes[i].axes if a not in reduced and rng.random() < 0.6]
         loop = [a for a in sorted(reduced, key=lambda a: a.name) if rng.random() < 0.6]
         lane = Lane(*(rng.choice((1, 2, 8)) for _ in range(4)))
-        place = Placement(tuple(Split(a, rng.randint(1, 4)) for a in grid),
-                          tuple(Split(a, rng.randint(1, 4)) for a in loop), lane)
+        place = Placement(
+            tuple(Split(a, rng.randint(1, 4)) for a in grid),
+            tuple(Split(a, rng.randint(1, 4)) for a in loop),
+            lane,
+        )
         kernels.append(Kernel(f"k{p}", (i,), place))
     return MuGraph(graph, tuple(kernels))
 

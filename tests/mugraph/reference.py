@@ -36,18 +36,46 @@ def _sigmoid(x: Any) -> Any:
 
 
 SCALAR: dict[str, Callable[..., Any]] = {
-    "add": np.add, "mul": np.multiply, "neg": np.negative, "sub": np.subtract,
-    "square": np.square, "recip": lambda x: 1 / x, "div": np.divide, "sqrt": np.sqrt,
-    "rsqrt": lambda x: 1 / np.sqrt(x), "exp": np.exp, "log": np.log, "sigmoid": _sigmoid,
-    "silu": lambda x: x * _sigmoid(x), "tanh": np.tanh,
+    "add": np.add,
+    "mul": np.multiply,
+    "neg": np.negative,
+    "sub": np.subtract,
+    "square": np.square,
+    "recip": lambda x: 1 / x,
+    "div": np.divide,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "exp": np.exp,
+    "log": np.log,
+    "sigmoid": _sigmoid,
+    "silu": lambda x: x * _sigmoid(x),
+    "tanh": np.tanh,
     "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "log1p": np.log1p, "expm1": np.expm1, "erf": _erf,
-    "gelu": lambda x: x / 2 * (1 + _erf(x / math.sqrt(2))), "sin": np.sin, "cos": np.cos,
-    "pow": np.power, "floor": np.floor, "ceil": np.ceil, "max": np.maximum, "min": np.minimum,
-    "relu": lambda x: np.maximum(x, 0), "abs": np.abs, "lt": np.less, "le": np.less_equal,
-    "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal,
-    "where": np.where, "not": np.logical_not, "and": np.logical_and, "or": np.logical_or,
-    "floordiv": np.floor_divide, "mod": np.mod,
+    "log1p": np.log1p,
+    "expm1": np.expm1,
+    "erf": _erf,
+    "gelu": lambda x: x / 2 * (1 + _erf(x / math.sqrt(2))),
+    "sin": np.sin,
+    "cos": np.cos,
+    "pow": np.power,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "max": np.maximum,
+    "min": np.minimum,
+    "relu": lambda x: np.maximum(x, 0),
+    "abs": np.abs,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "where": np.where,
+    "not": np.logical_not,
+    "and": np.logical_and,
+    "or": np.logical_or,
+    "floordiv": np.floor_divide,
+    "mod": np.mod,
 }
 """The scalar functions, from numpy; ``cast`` and ``round`` depend on the node's dtype."""
 
@@ -66,8 +94,12 @@ def interpret(graph: Graph, tensors: list[torch.Tensor], sizes: dict[str, int]) 
         return values[i][tuple(at[a] for a in graph.nodes[i].axes)]
 
     for node in graph.nodes:
-        values.append({p: _element(graph, node, dict(zip(node.axes, p, strict=True)), read, given,
-                                   sizes) for p in points(node.axes)})
+        values.append(
+            {
+                p: _element(graph, node, dict(zip(node.axes, p, strict=True)), read, given, sizes)
+                for p in points(node.axes)
+            }
+        )
     out = []
     for o in graph.outputs:
         flat = tuple(a for dim in o.dims for a in dim)
@@ -77,8 +109,14 @@ def interpret(graph: Graph, tensors: list[torch.Tensor], sizes: dict[str, int]) 
     return out
 
 
-def _element(graph: Graph, node: Node, at: Coordinates, read: Callable[[int, Coordinates], Any],
-             given: dict[str, torch.Tensor], sizes: dict[str, int]) -> Any:
+def _element(
+    graph: Graph,
+    node: Node,
+    at: Coordinates,
+    read: Callable[[int, Coordinates], Any],
+    given: dict[str, torch.Tensor],
+    sizes: dict[str, int],
+) -> Any:
     match node:
         case Input():
             where = []
@@ -103,8 +141,9 @@ def _element(graph: Graph, node: Node, at: Coordinates, read: Callable[[int, Coo
             return SCALAR[node.op](*args)[()]
         case Reduce():
             over = itertools.product(*(range(extent(a.size, sizes)) for a in node.over))
-            values = [read(node.operand, {**at, **dict(zip(node.over, p, strict=True))})
-                      for p in over]
+            values = [
+                read(node.operand, {**at, **dict(zip(node.over, p, strict=True))}) for p in over
+            ]
             total = values[0]
             for value in values[1:]:
                 total = SCALAR[node.op](total, value)

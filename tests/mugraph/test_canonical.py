@@ -61,8 +61,7 @@ def test_the_form_is_well_formed_and_canonical(graph):
 def test_the_form_computes_the_same(graph):
     sizes = sizes_for(graph)
     tensors = tensors_for(graph, 0, sizes)
-    for a, b in zip(run(graph, tensors, sizes), run(canonical(graph), tensors, sizes),
-                    strict=True):
+    for a, b in zip(run(graph, tensors, sizes), run(canonical(graph), tensors, sizes), strict=True):
         assert a.shape == b.shape
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True)
 
@@ -87,16 +86,27 @@ def test_each_single_mutation_changes_the_hash():
         by_kind: dict[str, list[Graph]] = {}
         for kind, mutant in mutations(graph):
             by_kind.setdefault(kind, []).append(mutant)
-        for kind, mutant in ((k, m) for k, ms in by_kind.items()
-                             for m in rng.sample(ms, min(3, len(ms)))):
+        for kind, mutant in (
+            (k, m) for k, ms in by_kind.items() for m in rng.sample(ms, min(3, len(ms)))
+        ):
             # A change may give the same program back (two symmetric bound axes exchanged): an
             # independent judge says so, and then the hash must say so too.
             assert (graph_hash(mutant) == before) == same_structure(graph, mutant), kind
             kinds[kind] += graph_hash(mutant) != before
     print(f"{kinds.total()} mutations changed the hash: {dict(kinds)}")
     assert kinds.total() >= 200
-    for kind in ("wiring", "size", "dtype", "stride", "constant", "row", "reduction", "index",
-                 "output dims", "operands swapped"):
+    for kind in (
+        "wiring",
+        "size",
+        "dtype",
+        "stride",
+        "constant",
+        "row",
+        "reduction",
+        "index",
+        "output dims",
+        "operands swapped",
+    ):
         assert kinds[kind] >= 3, f"{kind} was tested {kinds[kind]} times"
 
 
@@ -168,15 +178,23 @@ def test_placed_graphs_too(graph, rng):
     form = canonical_mugraph(mugraph)
     check_mugraph(form)
     assert canonical_mugraph(form) == form
-    other_names = {a: Axis(f"r{k}", a.size) for k, a in
-                   enumerate(rng.sample(graph.axes, len(graph.axes)))}
+    other_names = {
+        a: Axis(f"r{k}", a.size) for k, a in enumerate(rng.sample(graph.axes, len(graph.axes)))
+    }
+
     def splits(level: tuple[Split, ...]) -> tuple[Split, ...]:
         return tuple(Split(other_names[s.axis], s.tile) for s in level)
 
     kernels = tuple(
-        replace(k, name=f"other {k.name}", placement=replace(
-            k.placement, grid=splits(k.placement.grid), loop=splits(k.placement.loop)))
-        for k in mugraph.kernels)
+        replace(
+            k,
+            name=f"other {k.name}",
+            placement=replace(
+                k.placement, grid=splits(k.placement.grid), loop=splits(k.placement.loop)
+            ),
+        )
+        for k in mugraph.kernels
+    )
     other = MuGraph(with_axes(graph, lambda a: other_names[a]), kernels)
     assert print_mugraph(canonical_mugraph(other)) == print_mugraph(form)
     assert mugraph_hash(other) == mugraph_hash(mugraph)
@@ -192,12 +210,20 @@ def test_a_placed_hash_sees_every_part():
         return replace(kernel, placement=replace(place, **change))
 
     changed = [
-        with_place(grid=()), with_place(loop=()), with_place(lane=Lane(8, 2, 2, 2)),
-        with_place(grid=(Split(grid.axis, 8),)), with_place(loop=(Split(loop.axis, 8),)),
+        with_place(grid=()),
+        with_place(loop=()),
+        with_place(lane=Lane(8, 2, 2, 2)),
+        with_place(grid=(Split(grid.axis, 8),)),
+        with_place(loop=(Split(loop.axis, 8),)),
         with_place(grid=(grid, Split(base.graph.outputs[0].dims[1][0], 4))),
-        replace(kernel, carries=()), replace(kernel, carries=kernel.carries[:1]),
-        replace(kernel, carries=tuple(replace(c, factor=("exp", ("sub", Arg(1), Arg(0))))
-                                      for c in kernel.carries)),
+        replace(kernel, carries=()),
+        replace(kernel, carries=kernel.carries[:1]),
+        replace(
+            kernel,
+            carries=tuple(
+                replace(c, factor=("exp", ("sub", Arg(1), Arg(0)))) for c in kernel.carries
+            ),
+        ),
         replace(kernel, carries=(Carry(kernel.carries[0].reduce, kernel.carries[0].stat, 1.0),)),
     ]
     graphs_ = [MuGraph(base.graph, (k,)) for k in changed]

@@ -36,8 +36,11 @@ def test_contractions_are_einsums(data):
     letters = "abcde"
     sizes = {c: data.draw(st.integers(0, 5)) for c in letters}
     axes = {c: Axis(c, n) for c, n in sizes.items()}
-    words = data.draw(st.lists(st.lists(st.sampled_from(letters), unique=True, max_size=3),
-                               min_size=1, max_size=3))
+    words = data.draw(
+        st.lists(
+            st.lists(st.sampled_from(letters), unique=True, max_size=3), min_size=1, max_size=3
+        )
+    )
     used = sorted({c for w in words for c in w})
     kept = data.draw(st.permutations(used)) if used else []
     kept = kept[: data.draw(st.integers(0, len(kept)))]
@@ -111,8 +114,11 @@ VIEWS = {
     "reverse": (lambda a, v: Index(((v, -1),), 7), 8, lambda x: x.flip(1)),
     "repeat": (lambda a, v: Index(((v, 1),), div=3), 24, lambda x: x.repeat_interleave(3, 1)),
     "tile": (lambda a, v: Index(((v, 1),), mod=8), 20, lambda x: x.repeat(1, 3)[:, :20]),
-    "clamp": (lambda a, v: Index(((v, 1),), -2, lo=0, hi=5), 10,
-              lambda x: x[:, torch.tensor([0, 0, 0, 1, 2, 3, 4, 5, 5, 5])]),
+    "clamp": (
+        lambda a, v: Index(((v, 1),), -2, lo=0, hi=5),
+        10,
+        lambda x: x[:, torch.tensor([0, 0, 0, 1, 2, 3, 4, 5, 5, 5])],
+    ),
     "select": (lambda a, v: Index(((v, 0),), 3), 2, lambda x: x[:, 3:4].expand(3, 2)),
 }
 
@@ -161,8 +167,12 @@ def test_gathers_are_embeddings_and_take_along():
     table = b.input("table", ((v,), (d,)), "f32")
     ids = b.input("ids", ((t,),), "i64")
     along = b.input("along", ((v,), (k,)), "i64")
-    graph = b.build([("rows", b.gather(table, v, ids), ((t,), (d,))),
-                     ("take", b.gather(table, d, along), ((v,), (k,)))])
+    graph = b.build(
+        [
+            ("rows", b.gather(table, v, ids), ((t,), (d,))),
+            ("take", b.gather(table, d, along), ((v,), (k,))),
+        ]
+    )
     x = torch.randn(9, 4)
     i, j = torch.randint(0, 9, (5,)), torch.randint(0, 4, (9, 3))
     rows, take = run(graph, [x, i, j], work=None)
@@ -170,8 +180,9 @@ def test_gathers_are_embeddings_and_take_along():
     torch.testing.assert_close(take, torch.gather(x, 1, j))
 
 
-@pytest.mark.parametrize("op, want", [
-    ("add", 0.0), ("mul", 1.0), ("max", -math.inf), ("min", math.inf)])
+@pytest.mark.parametrize(
+    "op, want", [("add", 0.0), ("mul", 1.0), ("max", -math.inf), ("min", math.inf)]
+)
 def test_reducing_nothing_gives_the_identity(op, want):
     r, e = Axis("r", 2), Axis("e", 0)
     b = Builder("g")

@@ -45,8 +45,12 @@ def expanded(row: Scalar, args: list[Any]) -> Any:
     """The row by its body alone, down to primitives."""
     if row.body is None:
         return row.fn(*args)
-    return inline(row.body, args, lambda op, xs: expanded(SCALARS[op], xs),
-                  lambda v: torch.tensor(v, dtype=torch.float64))
+    return inline(
+        row.body,
+        args,
+        lambda op, xs: expanded(SCALARS[op], xs),
+        lambda v: torch.tensor(v, dtype=torch.float64),
+    )
 
 
 def agree(have: torch.Tensor, want: torch.Tensor, rtol: float) -> int:

@@ -52,7 +52,7 @@ def test_carries_survive_the_text():
 def test_any_name_is_quoted_safely(names):
     axis, other = Axis(names[0], 3), Axis(names[1], Sym(names[2], 1, 4))
     b = Builder(names[3])
-    x = b.input(names[4], ((axis, other),), "f32", [Stride(2, (Sym("loose \"", 0, 9),))])
+    x = b.input(names[4], ((axis, other),), "f32", [Stride(2, (Sym('loose "', 0, 9),))])
     v = b.view(x, [(axis, Index(((axis, -1),), 2, 1, 5, None, 2))])
     graph = b.build([(names[0], v, ((other,), (axis,)))])
     kernel = Kernel(names[1], (graph.outputs[0].node,), Placement((Split(axis, 2),)))
@@ -60,11 +60,25 @@ def test_any_name_is_quoted_safely(names):
     assert parse_mugraph(print_mugraph(mugraph)) == mugraph
 
 
-@pytest.mark.parametrize("value, dtype", [
-    (0.1, "f64"), (-0.0, "f32"), (1e-300, "f64"), (5e-324, "f64"), (1.7e308, "f64"),
-    (float("inf"), "f32"), (float("-inf"), "bf16"), (True, "bool"), (False, "bool"),
-    (-(2**63), "i64"), (2**63 - 1, "i64"), (255, "u8"), (0.125, "f32"), (3.0, "f32"),
-])
+@pytest.mark.parametrize(
+    "value, dtype",
+    [
+        (0.1, "f64"),
+        (-0.0, "f32"),
+        (1e-300, "f64"),
+        (5e-324, "f64"),
+        (1.7e308, "f64"),
+        (float("inf"), "f32"),
+        (float("-inf"), "bf16"),
+        (True, "bool"),
+        (False, "bool"),
+        (-(2**63), "i64"),
+        (2**63 - 1, "i64"),
+        (255, "u8"),
+        (0.125, "f32"),
+        (3.0, "f32"),
+    ],
+)
 def test_literals_are_exact(value, dtype):
     b = Builder("g")
     graph = b.build([("o", b.const(value, dtype), ())])
@@ -94,28 +108,35 @@ graph rmsnorm
 HEAD = 'graph g\n  axis k = 4\n  %0 = input "x" [k] f32 strides(1)\n'
 
 
-@pytest.mark.parametrize("text, where, expected", [
-    ("", "line 1, column 1", "'graph'"),
-    ("graph", "line 1, column 6", "the graph's name"),
-    ("graph g\n  axis k = \n", "line 2, column 12", "a size"),
-    ("graph g\n  axis k = t:4\n", "line 2, column 15", "'..'"),
-    ("graph g\n  axis k = 4\n  axis k = 4\n", "line 3, column 8", "not declared yet"),
-    (HEAD + "  %1 = silv %0 : [k] f32\n", "line 4, column 8", "did you mean 'silu'"),
-    (HEAD + "  %2 = exp %0 : [k] f32\n", "line 4, column 3", "node %1"),
-    (HEAD + "  %1 = exp %0 : [j] f32\n", "line 4, column 18", "a declared axis"),
-    (HEAD + "  %1 = exp %0 : [k] f31\n", "line 4, column 21", "a dtype"),
-    (HEAD + "  %1 = exp %0 [k] f32\n", "line 4, column 15", "':'"),
-    (HEAD + "  %1 = reduce sub(k) %0 : [] f32\n", "line 4, column 15", "a reduction"),
-    (HEAD + "  %1 = view %0 { k = k } : [k] f32\n", "line 4, column 20", "':='"),
-    (HEAD + "  %1 = const nan f32\n", "line 4, column 14", "a number"),
-    (HEAD + "  %1 = const 1e999 f32\n", "line 4, column 14", "a float can hold"),
-    (HEAD + "  %1 = const 0x1.0p99999 f32\n", "line 4, column 14", "a float can hold"),
-    (HEAD + "  %1 = const " + "9" * 5000 + " i64\n", "line 4, column 14", "at most 40 digits"),
-    (HEAD + '  return "o [k] = %0\n', "line 4, column 10", "a name, a number or a mark"),
-    (HEAD + '  return "\\q" [k] = %0\n', "line 4, column 10", "a JSON string"),
-    (HEAD, "line 4, column 1", "a node or 'return'"),
-    (HEAD + '  return "o" [k] = %0\nkernel k0 -> %0\n', "line 5, column 1", "the end of the text"),
-])
+@pytest.mark.parametrize(
+    "text, where, expected",
+    [
+        ("", "line 1, column 1", "'graph'"),
+        ("graph", "line 1, column 6", "the graph's name"),
+        ("graph g\n  axis k = \n", "line 2, column 12", "a size"),
+        ("graph g\n  axis k = t:4\n", "line 2, column 15", "'..'"),
+        ("graph g\n  axis k = 4\n  axis k = 4\n", "line 3, column 8", "not declared yet"),
+        (HEAD + "  %1 = silv %0 : [k] f32\n", "line 4, column 8", "did you mean 'silu'"),
+        (HEAD + "  %2 = exp %0 : [k] f32\n", "line 4, column 3", "node %1"),
+        (HEAD + "  %1 = exp %0 : [j] f32\n", "line 4, column 18", "a declared axis"),
+        (HEAD + "  %1 = exp %0 : [k] f31\n", "line 4, column 21", "a dtype"),
+        (HEAD + "  %1 = exp %0 [k] f32\n", "line 4, column 15", "':'"),
+        (HEAD + "  %1 = reduce sub(k) %0 : [] f32\n", "line 4, column 15", "a reduction"),
+        (HEAD + "  %1 = view %0 { k = k } : [k] f32\n", "line 4, column 20", "':='"),
+        (HEAD + "  %1 = const nan f32\n", "line 4, column 14", "a number"),
+        (HEAD + "  %1 = const 1e999 f32\n", "line 4, column 14", "a float can hold"),
+        (HEAD + "  %1 = const 0x1.0p99999 f32\n", "line 4, column 14", "a float can hold"),
+        (HEAD + "  %1 = const " + "9" * 5000 + " i64\n", "line 4, column 14", "at most 40 digits"),
+        (HEAD + '  return "o [k] = %0\n', "line 4, column 10", "a name, a number or a mark"),
+        (HEAD + '  return "\\q" [k] = %0\n', "line 4, column 10", "a JSON string"),
+        (HEAD, "line 4, column 1", "a node or 'return'"),
+        (
+            HEAD + '  return "o" [k] = %0\nkernel k0 -> %0\n',
+            "line 5, column 1",
+            "the end of the text",
+        ),
+    ],
+)
 def test_bad_text_is_told_where_and_what(text, where, expected):
     with pytest.raises(ParseError) as caught:
         parse_graph(text)
@@ -130,10 +151,56 @@ def test_a_factor_may_not_be_endlessly_deep():
         parse_mugraph(text.replace("exp(sub($0,$1))", deep))
 
 
-PIECES = ("%0", "%1", "%99", "$0", "(", ")", "[", "]", "{", "}", ":=", "->", "//", "%", "..", "-",
-          "0", "7", "99999999999999999999", "0x1.0p-3", "1e308", "inf", "nan", "k", '"x"', '"', "#",
-          "\n", "view", "gather", "reduce", "where", "clamp", "axis", "return", "kernel", "\x00",
-          "\u2028", "é", "bool", "bf16", "i64", "cast", "true", "grid", "loop", "lane", "carry")
+PIECES = (
+    "%0",
+    "%1",
+    "%99",
+    "$0",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ":=",
+    "->",
+    "//",
+    "%",
+    "..",
+    "-",
+    "0",
+    "7",
+    "99999999999999999999",
+    "0x1.0p-3",
+    "1e308",
+    "inf",
+    "nan",
+    "k",
+    '"x"',
+    '"',
+    "#",
+    "\n",
+    "view",
+    "gather",
+    "reduce",
+    "where",
+    "clamp",
+    "axis",
+    "return",
+    "kernel",
+    "\x00",
+    "\u2028",
+    "é",
+    "bool",
+    "bf16",
+    "i64",
+    "cast",
+    "true",
+    "grid",
+    "loop",
+    "lane",
+    "carry",
+)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -57,40 +57,81 @@ def view(index: Index, over: Axis = K, source: Node = X, axes: tuple[Axis, ...] 
 BAD = [
     # wiring
     (graph(X, Map((B, K), "f32", "exp", (1,))), "%1", ["%1 map exp [b,k]", "precede"]),
-    (graph(X, Map((B, K), "f32", "exp", (2,)), Map((B, K), "f32", "exp", (1,))), "cycle",
-     ["%1 map exp [b,k]", "precede"]),
+    (
+        graph(X, Map((B, K), "f32", "exp", (2,)), Map((B, K), "f32", "exp", (1,))),
+        "cycle",
+        ["%1 map exp [b,k]", "precede"],
+    ),
     (graph(X, Map((B, K), "f32", "exp", (-1,))), "negative", ["%1 map exp [b,k]", "precede"]),
     (graph(Node((B,), "f32")), "no kind", ["Node is no kind of node"]),
     # sizes
-    (graph(X, Iota((Axis("k", 7),), "i64"), out=0), "two sizes",
-     ["axis 'k' has two sizes, 6 and 7", "%1 iota [k]", "%0 input 'x'"]),
-    (graph(S, Iota((Axis("u", Sym("tokens", 1, 8)),), "i64"), out=0), "two ranges",
-     ["symbol 'tokens' of axis 'u' has two ranges", "%1 iota [u]"]),
-    (graph(Iota((Axis("u", Sym("n", 3, 2)),), "i64")), "empty range",
-     ["axis 'u' has the range 3..2", "%0 iota [u]"]),
-    (graph(Iota((Axis("u", -1),), "i64")), "negative size", ["axis 'u' has the size -1", "%0 iota"]),
+    (
+        graph(X, Iota((Axis("k", 7),), "i64"), out=0),
+        "two sizes",
+        ["axis 'k' has two sizes, 6 and 7", "%1 iota [k]", "%0 input 'x'"],
+    ),
+    (
+        graph(S, Iota((Axis("u", Sym("tokens", 1, 8)),), "i64"), out=0),
+        "two ranges",
+        ["symbol 'tokens' of axis 'u' has two ranges", "%1 iota [u]"],
+    ),
+    (
+        graph(Iota((Axis("u", Sym("n", 3, 2)),), "i64")),
+        "empty range",
+        ["axis 'u' has the range 3..2", "%0 iota [u]"],
+    ),
+    (
+        graph(Iota((Axis("u", -1),), "i64")),
+        "negative size",
+        ["axis 'u' has the size -1", "%0 iota"],
+    ),
     (graph(Iota((Axis("", 2),), "i64")), "no name", ["an axis without a name", "%0 iota"]),
     # axes by kind
-    (graph(X, Map((B,), "f32", "exp", (0,))), "map axes",
-     ["[b], its kind gives [b,k] (differing in k)", "%1 map exp"]),
+    (
+        graph(X, Map((B,), "f32", "exp", (0,))),
+        "map axes",
+        ["[b], its kind gives [b,k] (differing in k)", "%1 map exp"],
+    ),
     (graph(X, Map((K, B), "f32", "exp", (0,))), "map order", ["not in name order", "%1 map exp"]),
-    (graph(X, Reduce((B, K), "f32", "add", 0, (K,))), "reduce axes",
-     ["[b,k], its kind gives [b]", "%1 reduce add"]),
-    (graph(X, Reduce((B, K), "f32", "add", 0, (N,))), "reduce missing",
-     ["axis 'n', which the operand lacks", "%1 reduce add"]),
+    (
+        graph(X, Reduce((B, K), "f32", "add", 0, (K,))),
+        "reduce axes",
+        ["[b,k], its kind gives [b]", "%1 reduce add"],
+    ),
+    (
+        graph(X, Reduce((B, K), "f32", "add", 0, (N,))),
+        "reduce missing",
+        ["axis 'n', which the operand lacks", "%1 reduce add"],
+    ),
     (graph(X, Reduce((B, K), "f32", "add", 0, ())), "reduce none", ["no axis", "%1 reduce add"]),
-    (graph(X, Reduce((B,), "f32", "add", 0, (K, K))), "reduce twice",
-     ["axis 'k' occurs twice", "%1 reduce add [b]"]),
-    (graph(X, Reduce((), "f32", "add", 0, (K, B))), "reduce order", ["not in name order", "reduce"]),
+    (
+        graph(X, Reduce((B,), "f32", "add", 0, (K, K))),
+        "reduce twice",
+        ["axis 'k' occurs twice", "%1 reduce add [b]"],
+    ),
+    (
+        graph(X, Reduce((), "f32", "add", 0, (K, B))),
+        "reduce order",
+        ["not in name order", "reduce"],
+    ),
     (graph(X, View((B, K), "f32", 0, identity(B))), "view keys", ["differing in k", "%1 view"]),
     (graph(X, View((B,), "f32", 0, identity(B, K))), "view axes", ["differing in k", "%1 view"]),
     (graph(X, IDS, Gather((B, K), "f32", 0, K, 1)), "gather axes", ["differing in k, n", "gather"]),
-    (graph(X, IDS, Gather((B, K, N), "f32", 0, N, 1)), "gather along",
-     ["no axis 'n' to gather along", "%2 gather"]),
-    (graph(replace(X, axes=(B,)), out=0, dims=((B,),)), "input axes",
-     ["differing in k", "%0 input 'x'"]),
-    (graph(Input((B,), "f32", "x", ((B,), (B,)), (ONE, ONE))), "input twice",
-     ["axis 'b' occurs twice", "input 'x'"]),
+    (
+        graph(X, IDS, Gather((B, K, N), "f32", 0, N, 1)),
+        "gather along",
+        ["no axis 'n' to gather along", "%2 gather"],
+    ),
+    (
+        graph(replace(X, axes=(B,)), out=0, dims=((B,),)),
+        "input axes",
+        ["differing in k", "%0 input 'x'"],
+    ),
+    (
+        graph(Input((B,), "f32", "x", ((B,), (B,)), (ONE, ONE))),
+        "input twice",
+        ["axis 'b' occurs twice", "input 'x'"],
+    ),
     (graph(Const((B,), "f32", 1.0)), "const axes", ["its kind gives []", "%0 const"]),
     (graph(SizeOf((B,), "f32", B)), "size_of axes", ["its kind gives []", "%0 sizeof"]),
     (graph(Iota((B, K), "i64")), "iota axes", ["2 axes", "%0 iota [b,k]"]),
@@ -101,24 +142,36 @@ BAD = [
     (graph(IDS, Map((N,), "i64", "exp", (0,))), "analytic", ["dtype i64 from", "%1 map exp [n]"]),
     (graph(IDS, Map((N,), "i64", "silu", (0,))), "composite", ["dtype i64", "%1 map silu [n]"]),
     (graph(IDS, Map((N,), "bool", "not", (0,))), "logic", ["'not' of dtype i64", "%1 map not [n]"]),
-    (graph(X, Map((B, K), "f32", "where", (0, 0, 0))), "condition",
-     ["condition has dtype f32", "%1 map where [b,k]"]),
+    (
+        graph(X, Map((B, K), "f32", "where", (0, 0, 0))),
+        "condition",
+        ["condition has dtype f32", "%1 map where [b,k]"],
+    ),
     (graph(IDS, Map((N,), "f32", "round", (0,))), "round", ["dtype f32", "%1 map round [n]"]),
     (graph(X, Reduce((B,), "f64", "add", 0, (K,))), "reduce dtype", ["dtype f64", "%1 reduce add"]),
-    (graph(FLAG, Reduce((), "bool", "add", 0, (N,))), "reduce bool",
-     ["'add' over axis 'n' of dtype bool", "%1 reduce add"]),
+    (
+        graph(FLAG, Reduce((), "bool", "add", 0, (N,))),
+        "reduce bool",
+        ["'add' over axis 'n' of dtype bool", "%1 reduce add"],
+    ),
     (graph(X, Reduce((B,), "f32", "or", 0, (K,))), "or", ["'or' over axis 'k'", "%1 reduce or"]),
     (graph(X, View((B, K), "f64", 0, identity(B, K))), "view dtype", ["dtype f64", "%1 view"]),
-    (graph(X, FLAG, Gather((B, N), "f32", 0, K, 1)), "gather index",
-     ["index along axis 'k' has dtype bool", "%2 gather [b,n]"]),
+    (
+        graph(X, FLAG, Gather((B, N), "f32", 0, K, 1)),
+        "gather index",
+        ["index along axis 'k' has dtype bool", "%2 gather [b,n]"],
+    ),
     (graph(X, IDS, Gather((B, N), "f64", 0, K, 1)), "gather dtype", ["dtype f64", "%2 gather"]),
     (graph(Iota((B,), "i32")), "iota dtype", ["dtype i32", "%0 iota [b]"]),
     (graph(SizeOf((), "bool", B)), "size_of dtype", ["axis 'b' as a bool", "%0 sizeof"]),
     # rows
     (graph(X, Map((B, K), "f32", "exq", (0,))), "row", ["'exq' of 1 arguments", "%1 map exq"]),
     (graph(X, Map((B, K), "f32", "add", (0,))), "arity", ["'add' of 1 arguments", "%1 map add"]),
-    (graph(X, Reduce((B,), "f32", "sub", 0, (K,))), "identity",
-     ["'sub' has no identity", "%1 reduce sub [b]"]),
+    (
+        graph(X, Reduce((B,), "f32", "sub", 0, (K,))),
+        "identity",
+        ["'sub' has no identity", "%1 reduce sub [b]"],
+    ),
     # literals
     (graph(Const((), "f32", float("nan"))), "nan", ["NaN literal", "%0 const"]),
     (graph(Const((), "f32", 1)), "int as float", ["literal 1 of type int as f32", "%0 const"]),
@@ -137,8 +190,11 @@ BAD = [
     (view(Index(((N, 1),), lo=3, hi=2)), "lo > hi", ["axis 'k' is clamped to 3..2", "%1 view"]),
     (view(Index(((N, 1), (N, 1)))), "twice", ["axis 'n' occurs twice", "index of axis 'k'"]),
     (view(Index(((T, 1),)), axes=(B, T)), "symbol", ["axis 'k' of size 6 is read at 0..8", "view"]),
-    (view(Index(((N, 1),)), T, S, (N,)), "into symbol",
-     ["axis 't' of size tokens:1..9 is read at 0..2", "cannot be shown", "%1 view [n]"]),
+    (
+        view(Index(((N, 1),)), T, S, (N,)),
+        "into symbol",
+        ["axis 't' of size tokens:1..9 is read at 0..2", "cannot be shown", "%1 view [n]"],
+    ),
     (view(Index(((T, 1),), 1), T, S, (T,)), "shifted", ["read at 1..9", "%1 view [t]"]),
     (view(Index(((T, 1),), -1, mod=4), T, S, (T,)), "wraps", ["read at 0..3", "%1 view [t]"]),
     # the boundary
@@ -147,9 +203,16 @@ BAD = [
     (graph(replace(X, strides=(ONE, Stride(-1)))), "stride", ["negative stride", "%0 input 'x'"]),
     (Graph("g", (X,), ()), "no outputs", ["without outputs", "graph 'g'"]),
     (graph(X, out=3), "no node", ["no node %3", "output 'y'"]),
-    (graph(X, dims=((B,),)), "uncovered", ["axis 'k' of the value is in no dim", "output 'y' [b]",
-                                           "%0 input 'x' [b,k]"]),
-    (graph(X, dims=((B,), (K,), (B,))), "dim twice", ["axis 'b' occurs twice", "output 'y' [b,k,b]"]),
+    (
+        graph(X, dims=((B,),)),
+        "uncovered",
+        ["axis 'k' of the value is in no dim", "output 'y' [b]", "%0 input 'x' [b,k]"],
+    ),
+    (
+        graph(X, dims=((B,), (K,), (B,))),
+        "dim twice",
+        ["axis 'b' occurs twice", "output 'y' [b,k,b]"],
+    ),
     (Graph("g", (X,), (Output("y", 0, ((B,), (K,))),) * 2), "same outputs", ["two outputs", "'y'"]),
 ]
 
@@ -197,13 +260,24 @@ def test_drawn_graphs_are_well_formed(drawn):
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 4), st.integers(-4, 4)), max_size=3),
-       st.integers(-9, 9), st.integers(1, 4), st.none() | st.integers(1, 6),
-       st.none() | st.integers(-4, 4), st.none() | st.integers(-4, 8))
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(-4, 4)), max_size=3),
+    st.integers(-9, 9),
+    st.integers(1, 4),
+    st.none() | st.integers(1, 6),
+    st.none() | st.integers(-4, 4),
+    st.none() | st.integers(-4, 8),
+)
 def test_intervals_hold_every_index(sizes, offset, div, mod, lo, hi):
     axes = tuple(Axis(f"a{k}", n) for k, (n, _) in enumerate(sizes))
-    index = Index(tuple(zip(axes, [c for _, c in sizes], strict=True)), offset, div, mod, lo,
-                  hi if lo is None or hi is None else max(lo, hi))
+    index = Index(
+        tuple(zip(axes, [c for _, c in sizes], strict=True)),
+        offset,
+        div,
+        mod,
+        lo,
+        hi if lo is None or hi is None else max(lo, hi),
+    )
     values = index_values(index, axes, tuple(n for n, _ in sizes))
     low, high = index_range(index)
     assert low <= values.min() and values.max() <= high
@@ -225,8 +299,12 @@ def one(**change: object) -> tuple[Kernel, ...]:
     return (replace(KERNEL, **change),)
 
 
-def at(grid: tuple[Split, ...] = PLACE.grid, loop: tuple[Split, ...] = PLACE.loop,
-       lane: Lane = PLACE.lane, carries: tuple[Carry, ...] = KERNEL.carries) -> tuple[Kernel, ...]:
+def at(
+    grid: tuple[Split, ...] = PLACE.grid,
+    loop: tuple[Split, ...] = PLACE.loop,
+    lane: Lane = PLACE.lane,
+    carries: tuple[Carry, ...] = KERNEL.carries,
+) -> tuple[Kernel, ...]:
     return one(placement=Placement(grid, loop, lane), carries=carries)
 
 
@@ -241,14 +319,20 @@ BAD_PLACED = {
     "stores nothing": ((replace(BARE, outputs=()), KERNEL), ["stores nothing", "kernel 'k1'"]),
     "no such node": ((replace(BARE, outputs=(99,)), KERNEL), ["no node %99", "kernel 'k1'"]),
     "read too early": ((KERNEL, BARE), [f"%{EXP} map exp", "is read before kernel 'k1'", "'k0'"]),
-    "grid not in output": (at(grid=(Split(D_AXIS, 2),)),
-                           ["grid axis 'd' is no axis of an output", "kernel 'k0'", "map div"]),
-    "grid reduced": ((Kernel("k0", (DIV, EXP), Placement((Split(Q, 2), Split(TT, 2)))),),
-                     ["grid axis 't' is no axis of an output"]),
+    "grid not in output": (
+        at(grid=(Split(D_AXIS, 2),)),
+        ["grid axis 'd' is no axis of an output", "kernel 'k0'", "map div"],
+    ),
+    "grid reduced": (
+        (Kernel("k0", (DIV, EXP), Placement((Split(Q, 2), Split(TT, 2)))),),
+        ["grid axis 't' is no axis of an output"],
+    ),
     "grid twice": (at(grid=(Split(Q, 2), Split(Q, 4))), ["axis 'q' occurs twice", "'k0', grid"]),
     "loop twice": (at(loop=(Split(TT, 2), Split(TT, 4))), ["axis 't' occurs twice", "'k0', loop"]),
-    "loop not there": (at(loop=(*PLACE.loop, Split(Axis("z", 3), 1))),
-                       ["loop axis 'z' does not occur", "kernel 'k0'", "map div"]),
+    "loop not there": (
+        at(loop=(*PLACE.loop, Split(Axis("z", 3), 1))),
+        ["loop axis 'z' does not occur", "kernel 'k0'", "map div"],
+    ),
     "tile 0": (at(grid=(Split(Q, 0),)), ["axis 'q' has the tile 0", "kernel 'k0', grid"]),
     "loop tile 0": (at(loop=(Split(TT, 0),)), ["axis 't' has the tile 0", "kernel 'k0', loop"]),
     "lane 0": (at(lane=Lane(0)), ["lane vector is 0", "kernel 'k0'"]),
@@ -256,8 +340,10 @@ BAD_PLACED = {
     "carry on a map": (at(carries=(Carry(TOTAL, EXP, FACTOR),)), [f"%{EXP} is no reduction"]),
     "carry nowhere": (at(carries=(Carry(TOTAL, 99, FACTOR),)), ["%99 is no reduction"]),
     "carry not looped": (at(loop=(Split(E_AXIS, 2),)), ["over [t] share no looped axis", "'k0'"]),
-    "carry backwards": (at(carries=(Carry(MAX, TOTAL, FACTOR),)),
-                        [f"%{MAX} does not depend on %{TOTAL}"]),
+    "carry backwards": (
+        at(carries=(Carry(MAX, TOTAL, FACTOR),)),
+        [f"%{MAX} does not depend on %{TOTAL}"],
+    ),
     "carry twice": (at(carries=(KERNEL.carries[0],) * 2), ["carried twice", "kernel 'k0'"]),
     "factor row": (at(carries=(Carry(TOTAL, MAX, ("exq", Arg(0))),)), ["'exq' of 1 arguments"]),
     "factor arity": (at(carries=(Carry(TOTAL, MAX, ("exp",)),)), ["'exp' of 0 arguments"]),
