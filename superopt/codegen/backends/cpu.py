@@ -118,26 +118,39 @@ def _bytes(buffer: Buffer) -> ScratchSize:
 
 def _entry(name: str, tasks: list[Task], syms: tuple[str, ...]) -> str:
     """The entry: all programs in order, the tasks of each spread over the threads."""
-    out = [
+    out = []
+    for t in tasks:
+        out += [
+            f"static int {t.fn}_tasks(void* const* bufs, const int64_t* ints, "
+            "int64_t first, int64_t last) {",
+            *(f"  {line}" for line in size_lines(syms)),
+            *t.memory_lines(),
+            f"  for (int64_t task = first; task < last; ++task) {t.fn}(bufs, ints, task, arena);",
+            "  return 0;",
+            "}",
+        ]
+    out += [
         f'extern "C" int {name}(void** bufs, const int64_t* ints) {{',
         *(f"  {line}" for line in size_lines(syms)),
-        f"  [[maybe_unused]] const int threads = int(ints[{len(syms)}]);",
+        f"  [[maybe_unused]] const int64_t threads = ints[{len(syms)}] < 1 ? 1 : ints[{len(syms)}];",
         "  int status = 0;",
     ]
     for t in tasks:
-        count = t.tasks().text
+        count = t.tasks()
+        run = f"status |= {t.fn}_tasks(bufs, ints, "
+        if count.value == 1:
+            out.append(f"  {run}0, 1);  // {t.program.name}")
+            continue
+        # Waking other threads costs microseconds: a small program runs on the calling one.
         out += [
             f"  {{  // {t.program.name}",
-            f"    const int64_t tasks = {count};",
-            f"    const bool wide = threads > 1 && tasks > 1 && ({t.work()}) > {PARALLEL_WORK};",
-            "#pragma omp parallel num_threads(threads) if (wide) reduction(| : status)",
-            "    {",
-            "      static thread_local so_arena arena;",
-            f"      char* const memory = arena.get({t.arena()});",
-            f"      if (!memory && {t.arena()} > 0) status = 1;",
-            "#pragma omp for schedule(static)",
-            "      for (int64_t task = 0; task < tasks; ++task)",
-            f"        if (!status) {t.fn}(bufs, ints, task, memory);",
+            f"    const int64_t tasks = {count.text};",
+            f"    if (threads > 1 && tasks > 1 && {t.work()} > {PARALLEL_WORK}) {{",
+            "#pragma omp parallel for schedule(static, 1) num_threads(threads) reduction(| : status)",
+            "      for (int64_t part = 0; part < threads; ++part)",
+            f"        {run}tasks * part / threads, tasks * (part + 1) / threads);",
+            "    } else {",
+            f"      {run}0, tasks);",
             "    }",
             "  }",
         ]

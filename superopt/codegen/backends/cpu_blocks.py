@@ -36,14 +36,18 @@ def chunked(
 ) -> list[str] | None:
     """``body`` inside loops that cut axes into chunks, where they are longer than that."""
     heads: list[list[str]] = []
-    ranges = dict(scope.ranges)
+    ranges, places = dict(scope.ranges), dict(scope.places)
     for axis, size in chunks.items():
         span: Range = ranges[axis]
         if span.most.value is not None and span.most.value <= size:
             continue
         n = scope.names.axis(axis)
-        base, extent = f"bc_{n}", f"nc_{n}"
+        level = len(scope.places)  # chunks may nest: each level has a block more
+        base, extent = f"bc{level}_{n}", f"nc{level}_{n}"
         ranges[axis], text = tile_of(span, size, base, extent)
+        for name, place in places.items():
+            if place.tile and axis in place.axes and axis not in place.origin:
+                places[name] = replace(place, origin={**place.origin, axis: span.base})
         end = span.base + span.extent
         heads.append(
             [
@@ -51,7 +55,7 @@ def chunked(
                 *([f"  const int64_t {extent} = {text};"] if text else []),
             ]
         )
-    lines = body(replace(scope, ranges=ranges))
+    lines = body(replace(scope, ranges=ranges, places=places))
     if lines is None:
         return None
     for head in reversed(heads):

@@ -289,17 +289,17 @@ class Nest:
             const = Num.of(form[1])
             for axis, coef in form[0].items():
                 span, var = self.scope.ranges[axis], self._var(axis)
-                if place.tile and axis == own and coef == 1:
-                    const = const  # relative to the current base: nothing to add
-                else:
+                # In a tile, its own axis counts from the current base, unless it was cut since.
+                if not (place.tile and axis == own and coef == 1 and own not in place.origin):
                     const = const + Num.of(coef) * span.base
                 term = Num.of(coef) * var * stride
                 if axis == last:
                     step = step + term
                 else:
                     base = base + term
-            if place.tile and own not in form[0]:
-                const = const + Num.of(-1) * self.scope.ranges[own].base
+            if place.tile and (own not in form[0] or own in place.origin):
+                start = place.origin.get(own, self.scope.ranges[own].base)
+                const = const + Num.of(-1) * start
             base = base + const * stride
         if last is not None and last in outer:
             base, step = base + step, Num.of(0)

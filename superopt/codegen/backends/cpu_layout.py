@@ -70,7 +70,7 @@ class Range:
         return self.extent.value == 1
 
 
-_OWN = re.compile(r"(so|s|i|b\d*|n\d*|bc|nc|sum|pack)_|[vpk]\d+$|_")
+_OWN = re.compile(r"(so|s|i|b\d*|n\d*|bc\d*|nc\d*|sum|pack\d*)_|[vpk]\d+$|_")
 _WORDS = """
 alignas alignof and asm auto bitand bitor bool break case catch char class compl concept const
 continue default delete do double else enum explicit export extern false float for friend goto if
@@ -156,7 +156,11 @@ def tile_of(outer: Range, tile: int, base: str, extent: str) -> tuple[Range, str
 
 @dataclass
 class Place:
-    """Where a buffer lives: C variable, element type, strides per axis (elements), elements."""
+    """Where a buffer lives: C variable, element type, strides per axis (elements), elements.
+
+    origin: for a tile, the coordinate of its first element along axes that were cut further since;
+    along all others a tile starts at the current base.
+    """
 
     var: str
     dtype: str
@@ -164,6 +168,7 @@ class Place:
     strides: tuple[Num, ...]
     tile: bool
     elements: Num = field(default_factory=lambda: ZERO)
+    origin: Mapping[Axis, Num] = field(default_factory=dict)
 
     @property
     def c(self) -> str:

@@ -85,14 +85,21 @@ class Task:
                 )
             ]
             terms.append(" * ".join(factors))
-        return " + ".join(terms) or "0.0"
+        total = " + ".join(dict.fromkeys(terms)) or "0.0"
+        return f"({total})"
 
-    def arena(self) -> str:
-        """Bytes of tile buffers that a thread needs beyond the stack."""
+    def memory_lines(self) -> list[str]:
+        """Where a thread's tile buffers beyond the stack live: a block that is kept between calls."""
+        if self.on_stack:
+            return ["  char* const arena = nullptr;"]
         total = ZERO
         for n in self.sizes:
             total = total + n
-        return "0" if self.on_stack else total.text
+        return [
+            "  static thread_local so_arena block;",
+            f"  char* const arena = block.get({total.text});",
+            f"  if (!arena && {total.text} > 0) return 1;",
+        ]
 
     def text(self) -> str:
         """The task function."""
