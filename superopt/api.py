@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,14 +16,20 @@ from torch.utils import _pytree as pytree
 from superopt import pipeline, report, trace
 from superopt.config import Config, Options
 from superopt.errors import (
+    BadOption,
     RequiresGrad,
     SuperoptError,
-    UnsupportedDevice,
     UnsupportedOperator,
     WrongType,
+    closest,
 )
 
 Signature = tuple[Any, ...]
+
+Ranges = dict[int, tuple[str, int, int | None]]
+"""Dimension -> symbol, lowest and highest size."""
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 
 
 class Optimized:
@@ -39,7 +47,8 @@ class Optimized:
         self._failed: dict[Signature, Exception] = {}
         self._locks: dict[Signature, threading.Lock] = {}
         self._lock = threading.Lock()
-        self._dynamic = _dynamic_positions(fn, options)
+        self._parameters = _parameters(fn) if options.dynamic else None
+        self._dynamic = _dynamic_ranges(self._parameters, options)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Binds like a function, so that methods can be decorated."""
@@ -55,15 +64,18 @@ class Optimized:
             return self._original(unfit.error, args, kwargs)
         found = self._results.get(signature)
         if found is None:
-            if signature in self._failed:
-                return self._original(self._failed[signature], args, kwargs)
+            if _settings().disable:
+                return self.fn(*args, **kwargs)
             try:
                 found = self._specialize(signature, args, kwargs)
             except Exception as error:
                 # Whatever went wrong inside, the user's program has an answer: PyTorch's.
-                self._failed[signature] = error
                 return self._original(error, args, kwargs)
-        return found.call(*args, **kwargs)
+        try:
+            return found.call(*args, **kwargs)
+        except SuperoptError as error:
+            # A kernel refuses what it was not made for before it writes anything.
+            return self._original(error, args, kwargs)
 
     def result(self, *args: Any, **kwargs: Any) -> pipeline.Result:
         """What the search found for these arguments (searching now if it has not yet)."""
@@ -79,10 +91,19 @@ class Optimized:
         with self._lock:
             lock = self._locks.setdefault(signature, threading.Lock())
         with lock:
+            if signature in self._failed:
+                raise self._failed[signature]
             if signature not in self._results:
-                config = Config.from_env()
-                with trace.terminal_progress(getattr(self.fn, "__name__", "superopt"), config):
-                    result = pipeline.optimize(self.fn, args, kwargs, self.options, config)
+                options = self.options
+                if options.dynamic and not self._ranges(args, kwargs):
+                    options = replace(options, dynamic=())
+                try:
+                    config = Config.from_env()
+                    with trace.terminal_progress(getattr(self.fn, "__name__", "superopt"), config):
+                        result = pipeline.optimize(self.fn, args, kwargs, options, config)
+                except Exception as error:
+                    self._failed[signature] = error
+                    raise
                 self._results[signature] = result
             return self._results[signature]
 
@@ -105,9 +126,10 @@ class Optimized:
             torch.get_num_threads(),
             torch.get_default_dtype(),
             grad,
-            *_held(self.fn),
+            *_held(self.fn, set()),
         ]
-        for n, leaf in enumerate(leaves):
+        ranges = self._ranges(args, kwargs) if self._dynamic else {}
+        for leaf in leaves:
             if isinstance(leaf, torch.Tensor):
                 if grad and leaf.requires_grad:
                     raise _Unfit(
@@ -117,7 +139,7 @@ class Optimized:
                             "call under torch.no_grad(), or detach the argument",
                         )
                     )
-                key.append((leaf.dtype, leaf.device.type, *self._shape(n, leaf)))
+                key.append((leaf.dtype, leaf.device.type, *_shape(leaf, ranges)))
             else:
                 try:
                     hash(leaf)
@@ -129,22 +151,33 @@ class Optimized:
                             "pass tensors, numbers, or containers of them",
                         )
                     ) from None
-                key.append((type(leaf), leaf))
+                key.append(_plain(leaf))
         return tuple(key)
 
-    def _shape(self, position: int, tensor: torch.Tensor) -> tuple[Any, ...]:
-        ranges = self._dynamic.get(position)
-        if not ranges:
-            return tuple(tensor.shape), tensor.stride()
-        shape: list[Any] = list(tensor.shape)
-        for dim, (name, lo, hi) in ranges.items():
-            # Sizes 0 and 1 mean something else to broadcasting and layouts: they specialize.
-            if dim < len(shape) and max(lo, 2) <= shape[dim] and (hi is None or shape[dim] <= hi):
-                shape[dim] = name
-        return tuple(shape), tensor.stride() if not tensor.is_contiguous() else "dense"
+    def _ranges(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Ranges]:
+        """The dynamic dimensions of these tensors, by identity; empty unless all sizes fit."""
+        assert self._parameters is not None
+        try:
+            given = self._parameters.bind(*args, **kwargs).arguments
+        except TypeError:
+            return {}
+        sizes: dict[str, int] = {}
+        for argument, ranges in self._dynamic.items():
+            tensor = given.get(argument)
+            if not isinstance(tensor, torch.Tensor):
+                return {}
+            for dim, (name, low, high) in ranges.items():
+                if not -tensor.dim() <= dim < tensor.dim():
+                    return {}
+                size = tensor.shape[dim]
+                # Sizes 0 and 1 mean something else to broadcasting and layouts: they specialize.
+                fits = max(low, 2) <= size and (high is None or size <= high)
+                if not fits or sizes.setdefault(name, size) != size:
+                    return {}
+        return {id(given[argument]): ranges for argument, ranges in self._dynamic.items()}
 
     def _original(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.options.strict:
+        if self.options.strict or _settings().strict:
             raise error
         trace.warn_once(
             "fallback",
@@ -152,6 +185,11 @@ class Optimized:
             error=None if isinstance(error, SuperoptError) and not error.details else error,
             key=("fallback", str(id(self)), str(error)),
         )
+        # A remembered error must not keep the tensors of its frames alive.
+        link: BaseException | None = error
+        while link is not None and link.__traceback__ is not None:
+            link.__traceback__ = None
+            link = link.__cause__ or link.__context__
         return self.fn(*args, **kwargs)
 
 
@@ -161,25 +199,67 @@ def _line(error: Exception) -> str:
     return line if isinstance(error, SuperoptError) else f"{type(error).__name__}: {line}"
 
 
-def _held(fn: Any) -> list[int]:
-    """The tensors that a function holds (its own, its closure's, its globals'), by identity.
+def _settings() -> Config:
+    """The settings of the environment; a faulty one is reported where the stages read it."""
+    try:
+        return Config.from_env()
+    except BadOption:
+        return Config()
 
-    A rebound tensor is another signature; one that is written in place is the same tensor.
+
+def _plain(value: Any) -> Hashable:
+    # 0.0 equals -0.0, and a NaN does not equal itself: floats count by how they print.
+    return type(value), repr(value) if isinstance(value, float | complex) else value
+
+
+def _shape(tensor: torch.Tensor, ranges: dict[int, Ranges]) -> tuple[Any, ...]:
+    dynamic = ranges.get(id(tensor))
+    if not dynamic:
+        return tuple(tensor.shape), tensor.stride()
+    shape: list[Any] = list(tensor.shape)
+    for dim, (name, _, _) in dynamic.items():
+        shape[dim] = name
+    return tuple(shape), tensor.stride() if not tensor.is_contiguous() else "dense"
+
+
+def _held(fn: Any, seen: set[int]) -> Iterator[Hashable]:
+    """What a function reads beside its arguments: tensors by identity and layout, plain values.
+
+    It is looked for in the function's closure and globals, in the functions it calls, and in
+    modules. A rebound tensor is another signature; one that is written in place is the same.
     """
+    if id(fn) in seen:
+        return
+    seen.add(id(fn))
     if isinstance(fn, torch.nn.Module):
-        return [id(t) for t in (*fn.parameters(), *fn.buffers())]
+        for module in fn.modules():
+            for held in (module._parameters, module._buffers, module.__dict__):
+                yield from _keys(held.values(), seen)
+        return
+    if isinstance(fn, types.MethodType) and isinstance(fn.__self__, torch.nn.Module):
+        yield from _held(fn.__self__, seen)
     function = getattr(fn, "__func__", fn)
-    values = [c.cell_contents for c in getattr(function, "__closure__", None) or ()]
     code = getattr(function, "__code__", None)
     scope = getattr(function, "__globals__", {})
-    values += [scope[n] for n in (code.co_names if code else ()) if n in scope]
-    out: list[int] = []
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            yield from _keys((cell.cell_contents,), seen)
+        except ValueError:  # a name that is not bound yet
+            yield None
+    yield from _keys((scope[n] for n in (code.co_names if code else ()) if n in scope), seen)
+
+
+def _keys(values: Any, seen: set[int]) -> Iterator[Hashable]:
     for value in values:
         if isinstance(value, torch.Tensor):
-            out.append(id(value))
-        elif isinstance(value, torch.nn.Module):
-            out += _held(value)
-    return out
+            yield id(value), value.dtype, value.shape, value.stride(), value.requires_grad
+        elif isinstance(value, _PLAIN):
+            yield _plain(value)
+        elif isinstance(value, torch.nn.Module) or (
+            isinstance(value, types.FunctionType)
+            and not value.__module__.startswith(("torch.", "superopt."))
+        ):
+            yield from _held(value, seen)
 
 
 class _Unfit(Exception):
@@ -187,21 +267,23 @@ class _Unfit(Exception):
         self.error = error
 
 
-def _dynamic_positions(
-    fn: Callable[..., Any], options: Options
-) -> dict[int, dict[int, tuple[str, int, int | None]]]:
-    """Position of each tensor argument -> {dim: (symbol, low, high)}."""
-    if not options.dynamic:
-        return {}
-    names = list(inspect.signature(fn).parameters)
-    out: dict[int, dict[int, tuple[str, int, int | None]]] = {}
+def _parameters(fn: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(fn.forward if isinstance(fn, torch.nn.Module) else fn)
+
+
+def _dynamic_ranges(parameters: inspect.Signature | None, options: Options) -> dict[str, Ranges]:
+    """Argument -> its dynamic dimensions; BadOption for an argument that does not exist."""
+    out: dict[str, Ranges] = {}
     for axis in options.dynamic:
-        if axis.argument in names and axis.name:
-            out.setdefault(names.index(axis.argument), {})[axis.dim] = (
-                axis.name,
-                axis.low,
-                axis.high,
+        assert parameters is not None
+        if axis.argument not in parameters.parameters:
+            raise BadOption(
+                f"dynamic names {axis.argument!r}, which is no argument",
+                "option dynamic",
+                closest(axis.argument, parameters.parameters),
             )
+        if axis.name:
+            out.setdefault(axis.argument, {})[axis.dim] = (axis.name, axis.low, axis.high)
     return out
 
 
@@ -233,7 +315,9 @@ def explain(fn: Any, *args: Any, **kwargs: Any) -> str:
     target = fn if isinstance(fn, Optimized) else superoptimize(fn)
     try:
         return report.explain(target.result(*args, **kwargs))
-    except (UnsupportedDevice, RequiresGrad) as error:
+    except SuperoptError as error:
+        if target.options.strict:
+            raise
         return f"runs in PyTorch: {error}"
 
 
