@@ -117,7 +117,7 @@ void Targets::close(PolyId root, std::unordered_set<PolyId>& seen) {
 }
 
 // Exponents of each atom over the whole monomial: a cheap necessary condition.
-const std::vector<std::pair<int, Num>>& Targets::totals(MonoId m) {
+const Totals& Targets::totals(MonoId m) {
     auto [it, fresh] = totals_.try_emplace(m);
     if (fresh) {
         std::map<int, Num> sum;
@@ -141,6 +141,11 @@ bool Targets::may_hold(MonoId mono, MonoId part) {
 
 // Whether the powers of exponentials in a monomial could come from the sources' literals.
 bool Targets::plausible(MonoId m) {
+    const Totals& atoms = totals(m);
+    if (std::none_of(atoms.begin(), atoms.end(), [&](auto& x) {
+            return algebra_.atom(x.first).kind == Kind::exponential;
+        }))
+        return true;
     Bound bound;
     for (auto& x : algebra_.parts(m, 0, bound)) {
         if (algebra_.atom(x.atom).kind != Kind::exponential || allowed(x.exponent)) continue;
@@ -163,7 +168,7 @@ bool Targets::search(PolyId term) {
     const Terms terms = algebra_.terms(term);
     bool all_positive = true;
     for (auto& [m, c] : terms) {
-        if (!allowed(c) || !plausible(m)) return false;
+        if (!allowed(c)) return false;
         all_positive = all_positive && c.v > 0;
     }
     std::size_t best = 0;
@@ -181,10 +186,10 @@ bool Targets::search(PolyId term) {
         const Bits& here = where(m).polys;
         std::uint64_t any = 0;
         for (std::size_t k = 0; k < polys.size(); k++) any |= polys[k] &= here[k];
-        if (!any) return false;
+        if (!any || !plausible(m)) return false;
     }
     const Bits places = where(e.first).places;
-    const Num inverse = own.inverse();
+    const Num inverse = own == number(1) ? own : own.inverse();
     Bound scratch;
     e.want = algebra_.parts(e.first, part_base, scratch);
     std::stable_sort(e.want.begin(), e.want.end(), [](auto& x, auto& y) {

@@ -16,12 +16,15 @@ struct Where {
     Bits places, polys;
 };
 
+using Totals = std::vector<std::pair<int, Num>>;  // (atom, exponent), by atom
+
 // What the filter needs to know of a polynomial.
 struct Extremes {
     PolyId poly = -1;
     std::size_t size = 0;
     const Where* least = nullptr;     // of the least and the greatest monomial in a monomial order:
     const Where* greatest = nullptr;  // no product of these cancels
+    const Totals* totals = nullptr;   // of the least monomial
     Bits polys;                       // where all monomials occur
 };
 
@@ -52,7 +55,8 @@ private:
     bool others_hold(Embedding& e, const Context& c);
     MonoId placed(MonoId m, const Embedding& e, const Context& c);
     bool allowed(Num ratio) const { return ratios_.count(ratio.abs().r) > 0; }
-    const std::vector<std::pair<int, Num>>& totals(MonoId m);
+    const Totals& totals(MonoId m);
+    bool may_hold_both(const Extremes& a, const Extremes& b);
     bool may_hold(MonoId mono, MonoId part);
     bool plausible(MonoId m);
 
@@ -69,7 +73,7 @@ private:
     std::unordered_map<int, std::unordered_set<std::uint64_t>> powers_;  // of exponentials
     int negations_;
     std::vector<signed char> memo_;
-    std::unordered_map<MonoId, std::vector<std::pair<int, Num>>> totals_;
+    std::unordered_map<MonoId, Totals> totals_;
 };
 
 }  // namespace superopt::search

@@ -72,6 +72,7 @@ const Extremes& Targets::extremes(PolyId p) {
     }
     out.least = &where(least);
     out.greatest = &where(greatest);
+    out.totals = &totals(least);
     return out;
 }
 
@@ -91,10 +92,38 @@ bool meet(const Bits& a, const Bits& b, const Bits& c, const Bits& d) {
 
 }  // namespace
 
+// Whether some place has the factors of both monomials, each often enough.
+bool Targets::may_hold_both(const Extremes& a, const Extremes& b) {
+    const Bits &x = a.least->places, &y = b.least->places;
+    for (std::size_t k = 0; k < x.size(); k++)
+        for (std::uint64_t bits = x[k] & y[k]; bits; bits &= bits - 1) {
+            std::size_t place = k * 64 + static_cast<std::size_t>(__builtin_ctzll(bits));
+            const Totals& have = totals(places_[place].mono);
+            // Each monomial fits alone: only atoms that both have can be too many.
+            bool fits = true;
+            auto i = a.totals->begin(), j = b.totals->begin();
+            auto h = have.begin();
+            while (fits && i != a.totals->end() && j != b.totals->end()) {
+                if (i->first < j->first) {
+                    ++i;
+                } else if (j->first < i->first) {
+                    ++j;
+                } else {
+                    while (h != have.end() && h->first < i->first) ++h;
+                    bool size = algebra_.atom(i->first).kind == Kind::size;
+                    fits = size || (h != have.end() && !(h->second < i->second + j->second));
+                    ++i, ++j;
+                }
+            }
+            if (fits) return true;
+        }
+    return false;
+}
+
 bool Targets::may_hold_product(const Extremes& a, const Extremes& b) {
     if (a.size == 0 || b.size == 0) return false;
     // A product by one monomial merges nothing: all its monomials must occur in one polynomial.
-    if (a.size == 1 && b.size == 1) return meet(a.least->places, b.least->places);
+    if (a.size == 1 && b.size == 1) return may_hold_both(a, b);
     if (a.size == 1 || b.size == 1) return meet(a.polys, b.polys);
     return meet(a.least->polys, b.least->polys, a.greatest->polys, b.greatest->polys);
 }
