@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-import types
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +27,6 @@ Signature = tuple[Any, ...]
 
 Ranges = dict[int, tuple[str, int, int | None]]
 """Dimension -> symbol, lowest and highest size."""
-
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 
 
 class Optimized:
@@ -126,7 +123,7 @@ class Optimized:
             torch.get_num_threads(),
             torch.get_default_dtype(),
             grad,
-            *_held(self.fn, set()),
+            *pipeline.signature(self.fn),
         ]
         ranges = self._ranges(args, kwargs) if self._dynamic else {}
         for leaf in leaves:
@@ -151,12 +148,13 @@ class Optimized:
                             "pass tensors, numbers, or containers of them",
                         )
                     ) from None
-                key.append(_plain(leaf))
+                key.append(pipeline.plain_key(leaf))
         return tuple(key)
 
     def _ranges(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Ranges]:
         """The dynamic dimensions of these tensors, by identity; empty unless all sizes fit."""
-        assert self._parameters is not None
+        if self._parameters is None:
+            return {}
         try:
             given = self._parameters.bind(*args, **kwargs).arguments
         except TypeError:
@@ -194,9 +192,13 @@ class Optimized:
 
 
 def _line(error: Exception) -> str:
+    """One line: the stage that failed, if the error came from one, and what happened."""
     text = str(error).strip().splitlines()
     line = text[0] if text else ""
-    return line if isinstance(error, SuperoptError) else f"{type(error).__name__}: {line}"
+    if not isinstance(error, SuperoptError):
+        line = f"{type(error).__name__}: {line}"
+    stage = trace.stage_of(error)
+    return f"{stage}: {line}" if stage not in ("", "optimize") else line
 
 
 def _settings() -> Config:
@@ -207,11 +209,6 @@ def _settings() -> Config:
         return Config()
 
 
-def _plain(value: Any) -> Hashable:
-    # 0.0 equals -0.0, and a NaN does not equal itself: floats count by how they print.
-    return type(value), repr(value) if isinstance(value, float | complex) else value
-
-
 def _shape(tensor: torch.Tensor, ranges: dict[int, Ranges]) -> tuple[Any, ...]:
     dynamic = ranges.get(id(tensor))
     if not dynamic:
@@ -220,46 +217,6 @@ def _shape(tensor: torch.Tensor, ranges: dict[int, Ranges]) -> tuple[Any, ...]:
     for dim, (name, _, _) in dynamic.items():
         shape[dim] = name
     return tuple(shape), tensor.stride() if not tensor.is_contiguous() else "dense"
-
-
-def _held(fn: Any, seen: set[int]) -> Iterator[Hashable]:
-    """What a function reads beside its arguments: tensors by identity and layout, plain values.
-
-    It is looked for in the function's closure and globals, in the functions it calls, and in
-    modules. A rebound tensor is another signature; one that is written in place is the same.
-    """
-    if id(fn) in seen:
-        return
-    seen.add(id(fn))
-    if isinstance(fn, torch.nn.Module):
-        for module in fn.modules():
-            for held in (module._parameters, module._buffers, module.__dict__):
-                yield from _keys(held.values(), seen)
-        return
-    if isinstance(fn, types.MethodType) and isinstance(fn.__self__, torch.nn.Module):
-        yield from _held(fn.__self__, seen)
-    function = getattr(fn, "__func__", fn)
-    code = getattr(function, "__code__", None)
-    scope = getattr(function, "__globals__", {})
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            yield from _keys((cell.cell_contents,), seen)
-        except ValueError:  # a name that is not bound yet
-            yield None
-    yield from _keys((scope[n] for n in (code.co_names if code else ()) if n in scope), seen)
-
-
-def _keys(values: Any, seen: set[int]) -> Iterator[Hashable]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield id(value), value.dtype, value.shape, value.stride(), value.requires_grad
-        elif isinstance(value, _PLAIN):
-            yield _plain(value)
-        elif isinstance(value, torch.nn.Module) or (
-            isinstance(value, types.FunctionType)
-            and not value.__module__.startswith(("torch.", "superopt."))
-        ):
-            yield from _held(value, seen)
 
 
 class _Unfit(Exception):
@@ -274,8 +231,9 @@ def _parameters(fn: Callable[..., Any]) -> inspect.Signature:
 def _dynamic_ranges(parameters: inspect.Signature | None, options: Options) -> dict[str, Ranges]:
     """Argument -> its dynamic dimensions; BadOption for an argument that does not exist."""
     out: dict[str, Ranges] = {}
+    if parameters is None:
+        return out
     for axis in options.dynamic:
-        assert parameters is not None
         if axis.argument not in parameters.parameters:
             raise BadOption(
                 f"dynamic names {axis.argument!r}, which is no argument",

@@ -18,8 +18,10 @@ from superopt.config import Config, Options
 from superopt.cost.devices import cpu_device
 from superopt.cost.measure import Timing, interleave
 from superopt.cost.model import cost_on
-from superopt.errors import RequiresGrad, SuperoptError, UnsupportedDevice, VerificationFailed
+from superopt.errors import SuperoptError, UnsupportedDevice, VerificationFailed
 from superopt.frontend.identity import identity
+from superopt.frontend.live import plain_key as plain_key
+from superopt.frontend.live import signature as signature
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.graph import Graph
@@ -110,9 +112,6 @@ def optimize(
 
                 wishes = options.dynamic_shapes() or None
                 program = partition(capture(fn, args, kwargs, wishes), options.precision)
-            held = [v for v in program.captured.values if isinstance(v, torch.Tensor)]
-            if torch.is_grad_enabled() and any(v.requires_grad for v in held):
-                raise RequiresGrad("a parameter requires a gradient", "the function's own tensors")
             for b in program.boundaries:
                 trace.log("fallback", f"{b.op} at {b.where}: {b.reason}")
         if not program.supported:
@@ -304,9 +303,15 @@ def _gate(
 ) -> tuple[Candidate, Timing]:
     """The fastest candidate whose binary is as accurate as eager PyTorch, with its timing."""
     reasons = []
+    known: gate.Known = {}
     for k in sorted(range(len(ready)), key=lambda k: (times[k].median_s, k)):
         report = gate.numeric_gate(
-            ready[k].kernels.checked, eager, inputs, reference=partial(_exact, graph), seed=seed
+            ready[k].kernels.checked,
+            eager,
+            inputs,
+            reference=partial(_exact, graph),
+            seed=seed,
+            known=known,
         )
         strays = _strays(graph, report)
         if strays:

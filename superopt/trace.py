@@ -136,11 +136,18 @@ def stage(name: str, **notes: Any) -> Iterator[Span]:
         span.outcome = "ok"
     except BaseException as error:
         span.outcome = type(error).__name__
+        if stage_of(error) == "":
+            error.superopt_stage = name  # type: ignore[attr-defined]
         raise
     finally:
         span.seconds = time.perf_counter() - begun
         _span.reset(token)
         log(name, f"{span.outcome} after {span.seconds:.3f} s", 1, **span.notes)
+
+
+def stage_of(error: BaseException) -> str:
+    """The innermost stage that an error ended; empty if it came from none."""
+    return getattr(error, "superopt_stage", "")
 
 
 def note(**values: Any) -> None:
@@ -311,6 +318,7 @@ __all__ = [
     "progress",
     "report",
     "stage",
+    "stage_of",
     "terminal_progress",
     "to_json",
     "warn",

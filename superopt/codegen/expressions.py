@@ -42,6 +42,7 @@ class Expressions:
 
     def __init__(self, graph: Graph, body: set[int], stored: dict[int, Buffer]) -> None:
         self.graph, self.body, self.stored = graph, body, stored
+        self.sums: frozenset[int] = frozenset()  # maps whose terms share one accumulator
         self.users: dict[int, set[int]] = {i: set() for i in body}
         for i in body:
             for a in graph.nodes[i].args:
@@ -74,7 +75,7 @@ class Expressions:
                 return
             seen.add((j, here))
             node = self.graph.nodes[j]
-            if isinstance(node, Reduce):
+            if isinstance(node, Reduce) or j in self.sums:
                 if not here:
                     raise NotLowerable(
                         f"%{j} is a reduction that is read through a layout operator",

@@ -120,6 +120,7 @@ class _Lowering:
         self.deps = reach(self.graph, self.body)
         self.exprs = Expressions(self.graph, self.body, self.stored)
         self.shared = shared_accumulators(self.graph, self.body, self.exprs.users, mine, self.carry)
+        self.exprs.sums = frozenset(self.shared.values())
 
     # -- steps -----------------------------------------------------------------------------------
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +17,17 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from superopt import trace
-from superopt.errors import MutatesInput, UnsupportedOperator
+from superopt.errors import BadOption, MutatesInput, RequiresGrad, UnsupportedOperator, closest
+from superopt.frontend import cleanup
+from superopt.frontend.live import Live, found_in, literal, of_module
+from superopt.frontend.where import UNKNOWN, location, recorded
 from superopt.mugraph.axes import Sym
 
 NO_BOUND = 1 << 40
+"""The upper bound of a dynamic size for which none was given, in elements."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""torch.export changes global state while it traces."""
 
 
 class _Wrapped(torch.nn.Module):
@@ -24,116 +35,227 @@ class _Wrapped(torch.nn.Module):
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         super().__init__()
-        self.fn = fn
+        # Not as an attribute: a function that is a module's method must not register the module.
+        self.__dict__["fn"] = fn
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.fn(*args, **kwargs)
+        return self.__dict__["fn"](*args, **kwargs)
 
 
 @dataclass(frozen=True)
 class Captured:
     """An exported program.
 
-    gm: the FX graph (ATen, not decomposed); values: for each placeholder, the position of the flat
-    user input it stands for, or the live tensor it holds; symbols: size symbols by FX name;
-    unflatten: builds the function's result from the flat outputs.
+    fn: what was captured; gm: its FX graph (ATen, not decomposed, without mutation); placeholders
+    and values: each graph input, and the position of the flat argument that it is, or the tensor
+    that the function holds; symbols: size symbols by FX name; out_spec: how the flat ``outputs``
+    (FX nodes and plain values) make the result; modes: modules and whether they were in training.
     """
 
     name: str
+    fn: Callable[..., Any]
     gm: fx.GraphModule
     placeholders: tuple[fx.Node, ...]
-    values: tuple[int | torch.Tensor, ...]
+    values: tuple[int | Live, ...]
     symbols: Mapping[str, Sym]
     out_spec: Any
     outputs: tuple[Any, ...]
+    modes: tuple[tuple[torch.nn.Module, bool], ...] = ()
+
+    def changed(self) -> str | None:
+        """What is no longer as it was when the function was captured, or None."""
+        grad = torch.is_grad_enabled()
+        for node, value in zip(self.placeholders, self.values, strict=True):
+            if isinstance(value, int):
+                continue
+            try:
+                now: Any = value.get()
+            except (LookupError, ValueError, AttributeError):
+                return f"{node.target} is gone"
+            if not isinstance(now, torch.Tensor):
+                return f"{node.target} is no tensor any more"
+            if grad and now.requires_grad:
+                return f"{node.target} requires a gradient"
+            if (now.dtype, now.shape, now.stride(), now.device) != value.layout:
+                return f"{node.target} has another dtype, shape, strides or device"
+        if any(module.training != mode for module, mode in self.modes):
+            return "a module changed between training and evaluation"
+        return None
 
 
 def capture(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    kwargs: dict[str, Any] | None = None,
     dynamic: Mapping[str, Mapping[int, Any]] | None = None,
 ) -> Captured:
     """Exports ``fn`` on example arguments; ``dynamic``: {argument: {dim: torch.export.Dim}}.
 
     Raises UnsupportedOperator when PyTorch itself cannot export the function, MutatesInput when
-    the function writes to an argument or returns one.
+    the function writes to an argument (or to a tensor it holds) or returns one, RequiresGrad when
+    a tensor it holds requires a gradient here, BadOption for a ``dynamic`` that fits no argument.
     """
+    kwargs = kwargs or {}
+    name = getattr(fn, "__name__", type(fn).__name__)
     module = fn if isinstance(fn, torch.nn.Module) else _Wrapped(fn)
     shapes = _dynamic_shapes(fn, args, kwargs, dynamic) if dynamic else None
-    with torch.no_grad():
-        try:
-            program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
-        except Exception as error:
-            raise UnsupportedOperator(
-                f"torch.export cannot capture it: {str(error).splitlines()[0][:200]}",
-                getattr(fn, "__name__", type(fn).__name__),
-                "data-dependent control flow and opaque calls stay in PyTorch",
-                details=str(error),
-            ) from error
-    if _writes(program):
-        # In-place operators are made functional; a write to an argument then shows in the signature.
-        program = program.run_decompositions({})
-        if _writes(program):
-            raise UnsupportedOperator(
-                "an in-place operator that cannot be made functional", "export"
-            )
-    signature = program.graph_signature
-    for spec in signature.output_specs:
-        if spec.kind in (OutputKind.USER_INPUT_MUTATION, OutputKind.BUFFER_MUTATION):
-            raise MutatesInput(f"the function writes to {spec.target}", "in-place operator")
-    placeholders = tuple(n for n in program.graph.nodes if n.op == "placeholder")
-    values: list[int | torch.Tensor] = []
+    with _ONE_AT_A_TIME, _quiet(), recorded(), torch.no_grad():
+        exported = _export(module, args, kwargs, shapes, name)
+        # Made functional, a program holds stand-ins for its literals; the tensors are the first's.
+        tensors = {**exported.state_dict, **exported.constants}
+        program = _functional(exported, name)
+    signature, graph = program.graph_signature, program.graph
+    placeholders = tuple(n for n in graph.nodes if n.op == "placeholder")
+    literals = {n for n in placeholders if _is_literal(n)}
+    values: list[int | Live] = []
     position = 0
-    for spec in signature.input_specs:
+    for node, spec in zip(placeholders, signature.input_specs, strict=True):
         if spec.kind == InputKind.USER_INPUT:
             values.append(position)
             position += 1
-        elif spec.target in program.constants:
-            values.append(program.constants[spec.target])
         else:
-            values.append(_live(module, spec.target, program))
-    symbols = {
-        str(s): Sym(
-            _clean(str(s)),
-            max(int(r.lower), 2),
-            min(int(r.upper), NO_BOUND) if str(r.upper) not in ("int_oo", "oo") else NO_BOUND,
-        )
-        for s, r in program.range_constraints.items()
-    }
-    result = next(n for n in program.graph.nodes if n.op == "output").args[0]
-    if any(isinstance(o, fx.Node) and o in placeholders for o in result):
-        raise MutatesInput("an output is one of the inputs", "return statement")
-    trace.log("frontend", f"captured {len(program.graph.nodes)} nodes", 2)
-    return Captured(
-        getattr(fn, "__name__", type(fn).__name__),
+            values.append(_held(fn, module, tensors, str(spec.target), node in literals))
+    captured = Captured(
+        name,
+        fn,
         program.graph_module,
         placeholders,
         tuple(values),
-        symbols,
+        _symbols(program),
         program.call_spec.out_spec,
-        tuple(result),
+        _outputs(graph),
+        tuple((m, m.training) for m in fn.modules()) if isinstance(fn, torch.nn.Module) else (),
+    )
+    _refuse_aliases(captured)
+    reason = captured.changed()
+    if reason is not None:
+        raise RequiresGrad(reason, name)
+    trace.log("frontend", f"captured {len(graph.nodes)} nodes", 2)
+    return captured
+
+
+def _export(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, name: str
+) -> Any:
+    """Non-strict first: it runs the function itself. Strict where that fails, since it reads bytecode."""
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    first: Exception | None = None
+    for strict in (False, True):
+        try:
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=strict)
+        except GuardOnDataDependentSymNode as error:
+            where = _raised_at(error)
+            raise UnsupportedOperator(
+                "control flow depends on the data of a tensor",
+                where or name,
+                "use torch.where, or leave this function to PyTorch",
+                details=str(error),
+            ) from error
+        except Exception as error:
+            first = first or error
+    text = str(first).strip()
+    raise UnsupportedOperator(
+        f"torch.export cannot capture it: {(text.splitlines() or [type(first).__name__])[0][:200]}",
+        (first and _raised_at(first)) or name,
+        "opaque calls and control flow that depends on data stay in PyTorch",
+        details=text,
+    ) from first
+
+
+def _raised_at(error: BaseException) -> str:
+    """The user's line under which an error arose."""
+    import traceback
+
+    from superopt.frontend.where import internal
+
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [f for f in frames if not internal(f.filename)]
+    if not users:
+        return ""
+    return f"{users[-1].filename}:{users[-1].lineno}, in {users[-1].name}: {users[-1].line}"
+
+
+def _functional(program: Any, name: str) -> Any:
+    """The program without nested contexts and in-place operators."""
+    cleanup.inline_contexts(program.graph_module)
+    writers = cleanup.mutating(program.graph)
+    if not writers:
+        return program
+    cleanup.refuse_writes(program.graph, writers)
+    try:
+        # An empty table: in-place operators become functional, and nothing is decomposed.
+        program = program.run_decompositions({})
+    except Exception as error:
+        raise UnsupportedOperator(
+            f"the in-place operator {cleanup.op_name(writers[0])} cannot be made functional",
+            location(writers[0]),
+            "use the out-of-place form",
+            details=str(error),
+        ) from error
+    for spec in program.graph_signature.output_specs:
+        if spec.kind != OutputKind.USER_OUTPUT:
+            raise MutatesInput(f"the function writes to {spec.target}", location(writers[0]))
+    left = cleanup.mutating(program.graph)
+    if left:
+        raise UnsupportedOperator(
+            f"the in-place operator {cleanup.op_name(left[0])} cannot be made functional",
+            location(left[0]),
+            "use the out-of-place form",
+        )
+    return program
+
+
+def _is_literal(node: fx.Node) -> bool:
+    """Whether a graph input is a tensor literal of the function's code: only ever copied."""
+    return bool(node.users) and all(
+        cleanup.op_name(u) in ("lift_fresh_copy", "clone") for u in node.users
     )
 
 
-def _writes(program: Any) -> bool:
-    schemas = (getattr(n.target, "_schema", None) for n in program.graph.nodes)
-    return any(s is not None and s.is_mutable for s in schemas)
+def _held(
+    fn: Callable[..., Any],
+    module: torch.nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    target: str,
+    only_copied: bool,
+) -> Live:
+    named = of_module(module, target) or found_in(fn, tensors[target])
+    if named is not None:
+        return named
+    if only_copied:
+        return literal(tensors[target])
+    raise UnsupportedOperator(
+        f"the function holds a tensor of shape {tuple(tensors[target].shape)} that cannot be followed",
+        getattr(fn, "__name__", type(fn).__name__),
+        "pass it as an argument, or keep it in a global, a closure or a module",
+    )
 
 
-def _clean(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)
+def _symbols(program: Any) -> dict[str, Sym]:
+    out = {}
+    for symbol, bounds in program.range_constraints.items():
+        name, high = str(symbol), str(bounds.upper)
+        # Sizes 0 and 1 mean something else to broadcasting; export assumed the size is neither.
+        lo = max(int(bounds.lower), 2)
+        hi = NO_BOUND if high in ("int_oo", "oo") else min(int(bounds.upper), NO_BOUND)
+        out[name] = Sym("".join(c if c.isalnum() else "_" for c in name), lo, max(hi, lo))
+    return out
 
 
-def _live(module: torch.nn.Module, target: str, program: Any) -> torch.Tensor:
-    """The tensor a parameter name refers to now, so that later updates of it are seen."""
-    try:
-        found: Any = module
-        for part in target.split("."):
-            found = getattr(found, part)
-        return found
-    except AttributeError:
-        return program.state_dict[target]
+def _outputs(graph: fx.Graph) -> tuple[Any, ...]:
+    return tuple(next(n for n in graph.nodes if n.op == "output").args[0])
+
+
+def _refuse_aliases(captured: Captured) -> None:
+    for out in captured.outputs:
+        if isinstance(out, fx.Node) and cleanup.shares_memory(out, captured.placeholders):
+            where = location(out)
+            raise MutatesInput(
+                "an output is an input or a view of one",
+                where if where != UNKNOWN else captured.name,
+                "return a copy (clone) of it, or leave this function to PyTorch",
+            )
 
 
 def _dynamic_shapes(
@@ -141,19 +263,17 @@ def _dynamic_shapes(
 ) -> Any:
     target = fn.forward if isinstance(fn, torch.nn.Module) else fn
     bound = inspect.signature(target).bind(*args, **kwargs)
-    unknown = [a for a in dynamic if a not in bound.arguments]
-    if unknown:
-        raise UnsupportedOperator(
-            f"dynamic names the argument {unknown[0]!r}",
-            "option dynamic",
-            f"the arguments are {', '.join(bound.arguments)}",
-        )
+    for name in dynamic:
+        if name not in bound.arguments:
+            raise BadOption(
+                f"dynamic names the argument {name!r}",
+                "option dynamic",
+                closest(name, bound.arguments),
+            )
 
     def shapes(name: str, value: Any) -> Any:
         wish = dynamic.get(name)
-        if wish is None:
-            return pytree.tree_map(lambda _: None, value)
-        return dict(wish)
+        return pytree.tree_map(lambda _: None, value) if wish is None else dict(wish)
 
     named = {n: shapes(n, v) for n, v in bound.arguments.items()}
     if isinstance(fn, torch.nn.Module):
@@ -161,3 +281,19 @@ def _dynamic_shapes(
     positional = tuple(named[n] for n in list(bound.arguments)[: len(args)])
     keywords = {n: named[n] for n in list(bound.arguments)[len(args) :]}
     return {"args": positional, "kwargs": keywords} if keywords else {"args": positional}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A failed export is an outcome here, not something to print pages about."""
+    loggers = [logging.getLogger(n) for n in ("torch.fx", "torch._dynamo", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,4 +1,19 @@
-"""What an operator's conversion works with: the builder, axis arrangement, dtype rules."""
+"""What an operator's conversion works with: the builder, axis arrangement, dtype rules.
+
+Precision. Every float tensor of the PyTorch program has a dtype there, and a node here whose dtype
+is the compute dtype: float32 for the 16-bit types, else the same. Inputs are cast once, when first
+read; outputs are cast to their own dtype at the very end.
+
+* ``precision="default"``: a cast between 16-bit types and float32 is no operation, so the program
+  runs in float32 from inputs to outputs. Only a cast to an integer type rounds first, since it
+  would else pick another integer. Casts to and from float64, integers and bool are kept.
+* ``precision="eager"``: wherever PyTorch stores a 16-bit result, the value is rounded there
+  (``round``, then back to float32 to go on). Products, attention, softmax, norms, losses and
+  formulas of several scalar operations compute in float32 and round once, at their end.
+
+A Python number takes the compute dtype of the operator it enters; in a comparison it is first
+rounded to the dtype that PyTorch compares in.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +27,18 @@ from superopt.frontend.tensors import NotSupported, Tensor, Tensors, compute_nam
 from superopt.mugraph.axes import Axis, Size, Sym
 from superopt.mugraph.dtypes import from_torch
 from superopt.mugraph.graph import Builder, Dims
+from superopt.mugraph.scalars import Term, inline
 
 Number = int | float | bool
 
 
 @dataclass
 class Context:
-    """Converts operators into one builder; ``eager`` keeps PyTorch's rounding points."""
+    """Converts operators into one builder; ``eager`` keeps PyTorch's rounding points.
+
+    name, result_shape: of the operator that is being converted (a list of shapes if it gives
+    several tensors); symbols: size symbols by their name in the exported program.
+    """
 
     b: Builder
     t: Tensors
@@ -43,6 +63,10 @@ class Context:
             for d in x.dims
         ]
 
+    def fresh(self, n: Any) -> tuple[Axis, ...]:
+        """A dimension of torch size ``n``: one fresh axis, none for size 1."""
+        return self.t.axis(self.axis_size(n))
+
     def value(self, x: Any, dtype: torch.dtype) -> Tensor:
         """A tensor or a Python number as a tensor of (logical) dtype ``dtype``."""
         if isinstance(x, Tensor):
@@ -53,39 +77,64 @@ class Context:
             if isinstance(x, float) and not floating(dtype):
                 raise NotSupported("a float literal among integers")
             return Tensor(self.b.const(x, compute_name(dtype)), (), dtype)
+        if isinstance(x, torch.SymInt):
+            size = self.axis_size(x)
+            axis = next((a for n in self.b.nodes for a in n.axes if a.size == size), None)
+            node = self.b.size_of(axis or self.b.fresh_axis(size), compute_name(dtype))
+            return Tensor(node, (), dtype)
         raise NotSupported(f"an argument of type {type(x).__name__}")
 
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """The tensor in another dtype; between 16-bit and f32 only kept roundings leave a trace."""
+        """The tensor in another dtype; see the precision rules above."""
         if x.dtype == dtype:
             return x
+        if floating(x.dtype) and not floating(dtype) and dtype != torch.bool:
+            x = self.settled(x)
         have, want = self.b.dtype(x.node), compute_name(dtype)
         node = x.node if have == want else self.b.map("cast", x.node, dtype=want)
-        return self.rounded(replace(x, node=node, dtype=dtype))
+        widened = x.exact and torch.promote_types(x.dtype, dtype) == dtype
+        out = replace(x, node=node, dtype=dtype, exact=widened)
+        return out if widened else self.rounded(out)
+
+    def settled(self, x: Tensor) -> Tensor:
+        """The tensor with exactly the values that its 16-bit dtype can hold."""
+        name = from_torch(x.dtype).name
+        if x.exact or not floating(x.dtype) or compute_name(x.dtype) == name:
+            return x
+        node = self.b.map("round", x.node, dtype=name)
+        return replace(x, node=self.b.map("cast", node, dtype=compute_name(x.dtype)), exact=True)
 
     def rounded(self, x: Tensor) -> Tensor:
         """Marks the rounding that eager PyTorch makes when it stores this value."""
-        if (
-            not self.eager
-            or not floating(x.dtype)
-            or compute_name(x.dtype) == from_torch(x.dtype).name
-        ):
-            return x
-        node = self.b.map("round", x.node, dtype=from_torch(x.dtype).name)
-        return replace(x, node=self.b.map("cast", node, dtype=compute_name(x.dtype)))
+        return self.settled(replace(x, exact=False)) if self.eager else replace(x, exact=False)
 
     def elementwise(
         self, op: str, args: Sequence[Any], out: torch.dtype, work: torch.dtype
     ) -> Tensor:
         """A scalar row over broadcast arguments, all converted to ``work`` first."""
+        return self.rounded(self.apply(op, args, out, work))
+
+    def apply(self, op: str, args: Sequence[Any], out: torch.dtype, work: torch.dtype) -> Tensor:
+        """``elementwise`` without the rounding at its end: a step inside an operator."""
         ts, dims = self.t.broadcast([self.value(a, work) for a in args])
         node = self.b.map(op, *(t.node for t in ts))
-        result = Tensor(node, dims, out if self.b.dtype(node) != "bool" else torch.bool)
-        return self.rounded(result)
+        return Tensor(node, dims, out if self.b.dtype(node) != "bool" else torch.bool)
+
+    def formula(self, term: Term, args: Sequence[Any], out: torch.dtype) -> Tensor:
+        """A term over the scalar table applied to broadcast arguments, rounded once."""
+        ts, dims = self.t.broadcast([self.value(a, out) for a in args])
+        dtype = compute_name(out)
+
+        def apply(op: str, nodes: list[int]) -> int:
+            return self.b.map(op, *nodes, dtype=dtype if op == "where" else None)
+
+        node = inline(term, [t.node for t in ts], apply, lambda v: self.b.const(v, dtype))
+        return self.rounded(Tensor(node, dims, out))
 
     def where(self, cond: Tensor, a: Any, b: Any, out: torch.dtype) -> Tensor:
         """``cond ? a : b`` with broadcasting."""
-        ts, dims = self.t.broadcast([cond, self.value(a, out), self.value(b, out)])
+        a, b = self.value(a, out), self.value(b, out)
+        ts, dims = self.t.broadcast([self.cast(cond, torch.bool), a, b])
         node = self.b.map("where", *(t.node for t in ts), dtype=compute_name(out))
         return Tensor(node, dims, out)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,40 +12,70 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from superopt.errors import MutatesInput, ShapeMismatch, UnsupportedOperator
+from superopt import trace
+from superopt.errors import SuperoptError, UnsupportedOperator
+from superopt.frontend import cleanup
 from superopt.frontend.capture import Captured
-from superopt.frontend.convert import Converter, converts, op_name
+from superopt.frontend.cleanup import op_name
+from superopt.frontend.convert import Converter, computes, refusal
+from superopt.frontend.live import Live
+from superopt.frontend.numbers import blank, free, number, symbol_values
 from superopt.frontend.tensors import NotSupported
+from superopt.frontend.where import location
 from superopt.mugraph.graph import Graph
 
 Call = Callable[["Supported", Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+Env = dict[fx.Node, Any]
 
 
 @dataclass(frozen=True)
 class Supported:
-    """A run of operators with a graph; ``inputs`` and ``outputs`` are FX values in graph order."""
+    """A run of operators with a graph; ``inputs`` and ``outputs`` are FX values in graph order.
+
+    literals: the tensor literals among what ``nodes`` read, which the graph holds as constants.
+    """
 
     graph: Graph
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     nodes: tuple[fx.Node, ...]
+    literals: Mapping[fx.Node, torch.Tensor]
+
+    @functools.cached_property
+    def _only_shapes(self) -> tuple[fx.Node, ...]:
+        """Tensors that the operators take and the graph does not: they read their shape alone."""
+        known = {*self.inputs, *self.literals, *self.nodes}
+        read = dict.fromkeys(source for node in self.nodes for source in node.all_input_nodes)
+        return tuple(
+            n for n in read if n not in known and isinstance(n.meta.get("val"), torch.Tensor)
+        )
 
     def eager(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         """The same run in PyTorch."""
-        env: dict[fx.Node, Any] = dict(zip(self.inputs, tensors, strict=True))
+        env: Env = {**self.literals, **dict(zip(self.inputs, tensors, strict=True))}
+        sizes = symbol_values(self.inputs, env)
+        env.update({node: blank(node, sizes) for node in self._only_shapes})
         for node in self.nodes:
-            env[node] = _execute(node, env)
+            env[node] = _execute(node, env, sizes)
         return [env[n] for n in self.outputs]
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """An operator that stays in PyTorch: its name, where it stands in the user's source, and why."""
+    """Operators that stay in PyTorch: the name of the first, where the user wrote it, and why.
+
+    Beside the operator, ``nodes`` holds what picks its results apart.
+    """
 
     op: str
     where: str
     reason: str
-    node: fx.Node
+    nodes: tuple[fx.Node, ...]
+
+    @property
+    def node(self) -> fx.Node:
+        """The operator."""
+        return self.nodes[0]
 
 
 @dataclass(frozen=True)
@@ -54,15 +85,19 @@ class Program:
     captured: Captured
     pieces: tuple[Supported | Boundary, ...]
 
-    @property
+    @functools.cached_property
     def boundaries(self) -> tuple[Boundary, ...]:
         """The operators that stay in PyTorch."""
         return tuple(p for p in self.pieces if isinstance(p, Boundary))
 
-    @property
+    @functools.cached_property
     def supported(self) -> tuple[Supported, ...]:
         """The pieces that have a graph."""
         return tuple(p for p in self.pieces if isinstance(p, Supported))
+
+    @functools.cached_property
+    def _given(self) -> frozenset[fx.Node]:
+        return frozenset(self.captured.placeholders)
 
     def positions(self) -> list[int] | None:
         """For a program of one piece: the flat argument behind each input, None where it is not one."""
@@ -71,154 +106,164 @@ class Program:
         if not isinstance(piece, Supported) or list(piece.outputs) != list(self.captured.outputs):
             return None
         values = [where[n] for n in piece.inputs]
-        return (
-            [v for v in values if isinstance(v, int)]
-            if all(isinstance(v, int) for v in values)
-            else None
-        )
+        positions = [v for v in values if isinstance(v, int)]
+        return positions if len(positions) == len(values) else None
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Any:
-        """Runs all pieces: supported ones by ``call``, the others in PyTorch."""
+        """Runs all pieces: supported ones by ``call``, the others in PyTorch.
+
+        When a tensor that the function holds is no longer as it was captured (another dtype, a
+        required gradient, ...), the original function runs instead, with a warning.
+        """
+        captured = self.captured
+        changed = captured.changed()
+        if changed is not None:
+            trace.warn_once("fallback", f"{captured.name} runs in PyTorch: {changed}")
+            return captured.fn(*args, **kwargs)
         flat = pytree.tree_leaves((args, kwargs)) if kwargs or not _plain(args) else args
-        env: dict[fx.Node, Any] = {}
-        for node, value in zip(self.captured.placeholders, self.captured.values, strict=True):
-            env[node] = flat[value] if isinstance(value, int) else value
+        env: Env = {
+            node: value.get() if isinstance(value, Live) else flat[value]
+            for node, value in zip(captured.placeholders, captured.values, strict=True)
+        }
+        sizes = symbol_values(captured.placeholders, env) if captured.symbols else {}
         for piece in self.pieces:
             if isinstance(piece, Supported):
-                given = [_fitted(env[n], n) for n in piece.inputs]
-                env.update(zip(piece.outputs, call(piece, given), strict=True))
+                # What PyTorch returns, and in which strides, may depend on its own arguments'
+                # strides: a piece reads what other pieces made in row-major order.
+                xs = [env[n] if n in self._given else env[n].contiguous() for n in piece.inputs]
+                env.update(zip(piece.outputs, call(piece, xs), strict=True))
             else:
-                env[piece.node] = _execute(piece.node, env)
-        out = [env[o] if isinstance(o, fx.Node) else o for o in self.captured.outputs]
-        return pytree.tree_unflatten(out, self.captured.out_spec)
+                for node in piece.nodes:
+                    env[node] = _execute(node, env, sizes)
+        out = [_value(o, env, sizes) if isinstance(o, fx.Node) else o for o in captured.outputs]
+        return pytree.tree_unflatten(out, captured.out_spec)
 
 
 def partition(captured: Captured, precision: str = "default") -> Program:
     """Cuts a captured program; every operator is in exactly one piece.
 
-    Raises MutatesInput when an output is a view of an input (a kernel would return a copy).
+    precision: "default" computes 16-bit programs in float32 and rounds at the outputs; "eager"
+    keeps every rounding that PyTorch makes (see ``Context``).
     """
-    _refuse_aliases(captured)
-    nodes = [
-        n for n in captured.gm.graph.nodes if n.op not in ("placeholder", "output") and not _free(n)
-    ]
-    pieces: list[Supported | Boundary] = []
-    run: list[fx.Node] = []
-    converter = _converter(captured, precision)
+    return Program(captured, tuple(_Cutter(captured, precision).pieces()))
 
-    def flush() -> None:
-        nonlocal run, converter
-        if run:
-            inside = set(run)
-            outputs = [
-                n
-                for n in run
-                if any(u not in inside and not _free(u) for u in n.users)
-                and isinstance(n.meta.get("val"), torch.Tensor)
-            ]
-            if outputs:
-                piece = converter.finish(outputs)
-                pieces.append(Supported(piece.graph, piece.inputs, piece.outputs, tuple(run)))
-        run, converter = [], _converter(captured, precision)
 
-    for node in nodes:
-        reason = converts(node)
-        if reason is None and op_name(node) == "getitem" and node.args[0] not in run:
-            reason = "it picks a result of an operator that stays in PyTorch"
+class _Cutter:
+    """Walks the program once, growing a run of convertible operators until one is not."""
+
+    def __init__(self, captured: Captured, precision: str) -> None:
+        self.captured, self.precision = captured, precision
+        self.devices = {
+            v.device
+            for n in captured.placeholders
+            if isinstance(v := n.meta.get("val"), torch.Tensor)
+        }
+        self.literals = {
+            n: v.get()
+            for n, v in zip(captured.placeholders, captured.values, strict=True)
+            if isinstance(v, Live) and v.constant
+        }
+        self.kept = cleanup.entangled_views(captured.outputs)
+        self.run: list[fx.Node] = []
+        self.converter = self._fresh()
+
+    def pieces(self) -> Iterator[Supported | Boundary]:
+        for node in _in_order(self.captured.gm.graph):
+            reason = self._add(node)
+            if reason is not None:
+                yield from self._flush()
+                yield Boundary(op_name(node), location(node), reason, (node, *_picks(node)))
+        yield from self._flush()
+
+    def _fresh(self) -> Converter:
+        c = self.captured
+        eager = self.precision == "eager"
+        return Converter(c.name, eager, c.symbols, frozenset(c.placeholders), self.literals)
+
+    def _add(self, node: fx.Node) -> str | None:
+        """Converts an operator (with what picks its results apart), or says why it cannot be."""
+        if node in self.kept or any(n in self.kept for n in _picks(node)):
+            return "it gives a view of another output, which aliases it in PyTorch"
+        reason = refusal(node, self.devices)
         if reason is None:
             try:
-                converter.add(node)
-                run.append(node)
-                continue
+                for n in (node, *_picks(node)):
+                    self.converter.add(n)
+                    self.run.append(n)
             except NotSupported as why:
                 reason = str(why)
-        flush()
-        pieces.append(Boundary(op_name(node), location(node), reason, node))
-    flush()
-    symbolic = captured.symbols and any(isinstance(p, Boundary) for p in pieces)
-    if symbolic:
-        b = next(p for p in pieces if isinstance(p, Boundary))
-        raise UnsupportedOperator(
-            f"{b.op} under dynamic sizes: {b.reason}",
-            b.where,
-            "leave out dynamic= for this function",
-        )
-    return Program(captured, tuple(pieces))
+        return reason
+
+    def _flush(self) -> Iterator[Supported | Boundary]:
+        run, converter = self.run, self.converter
+        self.run, self.converter = [], self._fresh()
+        inside = set(run)
+        outputs = [
+            n
+            for n in run
+            if any(u not in inside and not free(u) for u in n.users)
+            and isinstance(n.meta.get("val"), torch.Tensor)
+        ]
+        if not outputs:
+            return
+        try:
+            piece = converter.finish(outputs)
+        except (NotSupported, SuperoptError) as error:
+            reason = str(error)
+        else:
+            if computes(piece.graph):
+                nodes = _behind(outputs, run)
+                literals = {n: t for n, t in self.literals.items() if n not in piece.inputs}
+                yield Supported(piece.graph, piece.inputs, piece.outputs, nodes, literals)
+                return
+            reason = "it only moves data, and nothing beside it computes"
+        yield Boundary(op_name(run[0]), location(run[0]), reason, tuple(run))
 
 
-def _converter(captured: Captured, precision: str) -> Converter:
-    return Converter(captured.name, precision == "eager", captured.symbols)
+def _behind(outputs: Sequence[fx.Node], run: Sequence[fx.Node]) -> tuple[fx.Node, ...]:
+    """The operators of a run that its outputs need."""
+    needed = set(outputs)
+    for node in reversed(run):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return tuple(n for n in run if n in needed)
+
+
+def _in_order(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The operators, without sizes and assertions, and without what picks results apart."""
+    for node in graph.nodes:
+        if node.op in ("placeholder", "output") or free(node):
+            continue
+        if op_name(node) == "getitem":
+            continue
+        yield node
+
+
+def _picks(node: fx.Node) -> Iterator[fx.Node]:
+    """The getitem nodes that pick this operator's results apart, nested ones after their source."""
+    for user in node.users:
+        if user.op == "call_function" and op_name(user) == "getitem" and user.args[0] is node:
+            yield user
+            yield from _picks(user)
 
 
 def _plain(args: tuple[Any, ...]) -> bool:
     return all(type(a) is torch.Tensor for a in args)
 
 
-def _fitted(tensor: torch.Tensor, node: fx.Node) -> torch.Tensor:
-    """The tensor in the layout that the graph was made for; a value of an earlier piece may differ."""
-    value = node.meta["val"]
-    if tensor.dtype != value.dtype or tensor.dim() != value.dim():
-        raise ShapeMismatch(
-            f"{node.name} is {tensor.dtype} {tuple(tensor.shape)}", location(node), "call it anew"
-        )
-    sizes = tuple(value.shape)
-    if any(not isinstance(n, int) for n in sizes):
-        return tensor.contiguous()
-    if tuple(tensor.shape) != sizes:
-        raise ShapeMismatch(f"{node.name} has shape {tuple(tensor.shape)}", location(node))
-    want = value.stride()
-    if all(a == b or n == 1 for a, b, n in zip(tensor.stride(), want, sizes, strict=True)):
-        return tensor
-    return torch.empty_strided(sizes, want, dtype=tensor.dtype).copy_(tensor)
-
-
-def _free(node: fx.Node) -> bool:
-    """Nodes without a tensor: sizes, and assertions about them that the guards already make."""
-    value = node.meta.get("val")
-    return node.op == "call_function" and (
-        isinstance(value, torch.SymInt | torch.SymBool | int | bool)
-        or "assert" in op_name(node)
-        or "sym_constrain" in op_name(node)
-        or (value is None and not node.users and not _writes(node))
-    )
-
-
-def _writes(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return bool(schema and schema.is_mutable)
-
-
-def _execute(node: fx.Node, env: dict[fx.Node, Any]) -> Any:
-    args, kwargs = fx.map_arg((tuple(node.args), dict(node.kwargs)), lambda n: env[n])
+def _value(node: fx.Node, env: Env, sizes: Mapping[str, int]) -> Any:
+    """The value of a node: computed already, or a size, or an attribute of the program."""
+    if node in env:
+        return env[node]
     if node.op == "get_attr":
         return operator.attrgetter(str(node.target))(node.graph.owning_module)
-    if not callable(node.target):
+    return number(node, sizes)
+
+
+def _execute(node: fx.Node, env: Env, sizes: Mapping[str, int]) -> Any:
+    args, kwargs = fx.map_arg(
+        (tuple(node.args), dict(node.kwargs)), lambda n: _value(n, env, sizes)
+    )
+    if node.op != "call_function" or not callable(node.target):
         raise UnsupportedOperator(f"{node.op} {node.target}", location(node))
     return node.target(*args, **kwargs)
-
-
-def _refuse_aliases(captured: Captured) -> None:
-    for out in captured.outputs:
-        node = out
-        while isinstance(node, fx.Node) and node not in captured.placeholders:
-            schema = getattr(node.target, "_schema", None)
-            aliases = schema and any(r.alias_info for r in schema.returns)
-            node = node.args[0] if (aliases or op_name(node) == "getitem") and node.args else None
-        if isinstance(node, fx.Node):
-            raise MutatesInput(
-                "an output is a view of an input",
-                location(out),
-                "return a copy (clone) of it, or leave this function to PyTorch",
-            )
-
-
-def location(node: Any) -> str:
-    """Where the user wrote an operator: ``file:line, in function: text``."""
-    trace = node.meta.get("stack_trace") if isinstance(node, fx.Node) else None
-    lines = [x.strip() for x in (trace or "").strip().splitlines() if x.strip()]
-    frames = [k for k, x in enumerate(lines) if x.startswith("File ")]
-    if not frames:
-        return "unknown place"
-    text = lines[frames[-1]].removeprefix("File ").replace('"', "").replace(", line ", ":")
-    code = lines[frames[-1] + 1] if frames[-1] + 1 < len(lines) else ""
-    return f"{text}: {code}" if code else text

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from superopt.frontend.context import Context
-from superopt.frontend.rows_math import ROWS, row
-from superopt.frontend.tensors import NotSupported, Tensor, compute_name, floating
+from superopt.frontend.rows import ROWS, row
+from superopt.frontend.tensors import NotSupported, Tensor, compute_name
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Index
 
@@ -19,7 +19,9 @@ def _reshape(cx: Context, out: torch.dtype, x: Tensor, shape: Any) -> Tensor:
     return cx.t.reshape(x, cx.result_shape)
 
 
-ROWS["flatten"] = ROWS["unflatten"] = lambda cx, out, x, *_: cx.t.reshape(x, cx.result_shape)
+ROWS["flatten"] = ROWS["unflatten"] = ROWS["ravel"] = lambda cx, out, x, *_: cx.t.reshape(
+    x, cx.result_shape
+)
 
 
 @row("permute")
@@ -35,9 +37,14 @@ def _transpose(cx: Context, out: torch.dtype, x: Tensor, a: int, b: int) -> Tens
     return replace(x, dims=tuple(dims))
 
 
-@row("t", "numpy_T", "mT")
+@row("t", "mT", "matrix_H", "adjoint")
 def _t(cx: Context, out: torch.dtype, x: Tensor) -> Tensor:
     return x if len(x.dims) < 2 else _transpose(cx, out, x, -1, -2)
+
+
+@row("numpy_T")
+def _reversed(cx: Context, out: torch.dtype, x: Tensor) -> Tensor:
+    return replace(x, dims=tuple(reversed(x.dims)))
 
 
 @row("unsqueeze")
@@ -52,21 +59,42 @@ def _squeeze(cx: Context, out: torch.dtype, x: Tensor, dim: Any = None) -> Tenso
     return replace(x, dims=tuple(axes for d, axes in enumerate(x.dims) if axes or d not in dims))
 
 
+@row("movedim", "moveaxis")
+def _movedim(cx: Context, out: torch.dtype, x: Tensor, source: Any, to: Any) -> Tensor:
+    rank = len(x.dims)
+    pairs = [([d] if isinstance(d, int) else d) for d in (source, to)]
+    at = dict(zip((d % rank for d in pairs[1]), (d % rank for d in pairs[0]), strict=True))
+    rest = iter(d for d in range(rank) if d not in at.values())
+    return replace(x, dims=tuple(x.dims[at[d] if d in at else next(rest)] for d in range(rank)))
+
+
+@row("meshgrid")
+def _meshgrid(
+    cx: Context, out: torch.dtype, parts: list[Tensor], *_: Any, **kw: Any
+) -> list[Tensor]:
+    if kw.get("indexing", _[0] if _ else "ij") != "ij":
+        raise NotSupported("meshgrid in the order xy")
+    apart: list[Tensor] = []
+    for p in parts:
+        p = p if p.dims else replace(p, dims=((),))
+        apart.append(cx.t.distinct(p, {a for q in apart for d in q.dims for a in d}))
+    dims = tuple(p.dims[0] for p in apart)
+    return [replace(p, dims=dims) for p in apart]
+
+
 @row("expand", "expand_as", "broadcast_to")
 def _expand(cx: Context, out: torch.dtype, x: Tensor, *_: Any, **__: Any) -> Tensor:
     shape = cx.result_shape
     dims = ((),) * (len(shape) - len(x.dims)) + x.dims
     return replace(
         x,
-        dims=tuple(
-            d if d or n == 1 else cx.t.axis(cx.axis_size(n))
-            for d, n in zip(dims, shape, strict=True)
-        ),
+        dims=tuple(d if d or n == 1 else cx.fresh(n) for d, n in zip(dims, shape, strict=True)),
     )
 
 
-@row("repeat")
+@row("repeat", "tile")
 def _repeat(cx: Context, out: torch.dtype, x: Tensor, times: list[int]) -> Tensor:
+    times = [1] * (len(x.dims) - len(times)) + list(times)
     dims = ((),) * (len(times) - len(x.dims)) + x.dims
     return replace(x, dims=tuple((*cx.t.axis(n), *d) for n, d in zip(times, dims, strict=True)))
 
@@ -167,7 +195,7 @@ def _pieces(cx: Context, x: Tensor, dim: int, sizes: list[int]) -> list[Tensor]:
     return [take(cx, x, dim, s, 1, n) for s, n in zip(starts, sizes, strict=True)]
 
 
-@row("split", "split_with_sizes", "chunk", "tensor_split")
+@row("split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split")
 def _split(cx: Context, out: torch.dtype, x: Tensor, sizes: Any, dim: int = 0) -> list[Tensor]:
     dim %= len(x.dims)
     return _pieces(cx, x, dim, [shape[dim] for shape in cx.result_shape])
@@ -175,10 +203,10 @@ def _split(cx: Context, out: torch.dtype, x: Tensor, sizes: Any, dim: int = 0) -
 
 @row("unbind")
 def _unbind(cx: Context, out: torch.dtype, x: Tensor, dim: int = 0) -> list[Tensor]:
-    return [_select(cx, out, x, dim, k) for k in range(cx.t.size(x.dims[dim % len(x.dims)]))]
+    return [_select(cx, out, x, dim, k) for k in range(cx.t.size(x.dims[dim]))]
 
 
-@row("cat", "concat")
+@row("cat", "concat", "concatenate")
 def _cat(cx: Context, out: torch.dtype, parts: list[Tensor], dim: int = 0) -> Tensor:
     parts = [cx.cast(p, out) for p in parts if p.dims]
     rank = len(parts[0].dims)
@@ -221,84 +249,3 @@ def _join(
 def _stack(cx: Context, out: torch.dtype, parts: list[Tensor], dim: int = 0) -> Tensor:
     dim %= len(parts[0].dims) + 1
     return _cat(cx, out, [_unsqueeze(cx, out, p, dim) for p in parts], dim)
-
-
-# -- indices and masks ---------------------------------------------------------------------------
-
-
-@row("arange")
-def _arange(cx: Context, out: torch.dtype, *args: Any, **_: Any) -> Tensor:
-    start, _, step = (0, args[0], 1) if len(args) == 1 else (*args, 1)[:3]
-    if not all(isinstance(v, int) for v in (start, step)):
-        raise NotSupported("arange of floats")
-    axes = cx.t.axis(cx.axis_size(cx.result_shape[0]))
-    node = cx.b.iota(axes[0]) if axes else cx.b.const(0, "i64")
-    for op, v in (("mul", step), ("add", start)):
-        if (op, v) not in (("mul", 1), ("add", 0)):
-            node = cx.b.map(op, node, cx.b.const(v, "i64"))
-    if compute_name(out) != "i64":
-        node = cx.b.map("cast", node, dtype=compute_name(out))
-    return Tensor(node, (axes,), out)
-
-
-@row(
-    "full",
-    "zeros",
-    "ones",
-    "scalar_tensor",
-    "full_like",
-    "zeros_like",
-    "ones_like",
-    "new_zeros",
-    "new_ones",
-    "new_full",
-)
-def _full(cx: Context, out: torch.dtype, *args: Any, **_: Any) -> Tensor:
-    value: Any = {"zeros": 0, "ones": 1}.get(cx.name.replace("_like", "").replace("new_", ""))
-    if value is None:
-        value = args[-1]
-    if isinstance(value, bool) or out == torch.bool:
-        value = bool(value)
-    elif floating(out):
-        value = float(value)
-    node = cx.b.const(value, compute_name(out))
-    return Tensor(node, tuple(cx.t.axis(cx.axis_size(n)) for n in cx.result_shape), out)
-
-
-def _triangle(upper: bool) -> Any:
-    def convert(cx: Context, out: torch.dtype, x: Tensor, diagonal: int = 0) -> Tensor:
-        rank = len(x.dims)
-        x = cx.t.single(cx.t.single(x, rank - 2), rank - 1)
-        if not x.dims[-1] or not x.dims[-2]:
-            raise NotSupported("a triangle of a single row or column")
-        i, j = cx.b.iota(x.dims[-2][0]), cx.b.iota(x.dims[-1][0])
-        edge = cx.b.map("add", i, cx.b.const(diagonal, "i64")) if diagonal else i
-        keep = cx.b.map("le", edge, j) if upper else cx.b.map("le", j, edge)
-        zero = cx.value(False if out == torch.bool else 0.0 if floating(out) else 0, out)
-        node = cx.b.map("where", keep, x.node, zero.node, dtype=compute_name(out))
-        return replace(x, node=node)
-
-    return convert
-
-
-ROWS["triu"], ROWS["tril"] = _triangle(True), _triangle(False)
-
-
-@row("embedding")
-def _embedding(cx: Context, out: torch.dtype, table: Tensor, at: Tensor, *_: Any) -> Tensor:
-    return _pick(cx, table, 0, at)
-
-
-@row("index_select")
-def _index_select(cx: Context, out: torch.dtype, x: Tensor, dim: int, at: Tensor) -> Tensor:
-    return _pick(cx, x, dim % len(x.dims), at)
-
-
-def _pick(cx: Context, x: Tensor, dim: int, at: Tensor) -> Tensor:
-    if not x.dims[dim]:
-        raise NotSupported("a gather along a dimension of one element")
-    x = cx.t.single(x, dim)
-    at = cx.t.distinct(at, {a for d in x.dims for a in d})
-    (along,) = x.dims[dim]
-    node = cx.b.gather(x.node, along, at.node)
-    return replace(x, node=node, dims=(*x.dims[:dim], *at.dims, *x.dims[dim + 1 :]))

@@ -24,13 +24,19 @@ class Tensor:
     """A value of the PyTorch program.
 
     node: its value in the graph, computed in the compute dtype; dims: one tuple of axes per torch
-    dimension, row-major (none for size 1; an axis that the node lacks is broadcast); dtype: the
-    dtype that the tensor has in PyTorch.
+    dimension, row-major (none for size 1; an axis that the node lacks is broadcast), no axis twice;
+    dtype: the dtype that the tensor has in PyTorch; exact: whether that dtype holds every element
+    as it is (an input, or a value that was rounded).
     """
 
     node: int
     dims: Dims
     dtype: torch.dtype
+    exact: bool = False
+
+    def spread(self, dims: Dims) -> Tensor:
+        """A scalar with the dimensions of another tensor."""
+        return replace(self, dims=dims)
 
 
 class Tensors:
@@ -85,12 +91,12 @@ class Tensors:
             t, {a: (self.b.fresh_axis(a.size),) for a in sorted(clash, key=lambda a: a.name)}
         )
 
-    def common_factors(self, x: tuple[Axis, ...], y: tuple[Axis, ...]) -> list[int] | None:
-        """The sizes of the coarsest common row-major refinement of two dims, None if there is none."""
-        if any(isinstance(a.size, Sym) for a in x + y):
+    def common_factors(self, *dims: tuple[Axis, ...]) -> list[int] | None:
+        """The sizes of the coarsest common row-major refinement of dims, None if there is none."""
+        if any(isinstance(a.size, Sym) for dim in dims for a in dim):
             return None
         cuts: set[int] = set()
-        for dim in (x, y):
+        for dim in dims:
             stride = 1
             for a in reversed(dim):
                 stride *= a.size
@@ -151,25 +157,14 @@ class Tensors:
             live = [(k, d) for k, d in enumerate(meeting) if d is not None and out[k].dims[d]]
             if len(live) < 2:
                 continue
+            self._refine_together(out, live)
             live.sort(key=lambda kd: -self.weight(out[kd[0]].node))
             lead, lead_dim = live[0]
+            x = out[lead].dims[lead_dim]
             for k, d in live[1:]:
-                x, y = out[lead].dims[lead_dim], out[k].dims[d]
+                y = out[k].dims[d]
                 if x == y:
                     continue
-                if [a.size for a in x] != [a.size for a in y]:
-                    sizes = self.common_factors(x, y)
-                    if sizes is None:
-                        out[k] = (
-                            self.flatten_dim(self.single(out[k], d), d, fresh=x)
-                            if len(x) == 1
-                            else out[k]
-                        )
-                        out[lead], out[k] = self.single(out[lead], lead_dim), self.single(out[k], d)
-                    else:
-                        out[lead] = self.refine(out[lead], lead_dim, sizes)
-                        out[k] = self.refine(out[k], d, sizes)
-                    x, y = out[lead].dims[lead_dim], out[k].dims[d]
                 if [a.size for a in x] != [a.size for a in y]:
                     raise NotSupported(
                         f"dimensions of sizes {[a.size for a in x]} and {[a.size for a in y]} meet"
@@ -180,6 +175,15 @@ class Tensors:
                     y = out[k].dims[d]
                 out[k] = self.rename(out[k], dict(zip(y, ((a,) for a in x), strict=True)))
         return out
+
+    def _refine_together(self, out: list[Tensor], live: Sequence[tuple[int, int]]) -> None:
+        """Splits the axes of dims that meet until all have the same factors, or one axis each."""
+        dims = [out[k].dims[d] for k, d in live]
+        if len({tuple(a.size for a in dim) for dim in dims}) == 1:
+            return
+        sizes = self.common_factors(*dims)
+        for k, d in live:
+            out[k] = self.single(out[k], d) if sizes is None else self.refine(out[k], d, sizes)
 
     def broadcast(self, ts: Sequence[Tensor]) -> tuple[list[Tensor], Dims]:
         """Elementwise meeting by torch's broadcasting rules; returns the tensors and the result's dims."""
@@ -224,17 +228,29 @@ class Tensors:
         one = self.reshape(Tensor(t.node, (t.dims[dim],), t.dtype), sizes)
         return replace(t, node=one.node, dims=(*t.dims[:dim], *one.dims, *t.dims[dim + 1 :]))
 
-    def unify_to(self, dims: Dims, t: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
-        """The tensor with its dims renamed to the axes of ``dims``: (position in dims, own dim)."""
-        for there, own in pairs:
-            x, y = dims[there], t.dims[own]
+    def unify_to(self, dims: Dims, t: Tensor) -> Tensor:
+        """The tensor with its dims, counted from the last, renamed to the axes of ``dims``."""
+        for own in range(len(t.dims)):
+            x, y = dims[len(dims) - len(t.dims) + own], t.dims[own]
             if not y or x == y:
                 continue
             if [a.size for a in x] != [a.size for a in y]:
-                t = self.refine(t, own, [a.size for a in x])
+                sizes = self.common_factors(x, y)
+                if sizes != [a.size for a in x]:
+                    raise NotSupported("a mask whose dimensions do not fit what it masks")
+                t = self.refine(t, own, sizes)
                 y = t.dims[own]
             t = self.rename(t, dict(zip(y, ((a,) for a in x), strict=True)))
         return t
+
+    def diagonal(self, t: Tensor, first: int, second: int) -> Tensor:
+        """The elements at which two dims of one size have the same index; the second dim goes."""
+        t = self.single(self.single(t, first), second)
+        x, y = t.dims[first], t.dims[second]
+        if [a.size for a in x] != [a.size for a in y]:
+            raise NotSupported("a diagonal of dimensions that differ in size")
+        node = read_at(self.b, t.node, {y[0]: Index(((x[0], 1),))}) if y else t.node
+        return replace(t, node=node, dims=t.dims[:second] + t.dims[second + 1 :])
 
     def _placeholder(self, n: int) -> tuple[Axis, ...]:
         return () if n == 1 else (Axis("?", n),)

@@ -75,7 +75,10 @@ def softmax(b: Builder, x: int, over: Sequence[Axis]) -> int:
 def logsumexp(b: Builder, x: int, over: Sequence[Axis]) -> int:
     """``o = max(over) x + log sum(over) exp(x - max(over) x)``."""
     m = extreme(b, x, over)
-    return b.map("add", m, b.map("log", total(b, b.map("exp", b.map("sub", x, m)), over)))
+    out = b.map("add", m, b.map("log", total(b, b.map("exp", b.map("sub", x, m)), over)))
+    # An infinite maximum is the result, as in PyTorch, where inf - inf would give NaN.
+    ends = b.map("eq", b.map("abs", m), b.const(float("inf"), b.dtype(x)))
+    return b.map("where", ends, m, out, dtype=b.dtype(x))
 
 
 def log_softmax(b: Builder, x: int, over: Sequence[Axis]) -> int:
@@ -113,25 +116,33 @@ def attention(
     q: int,
     k: int,
     v: int,
-    inner: Axis,
-    keys: Axis,
+    inner: Axis | None,
+    keys: Axis | None,
     scale: float | None,
     causal: int | None = None,
     mask: int | None = None,
     bias: int | None = None,
 ) -> int:
-    """``o[..,s,e] = sum(t) softmax_t(scale * sum(d) q[..,s,d] k[..,t,d] + bias) v[..,t,e]``."""
+    """``o[..,s,e] = sum(t) softmax_t(scale * sum(d) q[..,s,d] k[..,t,d] + bias) v[..,t,e]``.
+
+    inner and keys are None where that dimension has one element; scale None is 1/sqrt(|inner|).
+    causal and mask are booleans (True: the query may see the key), bias is added to the scores.
+    """
     dtype = b.dtype(q)
-    factor = b.map("rsqrt", b.size_of(inner, dtype)) if scale is None else b.const(scale, dtype)
-    s = b.map("mul", contract(b, q, k, [inner]), factor)
+    s = contract(b, q, k, [] if inner is None else [inner])
+    if scale is not None:
+        s = b.map("mul", s, b.const(scale, dtype))
+    elif inner is not None:
+        s = b.map("mul", s, b.map("rsqrt", b.size_of(inner, dtype)))
     if bias is not None:
         s = b.map("add", s, bias)
     for allowed in (causal, mask):
         if allowed is not None:
             s = b.map("where", allowed, s, b.const(float("-inf"), dtype), dtype=dtype)
-    m = b.reduce("max", s, [keys])
+    over = [] if keys is None else [keys]
+    m = extreme(b, s, over)
     e = b.map("exp", b.map("sub", s, m))
-    out = b.map("div", contract(b, e, v, [keys]), b.reduce("add", e, [keys]))
+    out = b.map("div", contract(b, e, v, over), total(b, e, over))
     if mask is None and bias is None:
         return out
     # A query that may see no key at all gives zeros, as in PyTorch, not 0/0.

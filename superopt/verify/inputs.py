@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 Fill = Callable[[torch.Tensor, float], torch.Tensor]
-"""From standard normal values (float64) and the smallest normal number, the class's values."""
+"""From standard normal values and the smallest normal number, the class's values."""
 
 
 def _cancelling(x: torch.Tensor, _: float) -> torch.Tensor:
@@ -80,5 +80,6 @@ def storage_normals(
             out.append(None)
             continue
         reach = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
-        out.append(torch.randn(reach if x.numel() else 0, generator=generator).double())
+        values = torch.randn(reach if x.numel() else 0, generator=generator)
+        out.append(values.double() if x.dtype == torch.float64 else values)
     return out

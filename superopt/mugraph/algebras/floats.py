@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -138,6 +139,70 @@ class FloatAlgebra:
         return value[tuple(picks)].expand(shape)
 
 
+class _Contracting(FloatAlgebra):
+    """Leaves outer products unevaluated until a sum over them, which is then one contraction.
+
+    The elements of a contraction's product (as many as rows x columns x summands) would not fit
+    into memory at the sizes that users have.
+    """
+
+    def map(self, row: Scalar, node: Map, args: list[Any], axes: list[Axes]) -> Any:
+        if row.name == "mul" and is_float(node.dtype):
+            factors = [f for x, a in zip(args, axes, strict=True) for f in _factors(x, a)]
+            elements = math.prod(shape_of(node.axes, self.sizes))
+            if elements > 4 * max(x.numel() for x, _ in factors):
+                return _Product(factors)
+        return super().map(
+            row, node, [self.whole(*xa) for xa in zip(args, axes, strict=True)], axes
+        )
+
+    def reduce(
+        self, row: Scalar, node: Reduce, value: torch.Tensor | _Product, axes: Axes
+    ) -> torch.Tensor:
+        if row.name == "add" and isinstance(value, _Product):
+            return value.sum(node.axes)
+        return super().reduce(row, node, self.whole(value, axes), axes)
+
+    def view(self, node: View, value: torch.Tensor | _Product, axes: Axes) -> torch.Tensor:
+        return super().view(node, self.whole(value, axes), axes)
+
+    def gather(
+        self,
+        node: Gather,
+        value: torch.Tensor | _Product,
+        axes: Axes,
+        at: torch.Tensor,
+        at_axes: Axes,
+    ) -> torch.Tensor:
+        return super().gather(node, self.whole(value, axes), axes, at, at_axes)
+
+    @staticmethod
+    def whole(value: torch.Tensor | _Product, axes: Axes) -> torch.Tensor:
+        """The elements of a value on these axes."""
+        return value.sum(axes) if isinstance(value, _Product) else value
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A product of values, each with its axes."""
+
+    factors: list[tuple[torch.Tensor, Axes]]
+
+    def sum(self, keep: Axes) -> torch.Tensor:
+        """The sum of the products over all axes but ``keep``."""
+        names = {
+            a: k for k, a in enumerate(dict.fromkeys(a for _, axes in self.factors for a in axes))
+        }
+        operands: list[Any] = []
+        for x, axes in self.factors:
+            operands += [x, [names[a] for a in axes]]
+        return torch.einsum(*operands, [names[a] for a in keep])
+
+
+def _factors(x: Any, axes: Axes) -> list[tuple[torch.Tensor, Axes]]:
+    return x.factors if isinstance(x, _Product) else [(x, axes)]
+
+
 def _identity(row: Scalar, dtype: torch.dtype) -> Any:
     """The neutral element in a dtype: integers have no infinities, their bounds stand for them."""
     if isinstance(row.identity, float) and math.isinf(row.identity) and not dtype.is_floating_point:
@@ -184,10 +249,12 @@ def run(
 ) -> list[torch.Tensor]:
     """Runs a graph on tensors (in the order of ``graph.inputs``); outputs in ``work`` or own dtype."""
     inputs = {n.name: split_input(n, t, sizes) for n, t in zip(graph.inputs, tensors, strict=True)}
-    env = evaluate(graph, FloatAlgebra(inputs, sizes, work))
-    return [
-        merge_output(env[o.node], graph.nodes[o.node].axes, o.dims, sizes) for o in graph.outputs
-    ]
+    env = evaluate(graph, _Contracting(inputs, sizes, work))
+    out = []
+    for o in graph.outputs:
+        axes = graph.nodes[o.node].axes
+        out.append(merge_output(_Contracting.whole(env[o.node], axes), axes, o.dims, sizes))
+    return out
 
 
 def _prod(values: Any) -> int:
