@@ -24,7 +24,7 @@ from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.plan import Plan
 
-POLICY = 1
+POLICY = 2
 """Raised whenever what a kernel is checked for, before it is kept, changes."""
 
 Make = Callable[[Path], tuple[dict[str, bytes], dict[str, Any]]]
@@ -107,7 +107,7 @@ class Site:
                 plan = Plan.from_json(entry.read("plan.json").decode())
                 return Built(
                     entry_key,
-                    Kernels(entry.file("kernel.so"), plan, self.config.threads),
+                    Kernels(entry.file(entry.meta["library"]), plan, self.config.threads),
                     entry,
                     warm,
                 )

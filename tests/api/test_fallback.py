@@ -187,7 +187,7 @@ STAGES = {
     "lower": "superopt.pipeline.lower",
     "emit": "superopt.codegen.backends.cpu.emit",
     "compile": "superopt.pipeline.compile_many",
-    "gate": "superopt.verify.gate.numeric_gate",
+    "gate": "superopt.verify.admit.numeric_gate",
 }
 
 

@@ -1,0 +1,142 @@
+"""Admission of a compiled program: the numeric gate at the caller's sizes, and over their range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from superopt.errors import VerificationFailed
+from superopt.mugraph.algebras import floats
+from superopt.mugraph.axes import Sym, extent
+from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.graph import Graph, Input
+from superopt.verify.gate import Gate, Kernel, Known, numeric_gate
+from superopt.verify.inputs import CLASSES
+
+ELSEWHERE = ("normal", "infinities", "nan")
+"""Input classes tried at the other sizes of a dynamic dimension."""
+
+MOST = 1 << 22
+"""Elements of an input up to which another size is tried."""
+
+
+def admit(
+    graph: Graph,
+    candidate: Kernel,
+    eager: Callable[..., object],
+    inputs: Sequence[torch.Tensor],
+    sizes: Mapping[str, int],
+    *,
+    seed: int = 0,
+    known: dict[str, Known] | None = None,
+) -> Gate:
+    """The gate's verdict on a compiled program.
+
+    candidate and eager: as for ``numeric_gate``, with the graph in float64 as the reference;
+    sizes: of the symbols at ``inputs``. A program with dynamic sizes is also run at sizes beside
+    those (the ends of the range and odd ones), on inputs cut from or tiled out of the given ones.
+    Raises VerificationFailed when eager PyTorch is far from the graph on ordinary inputs: then the
+    graph is not the program.
+    """
+    known = {} if known is None else known
+    classes = []
+    for n, (there, tensors) in enumerate(_runs(graph, eager, inputs, sizes)):
+        label = ",".join(f"{k}={v}" for k, v in sorted(there.items())) if n else ""
+        found = numeric_gate(
+            candidate,
+            eager,
+            tensors,
+            reference=partial(_exact, graph, there),
+            seed=seed,
+            known=known.setdefault(label, {}),
+            classes=ELSEWHERE if n else tuple(CLASSES),
+        )
+        strays = _strays(graph, found)
+        if strays:
+            raise VerificationFailed(f"the graph does not compute the program {strays}", graph.name)
+        classes += [replace(c, name=f"{c.name} {label}".rstrip()) for c in found.classes]
+        if not found.passed:
+            where = f" (at {label})" if label else ""
+            return replace(found, classes=tuple(classes), reason=found.reason + where)
+    return replace(found, classes=tuple(classes))
+
+
+def _runs(
+    graph: Graph,
+    eager: Callable[..., object],
+    inputs: Sequence[torch.Tensor],
+    sizes: Mapping[str, int],
+) -> Iterator[tuple[dict[str, int], Sequence[torch.Tensor]]]:
+    yield dict(sizes), inputs
+    for there in other_sizes(graph, sizes):
+        tensors = [resized(n, t, there) for n, t in zip(graph.inputs, inputs, strict=True)]
+        try:
+            eager(*tensors)
+        except (RuntimeError, IndexError):
+            continue  # sizes that do not fit each other: the program has no answer there
+        yield there, tensors
+
+
+def other_sizes(graph: Graph, sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Sizes beside the given ones that every symbol's range allows, different for each symbol."""
+    symbols = sorted({s for n in graph.inputs for d in n.dims for a in d if (s := _sym(a.size))})
+    tried = [dict(sizes)]
+    for offers in ((2, 3, 5), (33, 47, 61), (130, 257, 67), (None, None, None)):
+        there = {}
+        for k, s in enumerate(symbols):
+            offer = offers[k % 3] or 2 * sizes[s.name] + 1
+            there[s.name] = min(max(offer, s.lo, 2), s.hi)
+        elements = [_elements(n, there) for n in graph.inputs]
+        if symbols and there not in tried and max(elements) <= MOST:
+            tried.append(there)
+            yield there
+
+
+def _sym(size: Any) -> Sym | None:
+    return size if isinstance(size, Sym) else None
+
+
+def _shape(node: Input, sizes: Mapping[str, int]) -> list[int]:
+    shape = []
+    for dim in node.dims:
+        n = 1
+        for a in dim:
+            n *= extent(a.size, sizes)
+        shape.append(n)
+    return shape
+
+
+def _elements(node: Input, sizes: Mapping[str, int]) -> int:
+    n = 1
+    for size in _shape(node, sizes):
+        n *= size
+    return n
+
+
+def resized(node: Input, tensor: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
+    """The tensor cut or tiled to other sizes, in the strides that the input has there."""
+    shape = _shape(node, sizes)
+    out = torch.empty_strided(
+        shape, [s.value(sizes) for s in node.strides], dtype=DTYPES[node.dtype].torch
+    )
+    for d, n in enumerate(shape):
+        if n != tensor.shape[d]:
+            tensor = tensor.index_select(d, torch.arange(n) % tensor.shape[d])
+    return out.copy_(tensor) if 0 not in out.stride() else tensor.expand(shape)
+
+
+def _exact(graph: Graph, sizes: Mapping[str, int], *tensors: torch.Tensor) -> list[torch.Tensor]:
+    return floats.run(graph, tensors, sizes)
+
+
+def _strays(graph: Graph, report: Gate) -> str:
+    """Where eager PyTorch is far from the float64 reference on ordinary inputs; empty if nowhere."""
+    unit = max(DTYPES[graph.nodes[o.node].dtype].ulp for o in graph.outputs)
+    for c in report.classes:
+        if c.name in ("given", "normal") and c.eager > max(2.0**-10, 32 * unit):
+            return f"on {c.name} inputs: eager is off by {c.eager:.3g}"
+    return ""

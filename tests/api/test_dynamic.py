@@ -1,0 +1,101 @@
+"""``dynamic=``: one kernel serves every size of the range, and other sizes specialize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.export import Dim
+from torch.nn import functional as F
+
+from superopt import superoptimize
+from superopt.search import driver
+from tests.api.programs import assert_same, gated_mlp, rmsnorm_linear
+
+SHARED_CACHE = True
+Make = Callable[[int], tuple[torch.Tensor, ...]]
+Count = Callable[[Any, str], list[int]]
+
+W, U, G = torch.randn(64, 48) / 8, torch.randn(64, 48) / 8, torch.rand(64) + 0.5
+
+
+def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def decode(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def scores(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (x * 2) @ y.t()
+
+
+def around_a_scan(x: torch.Tensor) -> torch.Tensor:
+    return torch.cumsum(x * 2, 0) + 1
+
+
+TOKENS = Dim("tokens", min=1, max=4096)
+KEYS = Dim("keys", min=2, max=9000)
+r = torch.randn
+
+CASES: dict[str, tuple[Callable[..., torch.Tensor], Make, dict[str, Any]]] = {
+    "rmsnorm_linear": (rmsnorm_linear, lambda n: (r(n, 64), G, W), {"x": {0: TOKENS}}),
+    "gated_mlp": (gated_mlp, lambda n: (r(n, 64), W, U), {"x": {0: TOKENS}}),
+    "softmax": (lambda x: torch.softmax(x, -1), lambda n: (r(3, n),), {"x": {1: TOKENS}}),
+    "column_mean": (lambda x: x - x.mean(0), lambda n: (r(n, 16),), {"x": {0: TOKENS}}),
+    "decode": (
+        decode,
+        lambda n: (r(2, 1, 16), r(2, n, 16), r(2, n, 16)),
+        {"k": {1: KEYS}, "v": {1: KEYS}},
+    ),
+    "causal": (
+        causal,
+        lambda n: (r(2, n, 16), r(2, n, 16), r(2, n, 16)),
+        {"q": {1: TOKENS}, "k": {1: TOKENS}, "v": {1: TOKENS}},
+    ),
+    "two_symbols": (
+        scores,
+        lambda n: (r(n, 16), r(2 * n + 1, 16)),
+        {"x": {0: TOKENS}, "y": {0: KEYS}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_kernel_for_all_sizes(name: str, count: Count, warnings: Callable[[], Any]) -> None:
+    fn, make, dynamic = CASES[name]
+    captures = count(driver, "search")
+    fast = superoptimize(fn, dynamic=dynamic, fallbacks=())
+    first = make(40)
+    assert_same(fast(*first), fn(*first))
+    found = len(captures)
+    for n in (2, 3, 33, 127, 128, 700):
+        args = make(n)
+        assert_same(fast(*args), fn(*args))
+    assert len(captures) == found <= 1
+    result = fast.result(*first)
+    assert result.winner == "generated"
+    tried = {c["name"] for c in result.certificate["gate"]["classes"]}
+    assert any("=" in t for t in tried)
+    assert warnings() == []
+
+
+def test_sizes_outside_the_range_specialize(count: Count) -> None:
+    searches = count(driver, "search")
+    dim = Dim("tokens", min=4, max=64)
+    fast = superoptimize(rmsnorm_linear, dynamic={"x": {0: dim}}, fallbacks=())
+    for n in (8, 9, 65, 1, 8, 65):
+        x = r(n, 64)
+        assert_same(fast(x, G, W), rmsnorm_linear(x, G, W))
+    assert len(searches) <= 3
+    assert len(fast._results) == 3
+
+
+def test_an_operator_left_to_pytorch_specializes() -> None:
+    fast = superoptimize(around_a_scan, dynamic={"x": {0: TOKENS}}, fallbacks=())
+    for n in (7, 70):
+        x = r(n, 16)
+        assert_same(fast(x), around_a_scan(x))

@@ -1,0 +1,76 @@
+"""Admission: a binary that is wrong at another size of its range is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from superopt.errors import VerificationFailed
+from superopt.mugraph import ops
+from superopt.mugraph.axes import Axis, Sym
+from superopt.mugraph.graph import Builder, Graph
+from superopt.verify.admit import admit, other_sizes, resized
+
+TOKENS = Sym("t", 2, 4096)
+
+
+def softmax_graph(size: int | Sym = TOKENS) -> Graph:
+    b = Builder("softmax")
+    rows, columns = Axis("r", 3), Axis("c", size)
+    x = b.input("x0", ((rows,), (columns,)), "f32")
+    return b.build([("y0", ops.softmax(b, x, [columns]), ((rows,), (columns,)))])
+
+
+def eager(x: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.softmax(x, -1)]
+
+
+def test_a_right_kernel_is_admitted_at_several_sizes() -> None:
+    x = torch.randn(3, 40)
+    seen: list[int] = []
+
+    def kernel(xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        seen.append(xs[0].shape[1])
+        return eager(*xs)
+
+    verdict = admit(softmax_graph(), kernel, eager, [x], {"t": 40})
+    assert verdict.passed
+    assert set(seen) == {40, 2, 33, 130, 81}
+    assert any(c.name == "nan t=33" for c in verdict.classes)
+
+
+@pytest.mark.parametrize("wrong_at", [2, 33, 130, 81])
+def test_a_kernel_that_is_wrong_at_one_size_is_refused(wrong_at: int) -> None:
+    def kernel(xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        (y,) = eager(*xs)
+        if xs[0].shape[1] == wrong_at:
+            y[-1, -1] = 7.0
+        return [y]
+
+    verdict = admit(softmax_graph(), kernel, eager, [torch.randn(3, 40)], {"t": 40})
+    assert not verdict.passed
+    assert f"t={wrong_at}" in verdict.reason
+
+
+def test_a_graph_that_is_not_the_program_is_refused() -> None:
+    with pytest.raises(VerificationFailed, match="does not compute"):
+        admit(
+            softmax_graph(7),
+            lambda xs: eager(*xs),
+            lambda x: [torch.softmax(x, 0)],
+            [torch.randn(3, 7)],
+            {},
+        )
+
+
+def test_other_sizes_stay_in_range_and_inputs_follow() -> None:
+    graph = softmax_graph(Sym("t", 5, 60))
+    sizes = [s["t"] for s in other_sizes(graph, {"t": 33})]
+    assert sizes == [5, 60]
+    assert list(other_sizes(softmax_graph(9), {})) == []
+    x = torch.arange(12.0).reshape(3, 4)
+    y = resized(graph.inputs[0], x, {"t": 6})
+    assert torch.equal(y, torch.cat([x, x[:, :2]], 1))
+    assert y.is_contiguous()
