@@ -31,6 +31,7 @@ from superopt.mugraph.graph import (
     Map,
     Reduce,
     SizeOf,
+    View,
     remap,
 )
 from superopt.mugraph.rewrite import absorb_renames
@@ -231,9 +232,19 @@ class Converter:
             value = t.node if self.b.dtype(t.node) == out else self.b.map("cast", t.node, dtype=out)
             results.append((f"y{k}", value, t.dims))
         carriers = self._carriers([i for _, i, _ in results], [d for _, _, d in results])
-        graph = absorb_renames(self.b.build(results))
-        graph, kept = _needed(graph, carriers)
+        graph = self.b.build(results)
+        if not _reads_a_part(graph):
+            graph = absorb_renames(graph)
+        graph, kept = _needed(graph, carriers, self._ranks())
         return Piece(graph, tuple(self.inputs[k] for k in kept), tuple(outputs))
+
+    def _ranks(self) -> list[int]:
+        """The place of each input: the caller's own in call order, then those of other pieces.
+
+        Programs that use two like arguments the other way round are so told apart by their graphs.
+        """
+        order = {node: k for k, node in enumerate(self.given)}
+        return [order.get(node, len(order) + k) for k, node in enumerate(self.inputs)]
 
     def _carriers(self, roots: Sequence[int], dims: Sequence[Dims]) -> set[str]:
         """Names of inputs that are read only to learn a size at run time; they are added here."""
@@ -265,27 +276,49 @@ class Converter:
         return names
 
 
+def _reads_a_part(graph: Graph) -> bool:
+    """Whether a view keeps the first elements of an axis: it names another axis, and is no renaming."""
+    return any(
+        (name := index.rename_of()) is not None and name.size != axis.size
+        for node in graph.nodes
+        if isinstance(node, View)
+        for axis, index in node.index
+    )
+
+
 def _is_int(n: Any) -> bool:
     return isinstance(n, int)
 
 
-def _needed(graph: Graph, carriers: Collection[str]) -> tuple[Graph, list[int]]:
-    """The graph without inputs that nothing reads, and the numbers of the inputs that stay."""
+def _needed(
+    graph: Graph, carriers: Collection[str], ranks: Sequence[int]
+) -> tuple[Graph, list[int]]:
+    """The graph without inputs that nothing reads, and the numbers of the inputs that stay.
+
+    The inputs come first, in the order of their ranks.
+    """
     live = set(graph.reachable([o.node for o in graph.outputs]))
     keep = [
         i
         for i, n in enumerate(graph.nodes)
         if i in live or (isinstance(n, Input) and n.name in carriers)
     ]
+    read = [i for i in keep if isinstance(graph.nodes[i], Input)]
+    read.sort(key=lambda i: ranks[_number(graph.nodes[i])])
+    keep = [*read, *(i for i in keep if i not in set(read))]
     at = {old: new for new, old in enumerate(keep)}
     outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
     nodes = [remap(graph.nodes[i], at) for i in keep]
     numbers: list[int] = []
     for i, n in enumerate(nodes):
         if isinstance(n, Input):
-            numbers.append(int(n.name.removeprefix("x")))
+            numbers.append(_number(n))
             nodes[i] = replace(n, name=f"x{len(numbers) - 1}")
     return Graph(graph.name, tuple(nodes), outputs), numbers
+
+
+def _number(node: Any) -> int:
+    return int(node.name.removeprefix("x"))
 
 
 _IGNORED = frozenset(

@@ -178,7 +178,7 @@ class _Cutter:
     def _fresh(self) -> Converter:
         c = self.captured
         eager = self.precision == "eager"
-        return Converter(c.name, eager, c.symbols, frozenset(c.placeholders), self.literals)
+        return Converter(c.name, eager, c.symbols, c.placeholders, self.literals)
 
     def _add(self, node: fx.Node) -> str | None:
         """Converts an operator (with what picks its results apart), or says why it cannot be."""

@@ -210,6 +210,24 @@ def test_a_held_tensor_that_changes_its_layout_is_met_anew() -> None:
     assert fast(x).requires_grad
 
 
+def test_inductor_may_be_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+
+    def compile_(fn: Callable[..., Any]) -> Callable[..., Any]:
+        compiled.append(fn)
+        return fn
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    (x,) = tensors((8, 64))
+    fast = superoptimize(scaled, fallbacks=("eager", "inductor"))
+    assert_same(fast(x), scaled(x))
+    result = fast.result(x)
+    assert compiled == [scaled]
+    assert {"eager_median_s", "inductor_median_s", "generated_median_s"} <= set(result.timings)
+    best = min(("generated", "eager", "inductor"), key=lambda n: result.timings[f"{n}_median_s"])
+    assert result.winner == best
+
+
 def test_settings_switch_it_off(monkeypatch: pytest.MonkeyPatch, count: Count) -> None:
     captures = count(pipeline, "optimize")
     monkeypatch.setenv("SUPEROPT_DISABLE", "1")
