@@ -233,8 +233,12 @@ def _held(
 
 
 def _symbols(program: Any) -> dict[str, Sym]:
+    from torch.utils._sympy.symbol import SymT, symbol_is_type
+
     out = {}
     for symbol, bounds in program.range_constraints.items():
+        if not symbol_is_type(symbol, SymT.SIZE):
+            continue  # a number read out of a tensor
         name, high = str(symbol), str(bounds.upper)
         # Sizes 0 and 1 mean something else to broadcasting; export assumed the size is neither.
         lo = max(int(bounds.lower), 2)
@@ -273,7 +277,18 @@ def _dynamic_shapes(
 
     def shapes(name: str, value: Any) -> Any:
         wish = dynamic.get(name)
-        return pytree.tree_map(lambda _: None, value) if wish is None else dict(wish)
+        if wish is None:
+            return pytree.tree_map(lambda _: None, value)
+        if not isinstance(value, torch.Tensor):
+            raise BadOption(f"dynamic names {name!r}, which is no tensor", "option dynamic")
+        for dim in wish:
+            if not 0 <= dim < value.dim():
+                raise BadOption(
+                    f"dynamic names dimension {dim} of {name!r}, which has {value.dim()}",
+                    "option dynamic",
+                    "count the dimensions from 0",
+                )
+        return dict(wish)
 
     named = {n: shapes(n, v) for n, v in bound.arguments.items()}
     if isinstance(fn, torch.nn.Module):

@@ -59,7 +59,10 @@ def refusal(node: fx.Node, devices: Collection[torch.device]) -> str | None:
     name = op_name(node)
     if name not in ROWS:
         return REASONS.get(name, f"{name} is outside the supported set")
-    for value in _values(node):
+    values = _values(node)
+    if not values:
+        return f"empty: {name} gives no tensors"
+    for value in values:
         if not isinstance(value, torch.Tensor):
             return f"{name} gives a {type(value).__name__}"
         if value.dtype not in _KNOWN:

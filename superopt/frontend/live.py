@@ -139,6 +139,10 @@ def _function(fn: Any, seen: set[int]) -> Iterator[Held]:
     fn = getattr(fn, "__func__", fn)
     fn = getattr(fn, "__wrapped__", fn)
     if not isinstance(fn, types.FunctionType):
+        if not _foreign(type(fn)):  # an object that can be called
+            for name, item in getattr(fn, "__dict__", {}).items():
+                yield from _value(fn, name, item, seen, 2)
+            yield from _function(type(fn).__call__, seen)
         return
     for cell in fn.__closure__ or ():
         try:

@@ -101,7 +101,13 @@ FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
     "tan": (("div", ("sin", A), ("cos", A)), ()),
     "cosh": (("mul", 0.5, ("add", ("exp", A), ("exp", ("neg", A)))), ()),
     "logaddexp": (
-        ("add", ("max", A, B), ("log1p", ("exp", ("neg", ("abs", ("sub", A, B)))))),
+        # Equal infinities have no difference.
+        (
+            "where",
+            ("eq", A, B),
+            ("add", A, LN2),
+            ("add", ("max", A, B), ("log1p", ("exp", ("neg", ("abs", ("sub", A, B)))))),
+        ),
         (),
     ),
     "mish": (("mul", A, ("tanh", _SOFTPLUS)), ()),
@@ -116,7 +122,7 @@ FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
         ("sub", ("where", _POSITIVE, 1.0, 0.0), ("where", ("lt", A, 0.0), 1.0, 0.0)),
         (),
     ),
-    "threshold": (("where", ("lt", B, A), A, C), ()),
+    "threshold": (("where", ("le", A, B), C, A), ()),
     "hypot": (("sqrt", ("add", ("mul", A, A), ("mul", B, B))), ()),
     "lerp": (("add", A, ("mul", C, ("sub", B, A))), ()),
 }

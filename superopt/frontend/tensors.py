@@ -192,12 +192,22 @@ class Tensors:
             [d - (rank - len(t.dims)) if d >= rank - len(t.dims) else None for t in ts]
             for d in range(rank)
         ]
-        out = self.unify(ts, meetings)
+        out = self.unify(self._apart(ts), meetings)
         dims = []
         for meeting in meetings:
             own = [out[k].dims[d] for k, d in enumerate(meeting) if d is not None]
             dims.append(next((d for d in own if d), ()))
         return out, tuple(dims)
+
+    def _apart(self, ts: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors, with no axis in two places counted from the last dim (``x[:, None] * x``)."""
+        out = list(ts)
+        place: dict[Axis, int] = {}
+        for k in sorted(range(len(out)), key=lambda k: -self.weight(out[k].node)):
+            here = {a: d - len(out[k].dims) for d, dim in enumerate(out[k].dims) for a in dim}
+            out[k] = self.distinct(out[k], {a for a, p in here.items() if place.get(a, p) != p})
+            place.update((a, p) for a, p in here.items() if a not in place)
+        return out
 
     def reshape(self, t: Tensor, shape: Sequence[int]) -> Tensor:
         """A view with other dims: axes are split and merged; div and mod only where they must."""

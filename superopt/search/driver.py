@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from superopt.mugraph.graph import Graph
+from superopt.mugraph.graph import Graph, Reduce
 from superopt.mugraph.placement import MuGraph
-from superopt.search.cut import Cut, Cutter, KernelSeconds
+from superopt.search.cut import Cut, Cutter, KernelSeconds, body_of
 from superopt.search.enumerate import explore
 from superopt.search.extract import Choice, Extractor
 from superopt.search.regions import regions
@@ -134,8 +134,10 @@ def search(
             if there < best * 0.999:
                 best, choices, moved, idle = there, variant, True, 0
                 break
-    plans = sorted(
-        (p for ps in scored.values() for p in ps), key=lambda p: (p.seconds, len(p.cut.groups))
+    plans = _different(
+        sorted(
+            (p for ps in scored.values() for p in ps), key=lambda p: (p.seconds, len(p.cut.groups))
+        )
     )
     # The program as its author wrote it rounds as its author expects: it is always measured.
     chosen = [*plans[:2], *as_written[:1], *plans[2:PLANS], *as_written[1:]]
@@ -144,6 +146,35 @@ def search(
     stats["not_lowerable"] = reasons
     why_none = "" if found else "no placement could be lowered: " + "; ".join(reasons)
     return Found(tuple(found), stats, why_none)
+
+
+def _different(plans: list[Plan]) -> list[Plan]:
+    """The plans without those that an earlier one equals in kernels, reductions and cost.
+
+    They differ in scalar arithmetic that costs next to nothing (a division or a reciprocal);
+    measuring both would take the place of a plan that differs.
+    """
+    out: list[Plan] = []
+    seen: dict[str, float] = {}
+    for plan in plans:
+        structure = _structure(plan)
+        if plan.seconds > 1.01 * seen.get(structure, -1.0):
+            seen[structure] = plan.seconds
+            out.append(plan)
+    return out
+
+
+def _structure(plan: Plan) -> str:
+    """Per kernel: the axes that it stores, and its reductions."""
+    graph = plan.cutter.graph
+    stored = frozenset(i for group in plan.cut.groups for i in group)
+    kernels = []
+    for group in plan.cut.groups:
+        body, _ = body_of(graph, group, stored)
+        reductions = [n for i in body if isinstance(n := graph.nodes[i], Reduce)]
+        stores = sorted(str(graph.nodes[i].axes) for i in group)
+        kernels.append((stores, sorted((n.op, str(n.axes), str(n.over)) for n in reductions)))
+    return str(kernels)
 
 
 def _placed(

@@ -24,7 +24,7 @@ def floats(work: torch.dtype | None) -> Callable[..., list[torch.Tensor]]:
 
     def call(piece: Supported, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         check_graph(piece.graph)
-        sizes = {}
+        sizes: dict[str, int] = {}
         for node, tensor in zip(piece.graph.inputs, tensors, strict=True):
             assert DTYPES[node.dtype].torch == tensor.dtype
             concrete = [s.value({**sizes, **_symbols(node, tensor)}) for s in node.strides]

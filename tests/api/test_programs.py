@@ -1,0 +1,78 @@
+"""Random programs of the frontend's operators through every stage: kernels give PyTorch's answer."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from superopt import superoptimize
+from tests.frontend.harness import close
+from tests.frontend.test_programs import BASE, Made, largest, programs
+
+ALLOWED = ("frontend: ", "search: ", "gate: ")
+"""Stages that may refuse a random program: it then runs in PyTorch, and says so."""
+
+
+def try_program(made: Made, seen: Counter[str], warnings: Callable[[], list[str]]) -> None:
+    """The decorated program, in kernels where it may be, equals the program in float64."""
+    args = tuple(made.inputs)
+    before = len(warnings())
+    with torch.no_grad():
+        want = made(*args)
+        exact = [w.to(v.dtype) for w, v in zip(made.run(args, True), want, strict=True)]
+        fast = superoptimize(made, fallbacks=())
+        for _ in range(2):
+            got = fast(*args)
+            for x, y in zip(got, exact, strict=True):
+                close(x, y, BASE.get(y.dtype, 0.0) * largest(made))
+    said = warnings()[before:]
+    assert len(said) <= 1, said
+    seen["programs"] += 1
+    seen["empty"] += any(x.numel() == 0 for x in args)
+    seen["16 bits"] += args[0].dtype == torch.bfloat16
+    seen["strided"] += any(x not in ("contiguous", "index") for x in made.layouts)
+    if said:
+        assert any(stage in said[0] for stage in ALLOWED) or "nothing in the program" in said[0], (
+            said
+        )
+        seen["in PyTorch"] += 1
+        logging.getLogger("tests").info("%s", said[0])
+    else:
+        seen["in kernels"] += 1
+
+
+def many(count: int, warnings: Callable[[], list[str]]) -> Counter[str]:
+    """Tries as many programs, and counts what came of them."""
+    seen: Counter[str] = Counter()
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(programs())
+    def each(made: Made) -> None:
+        try_program(made, seen, warnings)
+
+    each()
+    assert seen["programs"] >= 0.7 * count, seen
+    assert seen["in kernels"] >= 0.4 * count, seen
+    for kind in ("16 bits", "strided", "empty"):
+        assert seen[kind] >= count // 15, seen
+    return seen
+
+
+def test_random_programs_in_kernels(warnings: Callable[[], list[str]]) -> None:
+    many(20, warnings)
+
+
+@pytest.mark.full
+def test_many_random_programs_in_kernels(warnings: Callable[[], list[str]]) -> None:
+    many(400, warnings)
