@@ -301,7 +301,8 @@ def _dynamic_shapes(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """A failed export is an outcome here, not something to print pages about."""
-    loggers = [logging.getLogger(n) for n in ("torch.fx", "torch._dynamo", "torch.export")]
+    names = ("torch.fx", "torch._dynamo", "torch._guards", "torch.export")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -163,7 +163,7 @@ def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
         return True
     cells = torch.arange(most)
     at = [cells.as_strided(t.shape, t.stride(), int(t.storage_offset())) for t in (a, b)]
-    return bool(torch.isin(at[0], at[1]).any())
+    return bool(torch.isin(at[0].reshape(-1), at[1].reshape(-1)).any())
 
 
 _EXACT = 1 << 22

@@ -9,7 +9,7 @@ from functools import cache, partial
 import torch
 
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, from_torch
-from superopt.verify.inputs import CLASSES, class_inputs, storage_normals
+from superopt.verify.inputs import CLASSES, Inputs
 
 Kernel = Callable[[Sequence[torch.Tensor]], object]
 """The candidate: takes the list of inputs, gives a tensor or a sequence of tensors."""
@@ -99,7 +99,7 @@ def numeric_gate(
     Integers and truth values must equal eager's or float64's.
     """
     generator = torch.Generator().manual_seed(seed)
-    normals = storage_normals(inputs, generator)
+    source = Inputs(inputs, generator)
     exact = reference or eager
     results: list[ClassResult] = []
     with torch.no_grad():
@@ -109,8 +109,10 @@ def numeric_gate(
             elif make_inputs is not None:
                 tensors = list(make_inputs(name, generator))
             else:
-                tensors = class_inputs(name, inputs, normals)
-            results.append(_one(name, candidate, eager, exact, tensors, factor, seed, known))
+                tensors = source.of_class(name)
+            results.append(
+                _one(name, candidate, eager, exact, tensors, source.wide, factor, seed, known)
+            )
     failed = next((r for r in results if not r.passed), None)
     reason = "" if failed is None else f"on inputs of class {failed.name!r}: {failed.reason}"
     return Gate(failed is None, factor, tuple(results), reason)
@@ -122,6 +124,7 @@ def _one(
     eager: Callable[..., object],
     exact: Callable[..., object],
     tensors: list[torch.Tensor],
+    wide: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]],
     factor: float,
     seed: int,
     known: Known | None,
@@ -132,9 +135,10 @@ def _one(
         return ClassResult(name, 0, 0, 0, 0, False, "it wrote to an input")
     pair = known.get(name) if known is not None else None
     if pair is None:
-        pair = _outputs(eager(*tensors)), _outputs(exact(*_wide(tensors)))
+        pair = _outputs(eager(*tensors)), _outputs(exact(*wide(tensors)))
         if known is not None and sum(x.numel() for x in pair[1]) <= KEPT:
-            known[name] = pair
+            # Copies: an output may be an input, whose memory serves the next class.
+            known[name] = [t.clone() for t in pair[0]], [t.clone() for t in pair[1]]
     theirs, right = pair
 
     @cache
@@ -228,10 +232,6 @@ def _kind(x: torch.Tensor) -> torch.Tensor:
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool(((a == b) | (a != a) & (b != b)).all())
-
-
-def _wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    return [x.double() if x.is_floating_point() else x for x in tensors]
 
 
 def _nudge(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -6,38 +6,35 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-Fill = Callable[[torch.Tensor, float], torch.Tensor]
-"""From standard normal values and the smallest normal number, the class's values."""
+Fill = Callable[[torch.Tensor, float], object]
+"""Turns standard normal values, in place, into the class's; told the smallest normal number."""
 
 
-def _cancelling(x: torch.Tensor, _: float) -> torch.Tensor:
+def _cancelling(x: torch.Tensor, _: float) -> None:
     """Neighbours that nearly cancel: sums are far smaller than their terms."""
-    out = x.repeat_interleave(2)[: len(x)].clone()
-    out[1::2] = -out[1::2] * (1 + 2.0**-12 * x[1::2])
-    return out
+    even, odd = x[: len(x) // 2 * 2 : 2], x[1::2]
+    odd.mul_(2.0**-12).add_(1.0).mul_(even).neg_()
 
 
 def _sprinkled(*values: float) -> Fill:
-    def fill(x: torch.Tensor, _: float) -> torch.Tensor:
-        out = x.clone()
+    def fill(x: torch.Tensor, _: float) -> None:
         for k, value in enumerate(values):
             # A few positions only, so that most rows of the result stay finite.
-            out[(k * 7 + 3) % max(len(out), 1) :: max(len(out) // 3, 61)] = value
-        return out
+            x[(k * 7 + 3) % max(len(x), 1) :: max(len(x) // 3, 61)] = value
 
     return fill
 
 
 CLASSES: dict[str, Fill] = {
     "normal": lambda x, _: x,
-    "large": lambda x, _: 32.0 * x,
-    "tiny_variance": lambda x, _: 100.0 + 2.0**-7 * x,
+    "large": lambda x, _: x.mul_(32.0),
+    "tiny_variance": lambda x, _: x.mul_(2.0**-7).add_(100.0),
     "cancellation": _cancelling,
-    "small": lambda x, _: 2.0**-20 * x,
-    "denormals": lambda x, tiny: tiny * x / 4,
-    "constant": lambda x, _: torch.full_like(x, 0.75),
-    "ties": lambda x, _: x.sign(),
-    "zeros": lambda x, _: torch.zeros_like(x),
+    "small": lambda x, _: x.mul_(2.0**-20),
+    "denormals": lambda x, tiny: x.mul_(tiny / 4),
+    "constant": lambda x, _: x.fill_(0.75),
+    "ties": lambda x, _: x.sign_(),
+    "zeros": lambda x, _: x.zero_(),
     "infinities": _sprinkled(float("inf"), float("-inf")),
     "minus_infinity": _sprinkled(float("-inf")),
     "nan": _sprinkled(float("nan")),
@@ -48,26 +45,54 @@ SPECIAL = frozenset({"infinities", "minus_infinity", "nan"})
 """Classes that touch one input alone: in all of them, every element of a product would be NaN."""
 
 
-def class_inputs(
-    name: str, given: Sequence[torch.Tensor], normals: Sequence[torch.Tensor | None]
-) -> list[torch.Tensor]:
-    """Tensors like ``given`` (sizes, strides, dtypes) with the values of a class.
+class Inputs:
+    """Makes the inputs of one class after another, in memory that is used again.
 
-    normals: per float input, one standard normal number per element of its storage; integer and
-    truth inputs (None) are passed on as they are.
+    Fresh memory for each class would cost more time than everything else that the gate does with
+    the weights of a real model. What a call returned is overwritten by the next.
     """
-    out: list[torch.Tensor] = []
-    first = True
-    for x, base in zip(given, normals, strict=True):
-        if base is None:
+
+    def __init__(self, given: Sequence[torch.Tensor], generator: torch.Generator) -> None:
+        self.given = given
+        self._normals = storage_normals(given, generator)
+        self._blocks: dict[tuple[int, torch.dtype], torch.Tensor] = {}
+
+    def of_class(self, name: str) -> list[torch.Tensor]:
+        """Tensors like the given ones (sizes, strides, dtypes) with the values of a class.
+
+        Integer and truth inputs are passed on as they are.
+        """
+        out: list[torch.Tensor] = []
+        first = True
+        for k, (x, base) in enumerate(zip(self.given, self._normals, strict=True)):
+            if base is None:
+                out.append(x)
+                continue
+            fill = CLASSES[name if first or name not in SPECIAL else "normal"]
+            first = False
+            values = self._block(k, base, base.dtype).copy_(base)
+            fill(values, torch.finfo(x.dtype).tiny)
+            if x.dtype != base.dtype:
+                values = self._block(k, base, x.dtype).copy_(values)
+            out.append(values.as_strided(x.shape, x.stride()))
+        return out
+
+    def wide(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The tensors with floats in float64."""
+        out = []
+        for k, x in enumerate(tensors):
+            if x.is_floating_point() and x.dtype != torch.float64:
+                key = (~k, torch.float64)
+                if key not in self._blocks:
+                    self._blocks[key] = torch.empty_like(x, dtype=torch.float64)
+                x = self._blocks[key].copy_(x)
             out.append(x)
-            continue
-        fill = CLASSES[name if first or name not in SPECIAL else "normal"]
-        first = False
-        tiny = torch.finfo(x.dtype).tiny
-        values = fill(base, tiny).to(x.dtype)
-        out.append(values.as_strided(x.shape, x.stride()))
-    return out
+        return out
+
+    def _block(self, k: int, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if (k, dtype) not in self._blocks:
+            self._blocks[k, dtype] = torch.empty_like(base, dtype=dtype)
+        return self._blocks[k, dtype]
 
 
 def storage_normals(

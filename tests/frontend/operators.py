@@ -56,39 +56,15 @@ def step(
     return Step(text, fn, args, cast, exact)
 
 
-_TORCH = [
-    "neg",
-    "abs",
-    "relu",
-    "square",
-    "sigmoid",
-    "tanh",
-    "exp",
-    "expm1",
-    "exp2",
-    "sin",
-    "cos",
-    "erf",
-    "cosh",
-]
-_FUNCTIONAL = [
-    "silu",
-    "gelu",
-    "softplus",
-    "elu",
-    "selu",
-    "hardtanh",
-    "hardswish",
-    "hardsigmoid",
-    "relu6",
-    "mish",
-    "logsigmoid",
-    "softsign",
-]
+def named(module: Any, names: str) -> dict[str, Callable[..., Any]]:
+    """Functions of a module by their names."""
+    return {name: getattr(module, name) for name in names.split()}
+
 
 SMOOTH: dict[str, Callable[..., Any]] = {
-    **{name: getattr(torch, name) for name in _TORCH},
-    **{name: getattr(F, name) for name in _FUNCTIONAL},
+    **named(torch, "neg abs relu square sigmoid tanh exp expm1 exp2 sin cos erf cosh"),
+    **named(F, "silu gelu softplus elu selu hardtanh hardswish hardsigmoid relu6 mish"),
+    **named(F, "logsigmoid softsign"),
     "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
     "leaky_relu": lambda x: F.leaky_relu(x, 0.25),
     "clamp": lambda x: x.clamp(-1, 0.5),

@@ -268,6 +268,16 @@ def test_outputs_that_alias_each_other_still_do() -> None:
     assert "alias" in made.boundaries[0].reason
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (2, 7), (3, 4), (40, 30)])
+def test_transposed_views_of_an_output(shape: tuple[int, ...]) -> None:
+    def fn(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x.exp() * 2
+        return y, y.T
+
+    check(fn, r(*shape), boundaries=("numpy_T",))
+    check(fn, r(*shape).T, boundaries=("numpy_T",))
+
+
 def branches(x: Tensor) -> Tensor:
     y = x * 2
     if y.sum() > 0:  # here

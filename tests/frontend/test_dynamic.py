@@ -224,6 +224,37 @@ def test_an_example_outside_the_range_is_refused() -> None:
     assert "65 not in range [2, 64]" in error.value.what
 
 
+def test_a_refusal_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SuperoptError):
+        made(lambda x: x[1:] * 2, (r(6, 8),), {"x": {0: tokens()}})
+    assert capfd.readouterr() == ("", "")
+
+
+PARTS: list[tuple[str, Callable[..., Any]]] = [
+    ("first rows", lambda x: x[:2] * 2),
+    ("last row", lambda x: x[-1] * 2),
+    ("cat", lambda x: torch.cat([x, x]) * 2),
+    ("flatten", lambda x: (x * 2).flatten().exp()),
+    ("repeat", lambda x: x.repeat(2, 1) * 2),
+    ("flip", lambda x: x.flip(0) * 2),
+    ("roll", lambda x: x.roll(1, 0) * 2),
+    ("pad", lambda x: F.pad(x, (0, 0, 1, 0)) * 2),
+    ("computed size", lambda x: x * (x.shape[0] + 1)),
+    ("root of the size", lambda x: x / x.shape[0] ** 0.5),
+    ("diagonal", lambda x: torch.diagonal(x @ x.T) * 2),
+]
+
+
+@pytest.mark.parametrize("case", PARTS, ids=[c[0] for c in PARTS])
+def test_what_needs_a_known_size_stays_in_pytorch(case: Any) -> None:
+    _, fn = case
+    program = made(fn, (r(6, 8),), {"x": {0: tokens()}})
+    assert program.boundaries
+    assert all(b.reason for b in program.boundaries)
+    for n in SIZES:
+        equal(program, fn, (r(n, 8),))
+
+
 def test_a_branch_on_the_size_is_refused() -> None:
     def fn(x: Tensor) -> Tensor:
         return x * 2 if x.shape[0] > 8 else x + 1

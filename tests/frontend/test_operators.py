@@ -153,6 +153,8 @@ WHOLE: list[Case] = [
     ("chunk", lambda x: [p * 2 for p in x.chunk(2, 1)], (r(3, 8),)),
     ("slice", lambda x: x[..., 2:7] * 2, (r(3, 8),)),
     ("strided slice", lambda x: x[:, ::2] * 2, (r(3, 8),)),
+    ("first of a dim", lambda x: x[:, :3] * 2, (r(3, 8),)),
+    ("first of a gather", lambda x: x.gather(0, AT[:, :2] % 3) * 2, (r(4, 4),)),
     ("select", lambda x: x[1] * 2, (r(3, 8),)),
     ("reshape", lambda x: (x * 2).reshape(6, 4), (r(4, 6),)),
     ("reshape odd", lambda x: (x * 2).reshape(3, 2).reshape(2, 3), (r(2, 3),)),
@@ -174,6 +176,12 @@ WHOLE: list[Case] = [
     ("embedding", lambda t: F.embedding(AT, t), (r(10, 4),)),
     ("index_select", lambda t: torch.index_select(t, 0, AT[0]) * 2, (r(10, 4),)),
     ("to double and back", lambda x: (x.double() * 2).float(), (r(3, 4),)),
+    ("x with itself", lambda x: (x[:, None] * x).sum(1), (r(4),)),
+    ("pairs", lambda x: (x[:, None] - x[None]).abs(), (r(4, 3),)),
+    ("stacked with its transpose", lambda x: torch.stack([x, x.T, x], 1) * 2, (r(4, 4),)),
+    ("logaddexp", torch.logaddexp, (r(3, 8), r(8))),
+    ("logaddexp of infinities", lambda x: torch.logaddexp(x / 0, x / 0), (r(3, 8),)),
+    ("threshold of NaN", lambda x: F.threshold(x.sqrt(), 0.5, 20.0), (r(3, 8),)),
     ("size one", lambda x, y: x @ y + 1, (r(1, 1), r(1, 7))),
     ("transposed input", lambda x, w: x.t() @ w, (r(8, 3), r(8, 5))),
 ]
@@ -231,6 +239,14 @@ def test_boundary(case: Case) -> None:
     assert any(name in b.op for b in program.boundaries), [b.op for b in program.boundaries]
     assert all(b.reason and b.where for b in program.boundaries)
     compare(answer(program, args, None), fn(*args), 1e-4)
+
+
+def test_an_operator_without_results() -> None:
+    def fn(x: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+        return x * 2 + len(empty.unbind(0))
+
+    program = partition(capture(fn, (r(3, 4), r(0, 4)), {}))
+    compare(answer(program, (r(3, 4), r(0, 4)), None), fn(r(3, 4), r(0, 4)), 1e-6)
 
 
 def test_what_cannot_be_cut_is_refused() -> None:
