@@ -10,6 +10,9 @@ from typing import Any
 from superopt.bench.results import OURS
 
 Rows = list[Mapping[str, Any]]
+WRONG = "WRONG"
+"""What follows the name of a workload whose output is wrong."""
+
 SLOWER = 1.05
 """Ours over eager above which a row counts as slower."""
 
@@ -96,21 +99,13 @@ def _factor(value: float | None, base: float | None) -> str:
     return "-" if not value or not base else f"{value / base:.2f}"
 
 
-def render(document: Mapping[str, Any]) -> Any:
-    """A rich table: a row for each case; a ratio above 1 means that ours is faster."""
-    from rich.table import Table
-
-    table = Table(title=f"suite {document['suite']}", title_justify="left")
+def grid(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The heads and the cells: a row for each case; a ratio above 1 means that ours is faster."""
     peers = list(dict.fromkeys(r["peer"] for r in document["rows"] if r["peer"] != OURS))
-    heads = ("dtype", "ours", "spread", "x floor")
-    table.add_column("workload", overflow="fold")
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for p in peers:
-        table.add_column(f"{p}\n/ ours", justify="right")
-    for head in ("eager /\ngenerated", "search", "compile", "states", "winner"):
-        table.add_column(head, justify="right")
+    heads = ["workload", "dtype", "ours", "spread", "x floor", *(f"{p} / ours" for p in peers)]
+    heads += ["eager / generated", "search", "compile", "states", "winner"]
     varying = _varying(document)
+    lines = []
     for rows in cases(document):
         one = next(iter(rows.values()))
         ours = rows.get(OURS, {})
@@ -120,21 +115,61 @@ def render(document: Mapping[str, Any]) -> Any:
         wrong = ours.get("status") == "ok" and not ours.get("correct")
         name = f"{one['workload']} {sizes(shown)}".rstrip()
         eager = rows.get("eager", {}).get("median_s")
-        table.add_row(
-            f"{name} WRONG" if wrong else name,
-            one["dtype"],
-            seconds(median) if ours.get("status", "ok") == "ok" else ours["status"],
-            spread,
-            _factor(median, ours.get("floor_s")),
-            *(_peer_cell(rows.get(p), median) for p in peers),
-            _factor(eager, ours.get("generated_median_s")),
-            seconds(ours.get("search_s")),
-            seconds(ours.get("compile_s")),
-            "-" if ours.get("states") is None else str(ours["states"]),
-            ours.get("winner") or "-",
-            style="red" if wrong else None,
+        lines.append(
+            [
+                f"{name} {WRONG}" if wrong else name,
+                one["dtype"],
+                seconds(median) if ours.get("status", "ok") == "ok" else ours["status"],
+                spread,
+                _factor(median, ours.get("floor_s")),
+                *(_peer_cell(rows.get(p), median) for p in peers),
+                _factor(eager, ours.get("generated_median_s")),
+                seconds(ours.get("search_s")),
+                seconds(ours.get("compile_s")),
+                "-" if ours.get("states") is None else str(ours["states"]),
+                ours.get("winner") or "-",
+            ]
         )
+    return heads, lines
+
+
+def render(document: Mapping[str, Any]) -> Any:
+    """The grid as a rich table."""
+    from rich.table import Table
+
+    table = Table(title=f"suite {document['suite']}", title_justify="left")
+    heads, lines = grid(document)
+    for n, head in enumerate(heads):
+        words = head.replace(" / ", "\n/ " if n < len(heads) - 5 else " /\n")
+        table.add_column(
+            words, justify="right" if n else "left", overflow="fold", no_wrap=0 < n < 5
+        )
+    for line in lines:
+        table.add_row(*line, style="red" if line[0].endswith(WRONG) else None)
     return table
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """The grid, the summary and the machine as Markdown, to be read beside a committed document."""
+    heads, lines = grid(document)
+    machine = document["machine"]
+    text = [
+        f"# Suite {document['suite']}",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {document['rows'][0]['threads']} threads; "
+        f"torch {machine['torch']}; caches evicted before each run, medians of interleaved runs."
+        if document["rows"][0]["cache"] == "cold"
+        else f"{machine['cpu']}, {machine['cores']} cores; torch {machine['torch']}; warm caches.",
+        "A ratio above 1 means that superopt is faster; *x floor* is the time over what bandwidth "
+        "and arithmetic, measured beside the case, allow.",
+        "",
+        f"| {' | '.join(heads)} |",
+        f"|{'---|' * len(heads)}",
+        *(f"| {' | '.join(line)} |" for line in lines),
+        "",
+        *(f"- {line}" for line in summary_lines(document)),
+    ]
+    return "\n".join(text) + "\n"
 
 
 def _peer_cell(row: Mapping[str, Any] | None, ours: float | None) -> str:

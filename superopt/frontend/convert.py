@@ -31,7 +31,6 @@ from superopt.mugraph.graph import (
     Map,
     Reduce,
     SizeOf,
-    View,
     remap,
 )
 from superopt.mugraph.rewrite import absorb_renames
@@ -235,9 +234,7 @@ class Converter:
             value = t.node if self.b.dtype(t.node) == out else self.b.map("cast", t.node, dtype=out)
             results.append((f"y{k}", value, t.dims))
         carriers = self._carriers([i for _, i, _ in results], [d for _, _, d in results])
-        graph = self.b.build(results)
-        if not _reads_a_part(graph):
-            graph = absorb_renames(graph)
+        graph = absorb_renames(self.b.build(results))
         graph, kept = _needed(graph, carriers, self._ranks())
         return Piece(graph, tuple(self.inputs[k] for k in kept), tuple(outputs))
 
@@ -277,16 +274,6 @@ class Converter:
             else:
                 raise NotSupported(f"the size {sym.name} of no input")
         return names
-
-
-def _reads_a_part(graph: Graph) -> bool:
-    """Whether a view keeps the first elements of an axis: it names another axis, and is no renaming."""
-    return any(
-        (name := index.rename_of()) is not None and name.size != axis.size
-        for node in graph.nodes
-        if isinstance(node, View)
-        for axis, index in node.index
-    )
 
 
 def _is_int(n: Any) -> bool:

@@ -139,7 +139,8 @@ def absorb_renames(graph: Graph) -> Graph:
         view = graph.nodes[reader]
         if not isinstance(view, View):
             continue
-        names = {a: r for a, ix in view.index if (r := ix.rename_of()) is not None}
+        # A view of an axis's first elements looks like a renaming, but for the size.
+        names = {a: r for a, ix in view.index if (r := ix.rename_of()) and r.size == a.size}
         if len(names) != len(view.index) or len(set(names.values())) != len(names):
             continue
         dims = tuple(tuple(names[a] for a in dim) for dim in node.dims)

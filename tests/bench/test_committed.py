@@ -1,0 +1,28 @@
+"""The committed results have the form that they claim, and their tables show what they hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from superopt.bench.results import problems
+from superopt.bench.table import grid, markdown
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+SUITES = sorted(RESULTS.glob("mirage*.json"))
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda p: p.stem)
+def test_a_committed_suite_has_its_form_and_its_table(path: Path) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert problems(document) == []
+    table = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert table == markdown(document), "run python tools/tables.py"
+    heads, lines = grid(document)
+    assert all(len(line) == len(heads) for line in lines)
+
+
+def test_there_is_a_committed_suite() -> None:
+    assert SUITES

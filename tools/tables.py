@@ -1,0 +1,23 @@
+"""Writes a Markdown table beside each committed result of a suite: python tools/tables.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from superopt.bench.results import problems
+from superopt.bench.table import markdown
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+
+
+def main() -> None:
+    """Every JSON file there that has the form of a suite's results gets its table."""
+    for path in sorted(RESULTS.glob("*.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document.get("rows") and not problems(document):
+            path.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
