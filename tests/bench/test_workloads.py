@@ -1,4 +1,4 @@
-"""The table of workloads: shapes of the issue's sets, references in every dtype, costs."""
+"""The table of workloads: shapes of the suites, references in every dtype, costs."""
 
 import pytest
 import torch
