@@ -14,7 +14,7 @@ CORE := $(wildcard csrc/core/*)
 DEVICE := $(shell find csrc/device -type f 2>/dev/null)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-full lint format wheel check-wheel clean distclean
+.PHONY: FORCE help setup demo test test-full lint format wheel check-wheel clean distclean
 
 help:
 	@echo "make demo       sets up everything and runs the main job on real input"
@@ -40,7 +40,14 @@ $(STAMPS)/tools: $(STAMPS)/venv constraints.txt pyproject.toml tools/dependencie
 	$(PIP) cmake ninja -r $(STAMPS)/wanted.txt
 	@touch $@
 
-$(STAMPS)/package: $(STAMPS)/tools CMakeLists.txt $(CORE) $(DEVICE)
+# An editable install knows the modules that were there; a new one needs a new install.
+$(STAMPS)/modules: FORCE | $(STAMPS)/venv
+	@find superopt -name '*.py' | LC_ALL=C sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+FORCE:
+
+$(STAMPS)/package: $(STAMPS)/tools $(STAMPS)/modules CMakeLists.txt $(CORE) $(DEVICE)
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 

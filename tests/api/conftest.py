@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from superopt import pipeline, trace
+from superopt.pipeline import making
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +33,11 @@ def surroundings(
         folder = kernels_folder
     monkeypatch.setenv("SUPEROPT_CACHE_DIR", str(folder))
     measured = pipeline.interleave
-    monkeypatch.setattr(
-        pipeline, "interleave", lambda calls, seconds: measured(calls, seconds=0.02)
-    )
-    monkeypatch.setattr(pipeline, "SHORTLIST", 1)
+    for module in (pipeline, making):
+        monkeypatch.setattr(
+            module, "interleave", lambda calls, seconds: measured(calls, seconds=0.02)
+        )
+    monkeypatch.setattr(making, "SHORTLIST", 1)
     torch.manual_seed(0)
     trace.configure()
     trace.forget_warnings()

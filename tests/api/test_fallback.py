@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from superopt import pipeline, superoptimize
+from superopt import superoptimize
 from superopt.errors import (
     CompilerMissing,
     MutatesInput,
@@ -18,6 +18,7 @@ from superopt.errors import (
     UnsupportedDevice,
     WrongType,
 )
+from superopt.search import driver
 from tests.api.programs import assert_same, gated_mlp, tensors
 
 Warnings = Callable[[], list[str]]
@@ -183,10 +184,10 @@ def test_a_compiler_that_always_fails(
 
 STAGES = {
     "search": "superopt.search.driver.search",
-    "check": "superopt.pipeline.check_with_cuts",
-    "lower": "superopt.pipeline.lower",
+    "check": "superopt.pipeline.making.check_with_cuts",
+    "lower": "superopt.pipeline.making.lower",
     "emit": "superopt.codegen.backends.cpu.emit",
-    "compile": "superopt.pipeline.compile_many",
+    "compile": "superopt.pipeline.making.compile_many",
     "gate": "superopt.verify.admit.numeric_gate",
 }
 
@@ -249,7 +250,7 @@ def test_an_interrupt_passes_and_the_next_call_works(
     args = gated_args()
     fast = superoptimize(gated_mlp, fallbacks=())
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.driver, "search", interrupt)
+        patch.setattr(driver, "search", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fast(*args)
     assert_same(fast(*args), gated_mlp(*args))
