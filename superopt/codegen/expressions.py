@@ -37,12 +37,25 @@ class Reader:
     reduce: str | None
 
 
+def _unrounded(graph: Graph) -> frozenset[int]:
+    """The nodes that an output depends on with no rounding to 16 bits in between."""
+    todo, seen = [o.node for o in graph.outputs], set[int]()
+    while todo:
+        i = todo.pop()
+        dtype = graph.nodes[i].dtype
+        if i not in seen and not (is_float(dtype) and DTYPES[dtype].bytes == 2):
+            seen.add(i)
+            todo.extend(graph.nodes[i].args)
+    return frozenset(seen)
+
+
 class Expressions:
     """Expressions over the body of one kernel; ``stored`` nodes are read from global buffers."""
 
     def __init__(self, graph: Graph, body: set[int], stored: dict[int, Buffer]) -> None:
         self.graph, self.body, self.stored = graph, body, stored
         self.sums: frozenset[int] = frozenset()  # maps whose terms share one accumulator
+        self.exact = _unrounded(graph)
         self.users: dict[int, set[int]] = {i: set() for i in body}
         for i in body:
             for a in graph.nodes[i].args:
@@ -88,7 +101,7 @@ class Expressions:
                 if here and not inline and self._pays(j, node, reader):
                     out[j] = dtype or node.dtype
                     return
-                narrow = self._narrow(node, reader)
+                narrow = None if j in self.exact else self._narrow(node, reader)
                 for a in node.operands:
                     # A product's factors stay apart: each is a candidate for its own buffer.
                     visit(a, here, False, narrow)
@@ -125,8 +138,9 @@ class Expressions:
     def _narrow(self, node: Map, reader: Reader) -> str | None:
         """The 16-bit dtype for a contraction's computed factor, if the other is stored in it.
 
-        Eager rounds that factor to 16 bits as well; doing so lets the product run on the unit
-        that multiplies 16-bit pairs exactly and accumulates in f32. The numeric gate judges it.
+        Eager rounds that factor to 16 bits as well where the result is rounded to them; doing so
+        lets the product run on the unit that multiplies 16-bit pairs exactly and accumulates in
+        f32. The numeric gate judges it.
         """
         if reader.reduce != "add" or node.op != "mul":
             return None

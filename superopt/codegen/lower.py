@@ -64,9 +64,8 @@ def lower(mugraph: MuGraph) -> tuple[Program, ...]:
     ranks = axis_ranks(mugraph.graph)
     inputs, outputs = input_buffers(mugraph.graph), output_buffers(mugraph.graph)
     scratch = scratch_buffers(mugraph, ranks)
-    stored = dict(inputs)
-    for i in mugraph.materialized():
-        stored[i] = scratch[i] if i in scratch else outputs[i][0]
+    written = {i: scratch[i] if i in scratch else outputs[i][0] for i in mugraph.materialized()}
+    stored = written | inputs  # an input that is also an output is read where it came in
     return tuple(
         _Lowering(mugraph, k, stored, outputs, scratch, ranks).program()
         for k in range(len(mugraph.kernels))

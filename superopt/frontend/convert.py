@@ -95,6 +95,7 @@ REASONS: dict[str, str] = {
     ),
     **dict.fromkeys(("nonzero", "masked_select", "unique"), "the result's size depends on data"),
     **dict.fromkeys(("item", "_local_scalar_dense"), "a number is read out of a tensor"),
+    "hypot": "its guard against overflow has no scalar meaning",
     "cond": "control flow depends on the data of a tensor",
 }
 """Reasons worth more words than that the operator has no row."""

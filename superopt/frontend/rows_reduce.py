@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -56,6 +57,9 @@ def _spread_row(root: bool, with_mean: bool) -> Row:
         dim, correction, keep = _correction(args, kw)
 
         def build(b: Any, n: int, over: Any) -> int:
+            most = math.prod(a.size if isinstance(a.size, int) else a.size.hi for a in over)
+            if most <= correction:
+                raise NotSupported(f"variance of {most} elements with correction {correction:g}")
             v = ops.var(b, n, over, correction)
             return b.map("sqrt", v) if root else v
 

@@ -123,7 +123,6 @@ FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
         (),
     ),
     "threshold": (("where", ("le", A, B), C, A), ()),
-    "hypot": (("sqrt", ("add", ("mul", A, A), ("mul", B, B))), ()),
     "lerp": (("add", A, ("mul", C, ("sub", B, A))), ()),
 }
 """Elementwise operators that are a term over the scalar table, computed and rounded as one."""

@@ -206,4 +206,5 @@ def _gate(
             return replace(ready[k], gate=report), times[k]
         reasons.append(report.reason)
         trace.log("verify", f"the numeric gate rejected a candidate: {report.reason}")
+        trace.log("verify", print_mugraph(ready[k].mugraph), 2)
     raise VerificationFailed("no candidate passed the numeric gate", details="\n".join(reasons))

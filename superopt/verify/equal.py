@@ -31,6 +31,9 @@ SAMPLED_TRIALS = 128
 MAX_TRIALS = 1 << 15
 """Trials (of one assignment) after which a check gives up waiting for clean cells."""
 
+UNDECIDED = "too few clean cells"
+"""How the reason of a check begins that another chain of fields may decide."""
+
 
 def check_equal(
     a: Graph,
@@ -88,7 +91,7 @@ def _any_chain(
             result = _check(a, b, seed, want_log2, max_cells, chain, run, trials)
         except VerificationFailed as error:
             return _refused(chain, seed, run.name, str(error))
-        if result or not result.reason.startswith("no clean"):
+        if result or not result.reason.startswith(UNDECIDED):
             return result
     return result
 
@@ -215,10 +218,8 @@ def _check(
                 return _add(
                     result,
                     tally,
-                    reason=f"no clean cells in {done} trials"
-                    if not tally.compared
-                    else "too few clean cells: some cell was undefined in "
-                    f"nearly all of {done} trials",
+                    reason=f"{UNDECIDED}: {'some' if tally.compared else 'every'} output had a cell "
+                    f"that was undefined in nearly all of {done} trials",
                 )
             step = max(1, min(done, (1 << 21) // sizing.cells, 2048))
         result = _add(result, tally)

@@ -11,11 +11,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from superopt import superoptimize
+from superopt.pipeline import making
 from tests.frontend.harness import close
 from tests.frontend.test_programs import BASE, Made, programs
 
-ALLOWED = ("frontend: ", "search: ", "gate: ")
-"""Stages that may refuse a random program: it then runs in PyTorch, and says so."""
+ALLOWED = ("search: ", "gate: ")
+"""Stages that may, rarely, refuse a random program: it then runs in PyTorch, and says so."""
 
 
 def try_program(made: Made, seen: Counter[str], warnings: Callable[[], list[str]]) -> None:
@@ -36,19 +37,24 @@ def try_program(made: Made, seen: Counter[str], warnings: Callable[[], list[str]
     seen["empty"] += any(x.numel() == 0 for x in args)
     seen["16 bits"] += args[0].dtype == torch.bfloat16
     seen["strided"] += any(x not in ("contiguous", "index") for x in made.layouts)
-    if said:
-        assert any(stage in said[0] for stage in ALLOWED) or "nothing in the program" in said[0], (
-            said
-        )
-        seen["in PyTorch"] += 1
-        logging.getLogger("tests").info("%s", said[0])
-    else:
+    if not said:
         seen["in kernels"] += 1
+    elif "nothing in the program" in said[0] or (
+        "capture" in said[0] and not made.inputs[0].numel()
+    ):
+        seen["nothing to compute"] += 1
+    else:
+        assert any(stage in said[0] for stage in ALLOWED), said
+        seen["refused"] += 1
+        logging.getLogger("tests").info("%s", said[0])
 
 
-def many(count: int, warnings: Callable[[], list[str]]) -> Counter[str]:
+def many(
+    count: int, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> Counter[str]:
     """Tries as many programs, and counts what came of them."""
     seen: Counter[str] = Counter()
+    monkeypatch.setattr(making, "SHORTLIST", 5)  # the first choice may be refused at infinities
 
     @settings(
         max_examples=count,
@@ -63,18 +69,23 @@ def many(count: int, warnings: Callable[[], list[str]]) -> Counter[str]:
 
     each()
     assert seen["programs"] >= 0.7 * count, seen
-    assert seen["in kernels"] >= 0.4 * count, seen
+    assert seen["in kernels"] >= 0.5 * count, seen
+    assert seen["refused"] <= 0.05 * seen["in kernels"], seen
     for kind in ("16 bits", "strided", "empty"):
         assert seen[kind] >= count // 15, seen
     return seen
 
 
 @pytest.mark.filterwarnings("ignore:var")
-def test_random_programs_in_kernels(warnings: Callable[[], list[str]]) -> None:
-    many(20, warnings)
+def test_random_programs_in_kernels(
+    warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many(20, warnings, monkeypatch)
 
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:var")
-def test_many_random_programs_in_kernels(warnings: Callable[[], list[str]]) -> None:
-    many(400, warnings)
+def test_many_random_programs_in_kernels(
+    warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many(400, warnings, monkeypatch)

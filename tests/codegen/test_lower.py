@@ -121,3 +121,26 @@ def test_a_reduction_read_through_a_view_is_refused() -> None:
     with pytest.raises(NotLowerable, match="layout"):
         lower(MuGraph(graph, (Kernel("k0", (graph.outputs[0].node,), Placement()),)))
     check(placed(graph, {"c": 2}, {}, tuple(forced_cuts(graph))))
+
+
+def test_an_input_may_be_an_output_that_others_read() -> None:
+    a, c = Axis("a", 7), Axis("c", 7)
+    g = Builder("copied")
+    x, w = g.input("x", ((a,),), "f32"), g.input("w", ((c,),), "f32")
+    dot = g.reduce("add", g.map("mul", x, g.view(w, [(c, Index(((a, 1),)))])), [a])
+    graph = g.build([("y", dot, ()), ("z", w, ((c,),))])
+    kernels = [Kernel("k0", (w,), Placement()), Kernel("k1", (dot,), Placement())]
+    for order in (kernels, kernels[::-1]):
+        check(MuGraph(graph, tuple(order)), seed=1)
+
+
+@pytest.mark.parametrize("out", ["f32", "bf16"])
+def test_a_factor_is_rounded_only_where_the_result_is(out: str) -> None:
+    b, k, n = Axis("b", 3), Axis("k", 20), Axis("n", 9)
+    g = Builder("mixed")
+    x, w = g.input("x", ((b,), (k,)), "f32"), g.input("w", ((k,), (n,)), "bf16")
+    product = g.map("mul", g.map("exp", x), g.map("cast", w, dtype="f32"))
+    y = g.map("cast", g.reduce("add", product, [k]), dtype=out)
+    graph = g.build([("y", y, ((b,), (n,)))])
+    (program,) = lower(placed(graph, {"b": 3, "n": 9}, {}))
+    assert {t.dtype for t in program.tiles if k in t.axes} == {out}, str(program)

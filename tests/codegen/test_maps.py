@@ -9,9 +9,10 @@ import torch
 
 from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Extent, Lit, Load, Loop, Program
 from superopt.mugraph.axes import Axis, Stride, Sym
+from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.placement import Split
 from superopt.mugraph.scalars import SCALARS
-from tests.codegen.harness import ap, at, buf, check, lit
+from tests.codegen.harness import ap, at, buf, check, lit, run_cpu
 
 POSITIVE = {"log", "sqrt", "rsqrt", "recip", "log1p", "pow"}
 FLOAT_ROWS = [
@@ -132,8 +133,6 @@ def test_transposed_and_strided(n: int) -> None:
 )
 def test_casts(src: str, dst: str) -> None:
     """Stored and computed dtypes in every direction that programs use."""
-    from superopt.mugraph.dtypes import DTYPES
-
     a, b = Axis("a", 3), Axis("b", 37)
     x = buf("x", "input", (a, b), src)
     values = torch.randn(3, 37) * 50
@@ -145,11 +144,26 @@ def test_casts(src: str, dst: str) -> None:
     assert torch.equal(got["out0"].float(), t.to(DTYPES[dst].torch).float())
 
 
+@pytest.mark.parametrize("dst", ["i8", "u8", "i16", "i32", "i64"])
+@pytest.mark.parametrize("src", ["f32", "bf16", "f64"])
+def test_casts_beyond_the_range(src: str, dst: str) -> None:
+    """Infinities, NaN and too large numbers become what PyTorch makes of them, and back."""
+    a, b = Axis("a", 10), Axis("b", 2)
+    edge = [3e9, math.inf, -math.inf, math.nan, 300.0, -300.0, 1e20, -3e9, 4.3e9, 1.5]
+    t = torch.tensor(edge, dtype=DTYPES[src].torch)
+    want = t.to(DTYPES[dst].torch)
+    for axes in ((a,), (a, b)):  # vectors, and one number at a time
+        x = buf("x", "input", (a,), src)
+        back = ap("cast", ap("cast", at(x), dtype=dst), dtype="f32")
+        expr = ap("mul", back, lit(2.0)) if len(axes) == 1 else ap("add", back, back)
+        p = program(expr, "f32", (x,), axes)
+        full = (2 * want.float()).reshape(10, *[1] * (len(axes) - 1)).expand([n.size for n in axes])
+        assert torch.equal(run_cpu([p], {"x": t})["out0"], full), (src, dst, axes)
+
+
 @pytest.mark.parametrize("to", ["bf16", "f16"])
 def test_round_to_nearest_even(to: str) -> None:
     """Conversion to 16 bits is exact: all kinds of float32 bit patterns, ties among them."""
-    from superopt.mugraph.dtypes import DTYPES
-
     bits = torch.randint(-(2**31), 2**31, (40000,), dtype=torch.int64).to(torch.int32)
     ties = (torch.arange(-30000, 30000, dtype=torch.int32) << 16) + (
         0x8000 if to == "bf16" else 0x1000

@@ -111,7 +111,6 @@ BINARY: dict[str, Callable[..., Any]] = {
     "minimum": torch.minimum,
     "addcmul": lambda x, y: torch.addcmul(x, x, y, value=0.5),
     "lerp": lambda x, y: torch.lerp(x, y.to(x.dtype), 0.25),
-    "hypot": lambda x, y: torch.hypot(x, y.to(x.dtype)),
 }
 
 

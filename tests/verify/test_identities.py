@@ -4,8 +4,10 @@ import math
 
 import pytest
 
+from superopt.mugraph.algebras.chain import CHAINS
+from superopt.mugraph.graph import Builder, Graph
 from superopt.verify.equal import check_equal
-from tests.verify.terms import K, N, T, float_values, program
+from tests.verify.terms import B, K, N, T, float_values, program
 
 IDENTITIES = {
     "commute add": (lambda p: p.x + p.y, lambda p: p.y + p.x),
@@ -196,3 +198,18 @@ def test_both_evaluators_say_the_same():
         a, b = (program(make) for make in IDENTITIES[name])
         mine, other = (check_equal(a, b, seed=3, using=u) for u in ("python", "core"))
         assert (mine.clean, mine.total, mine.trials) == (other.clean, other.total, other.trials)
+
+
+def test_a_root_that_a_field_lacks_is_checked_over_another():
+    """5 is no square in the first field: one output is never defined there, the other always."""
+
+    def graph(swap: bool) -> Graph:
+        g = Builder("two")
+        x, y = (g.input(name, ((B,),), "f32") for name in "xy")
+        scale = g.map("rsqrt", g.const(5.0))
+        scaled = g.map("mul", scale, x) if swap else g.map("mul", x, scale)
+        return g.build([("o", scaled, ((B,),)), ("p", g.map("neg", y), ((B,),))])
+
+    found = check_equal(graph(True), graph(False), seed=3)
+    assert found, found.reason
+    assert found.field != (CHAINS[0].name, CHAINS[0].primes)

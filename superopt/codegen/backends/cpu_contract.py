@@ -104,7 +104,7 @@ class _Printer:
             if stmt.accumulate:
                 value = Apply("add", (here(stmt.dst), value), self.dtype)
             store = Compute(stmt.dst, stmt.axes, value)
-            return [*head, *part, *print_compute(scope, store, self.target.vector_bytes)]
+            return [*head, *part, *_block(print_compute(scope, store, self.target.vector_bytes))]
 
         return chunked(self.scope, chunks, body)
 
@@ -128,7 +128,7 @@ class _Printer:
         out: list[str] = []
         if not stmt.accumulate:
             zero = Compute(stmt.dst, stmt.axes, Lit(0.0, self.dtype))
-            out += print_compute(self.scope, zero, self.target.vector_bytes)
+            out += _block(print_compute(self.scope, zero, self.target.vector_bytes))
         chunks: dict[Axis, int] = {}
         left = SUM_CHUNK
         for x in reversed(form.sums):
@@ -158,7 +158,7 @@ class _Printer:
                 if block is None:
                     return None
                 copy = Compute(block, axes, factor)
-                lines += [*head, *print_compute(scope, copy, self.target.vector_bytes)]
+                lines += [*head, *_block(print_compute(scope, copy, self.target.vector_bytes))]
                 swap[factor] = here(block)
             a, b = swap.get(form.a, form.a), swap.get(form.b, form.b)
             product = Apply("mul", (a, b), stmt.expr.dtype)
@@ -190,7 +190,8 @@ class _Printer:
             nest.at.setdefault(x, "0")
         d = here(self.stmt.dst)
         pointers = [
-            self._pointer(nest, f, name) for f, name in ((form.a, "a"), (form.b, "b"), (d, "d"))
+            self._pointer(nest, f, f is d, name)
+            for f, name in ((form.a, "a"), (form.b, "b"), (d, "d"))
         ]
         first = [f"i_{scope.names.axis(x)} == 0" for x in form.sums if x != inner_sum]
         load = (
@@ -203,10 +204,10 @@ class _Printer:
         )
         return self._wrap(nest, loops, call)
 
-    def _pointer(self, nest: Nest, factor: Expr, name: str) -> str:
+    def _pointer(self, nest: Nest, factor: Expr, write: bool, name: str) -> str:
         if not isinstance(factor, Load):
             return name
-        base, step = nest.address(factor)
+        base, step = nest.address(factor, write)
         return base if step == "0" else f"{base} + {step}"
 
     def _wrap(self, nest: Nest, loops: tuple[Axis, ...], call: list[str]) -> list[str]:
@@ -310,6 +311,11 @@ class _Printer:
             f"    {self._offsets(form.rows, form.a, 'i')},",
             f"    {self._offsets(form.cols, form.b, 'j')}, {load});",
         ]
+
+
+def _block(lines: list[str]) -> list[str]:
+    """A statement's lines as a block, so that its names are its own."""
+    return ["{", *indent(lines), "}"]
 
 
 def _paren(n: Num) -> str:

@@ -268,8 +268,8 @@ class Nest:
         """Elements between neighbouring lanes, 0 if none; None when that is not one number."""
         return stride_along(self.scope, load, self.lane)
 
-    def address(self, load: Load) -> tuple[str, str]:
-        """(pointer, element offset) of a load or destination; the pointer is hoisted.
+    def address(self, load: Load, write: bool = False) -> tuple[str, str]:
+        """(pointer, element offset) of a load, or of a destination if ``write``; hoisted.
 
         All but the innermost varying axis goes into a named pointer, the rest into the offset.
         """
@@ -308,7 +308,8 @@ class Nest:
         if place.var and not self.order:
             return f"({place.var} + {base.text})", step.text
         depth = self.depth(outer)
-        pointer = self._pointer(depth, f"const {place.c}*", f"{place.var} + {base.text}")
+        ctype = f"{place.c}*" if write else f"const {place.c}*"
+        pointer = self._pointer(depth, ctype, f"{place.var} + {base.text}")
         return pointer, step.text
 
     def _pointer(self, depth: int, ctype: str, text: str) -> str:

@@ -84,8 +84,7 @@ def transposition(scope: Scope, stmt: Compute) -> list[str] | None:
     nest = Nest(scope, loops, None, 1)
     for a in stmt.axes:
         nest.at.setdefault(a, "0")
-    to, frm = ("{} + {}".format(*nest.address(x)) for x in (target, load))
-    _writable(nest, to.split(" ")[0], dst.c)
+    to, frm = ("{} + {}".format(*nest.address(x, x is target)) for x in (target, load))
     (down, _), (_, across) = steps[cols[0]], steps[rows[0]]
     n = [scope.ranges[a].extent.text for a in (rows[0], cols[0])]
     strides = [x.text if x else "0" for x in (down, across)]
@@ -227,8 +226,7 @@ class _Printer:
         """Appends the store of ``value`` to the lines at ``depth``."""
         place = self.scope.place(self.stmt.dst)
         target = self._target()
-        base, step = nest.address(target)
-        base = _writable(nest, base, place.c)
+        base, step = nest.address(target, write=True)
         vec = self.lane is not None and self.lane in self.stmt.dst.axes
         if not vec:
             text = nest.convert(value, value.dtype, False)
@@ -318,15 +316,6 @@ class _Printer:
         for lines in tail.lines:
             out += lines
         return out
-
-
-def _writable(nest: Nest, base: str, ctype: str) -> str:
-    """The pointer of a destination; hoisted pointers are printed const for loads."""
-    for lines in nest.lines:
-        for k, line in enumerate(lines):
-            if line.startswith(f"const {ctype}* const {base} ="):
-                lines[k] = line.removeprefix("const ")
-    return base
 
 
 def indent(lines: list[str], by: int = 1) -> list[str]:

@@ -77,13 +77,18 @@ template <class T, class S> SO_INLINE T so_cvt1(S x) {  // scalars, storage type
   if constexpr (std::is_same_v<T, S>) return x;
   else if constexpr (std::is_same_v<T, so_bf16>) return so_to_bf16(float(x));
   else if constexpr (std::is_same_v<T, so_f16>) return so_to_f16(float(x));
-  else if constexpr (std::is_same_v<S, so_bf16> || std::is_same_v<S, so_f16>) return T(so_to_f32(x));
+  else if constexpr (std::is_same_v<S, so_bf16> || std::is_same_v<S, so_f16>) return so_cvt1<T>(so_to_f32(x));
   else if constexpr (std::is_same_v<T, bool>) return x != S(0);
-  else if constexpr (std::is_integral_v<T> && std::is_floating_point_v<S>) return T(int64_t(x));
-  else return T(x);
+  else if constexpr (std::is_integral_v<T> && std::is_floating_point_v<S>) {
+    std::conditional_t<sizeof(T) < 4, int32_t, T> y(x);  // beyond the range, as PyTorch converts
+    asm("" : "+r"(y));  // converted back, this is no truncation: infinities become finite
+    return T(y);
+  } else return T(x);
 }
 template <class T, int N, class V> SO_INLINE so_vec<T, N> so_cvt(V x) {
   if constexpr (std::is_same_v<so_elem<V>, T>) return x;
+  else if constexpr (std::is_integral_v<T> && sizeof(T) < 4 && std::is_floating_point_v<so_elem<V>>)
+    return __builtin_convertvector(__builtin_convertvector(x, so_vec<int32_t, N>), so_vec<T, N>);
   else return __builtin_convertvector(x, so_vec<T, N>);
 }
 template <int N, class V> SO_INLINE so_mask<N> so_to_mask(V x) {  // comparison results of any width
