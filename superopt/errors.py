@@ -166,13 +166,3 @@ class CertificateMismatch(SuperoptError):
 
 class VerificationFailed(SuperoptError):
     """A candidate was not shown equal to the source, or its numbers are off; it is never used."""
-
-
-class BudgetExhausted(SuperoptError):
-    """The search ended at its budget with no candidate to give."""
-
-    default_fix = "give a larger budget, such as budget='120s'"
-
-
-class Interrupted(SuperoptError):
-    """A stage was stopped from outside; what it had finished is kept and can be resumed."""

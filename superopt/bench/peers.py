@@ -38,10 +38,6 @@ class Peer:
         except metadata.PackageNotFoundError:
             return ""
 
-    def available(self) -> bool:
-        """Whether everything it imports is installed."""
-        return not self.missing()
-
     def missing(self) -> str:
         """Why it cannot run, or "" when it can."""
         absent = [m for m in self.needs if importlib.util.find_spec(m) is None]

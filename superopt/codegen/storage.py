@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from superopt.codegen.tileir import Buffer
-from superopt.mugraph.axes import Axis, Stride, sort_axes
+from superopt.mugraph.axes import Axis, sort_axes
 from superopt.mugraph.graph import Dims, Graph, Input, View, axis_strides, dense_strides
 from superopt.mugraph.placement import MuGraph
 
@@ -106,8 +106,3 @@ def tile_buffer(
 ) -> Buffer:
     """A buffer of one task, dense over the current tiles of its axes."""
     return Buffer(name, "tile", layout_order(sort_axes(frozenset(axes)), ranks), dtype, ())
-
-
-def element_stride(buffer: Buffer, axis: Axis) -> Stride | None:
-    """The stride of an axis in a global buffer, None when the buffer lacks it."""
-    return dict(zip(buffer.axes, buffer.strides, strict=True)).get(axis)

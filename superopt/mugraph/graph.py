@@ -19,7 +19,7 @@ from superopt.mugraph.dims import Dims as Dims
 from superopt.mugraph.dims import axis_strides as axis_strides
 from superopt.mugraph.dims import dense_strides as dense_strides
 from superopt.mugraph.dims import dims_text as dims_text
-from superopt.mugraph.dtypes import compute_dtype, is_float, promote
+from superopt.mugraph.dtypes import is_float, promote
 from superopt.mugraph.scalars import REDUCTIONS, SCALARS
 
 
@@ -361,19 +361,6 @@ class Builder:
         graph = Graph(self.name, tuple(self.nodes), outs).pruned()
         check_graph(graph)
         return graph
-
-    def copy_from(self, graph: Graph, env: dict[int, int] | None = None) -> dict[int, int]:
-        """Adds all nodes of ``graph`` (those in ``env`` are taken as given); returns old -> new."""
-        at = dict(env or {})
-        for i, node in enumerate(graph.nodes):
-            if i not in at:
-                at[i] = self.add(remap(node, at))
-        return at
-
-
-def accumulation_dtype(dtype: str) -> str:
-    """The dtype in which a sum over elements of this dtype is kept."""
-    return compute_dtype(dtype)
 
 
 def walk(graph: Graph, kind: type) -> Iterator[tuple[int, Node]]:

@@ -65,14 +65,6 @@ class Placement:
     loop: tuple[Split, ...] = ()
     lane: Lane = Lane()
 
-    def grid_tile(self, axis: Axis) -> int | None:
-        """The grid tile size of an axis, None when it is not on the grid."""
-        return next((s.tile for s in self.grid if s.axis == axis), None)
-
-    def loop_tile(self, axis: Axis) -> int | None:
-        """The loop tile size of an axis, None when it is not looped."""
-        return next((s.tile for s in self.loop if s.axis == axis), None)
-
 
 @dataclass(frozen=True, slots=True)
 class Kernel:

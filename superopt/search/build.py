@@ -32,7 +32,7 @@ def rebuild(
 
     ``at`` maps nodes of ``graph`` to nodes of the builder; a leaf that is missing there is copied
     with all it reads, and entered. A class that is a target has the target's element type (the
-    widest, where equal targets differ: see ``retarget``). Raises SuperoptError if the choice lacks
+    widest, where equal targets differ). Raises SuperoptError if the choice lacks
     a class or is cyclic.
     """
     work = _Rebuild(builder, graph, space, choice, at, _dtypes(graph, region, space))
@@ -45,16 +45,6 @@ def rebuild(
             work.made[c] if widest == builder.dtype(work.made[c]) else work.natural[c], widest
         )
     return out
-
-
-def retarget(
-    builder: Builder, graph: Graph, space: Space, made: Mapping[int, int]
-) -> dict[int, int]:
-    """Target node of ``graph`` -> its new node, in the target's own element type."""
-    return {
-        i: builder.map("cast", made[c], dtype=graph.nodes[i].dtype)
-        for i, c in space.targets.items()
-    }
 
 
 @dataclass
