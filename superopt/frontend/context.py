@@ -4,9 +4,11 @@ Precision. Every float tensor of the PyTorch program has a dtype there, and a no
 is the compute dtype: float32 for the 16-bit types, else the same. Inputs are cast once, when first
 read; outputs are cast to their own dtype at the very end.
 
-* ``precision="default"``: a cast between 16-bit types and float32 is no operation, so the program
-  runs in float32 from inputs to outputs. Only a cast to an integer type rounds first, since it
-  would else pick another integer. Casts to and from float64, integers and bool are kept.
+* ``precision="default"``: a cast to float32 is no operation, nor is one back to a 16-bit type that
+  the value's own inputs had, so a 16-bit program runs in float32 from inputs to outputs. A cast to
+  a 16-bit type that none of them had rounds: it was written to lose precision or range. So does
+  one to an integer type, since it would else pick another integer. Casts to and from float64,
+  integers and bool are kept.
 * ``precision="eager"``: wherever PyTorch stores a 16-bit result, the value is rounded there
   (``round``, then back to float32 to go on). Products, attention, softmax, norms, losses and
   formulas of several scalar operations compute in float32 and round once, at their end.
@@ -26,7 +28,7 @@ import torch
 from superopt.frontend.tensors import NotSupported, Tensor, Tensors, compute_name, floating
 from superopt.mugraph.axes import Axis, Size, Sym
 from superopt.mugraph.dtypes import from_torch
-from superopt.mugraph.graph import Builder, Dims
+from superopt.mugraph.graph import Builder, Dims, Input, Map
 from superopt.mugraph.scalars import Term, inline
 
 Number = int | float | bool
@@ -46,6 +48,7 @@ class Context:
     name: str = ""
     result_shape: Any = ()
     symbols: dict[str, Sym] = field(default_factory=dict)
+    _stored: list[frozenset[str]] = field(default_factory=list)
 
     def axis_size(self, n: Any) -> Size:
         """A torch size (an int, or a symbolic one) as the size of an axis."""
@@ -94,7 +97,17 @@ class Context:
         node = x.node if have == want else self.b.map("cast", x.node, dtype=want)
         widened = x.exact and torch.promote_types(x.dtype, dtype) == dtype
         out = replace(x, node=node, dtype=dtype, exact=widened)
+        if not widened and from_torch(dtype).name not in self._held(x.node):
+            return self.settled(out)
         return out if widened else self.rounded(out)
+
+    def _held(self, node: int) -> frozenset[str]:
+        """The dtypes that a value's inputs were stored in, or that were rounded to on its way."""
+        for i in range(len(self._stored), node + 1):
+            n = self.b.nodes[i]
+            own = {n.dtype} if isinstance(n, Input) or isinstance(n, Map) and n.op == "round" else ()
+            self._stored.append(frozenset(own).union(*(self._stored[a] for a in n.args)))
+        return self._stored[node]
 
     def settled(self, x: Tensor) -> Tensor:
         """The tensor with exactly the values that its 16-bit dtype can hold."""

@@ -135,8 +135,14 @@ def _exact(graph: Graph, sizes: Mapping[str, int], *tensors: torch.Tensor) -> li
 
 def _strays(graph: Graph, report: Gate) -> str:
     """Where eager PyTorch is far from the float64 reference on ordinary inputs; empty if nowhere."""
-    unit = max(DTYPES[graph.nodes[o.node].dtype].ulp for o in graph.outputs)
+    units = [_coarsest(graph, o.node) for o in graph.outputs]
     for c in report.classes:
-        if c.name in ("given", "normal") and c.eager > max(2.0**-10, 32 * unit):
-            return f"on {c.name} inputs: eager is off by {c.eager:.3g}"
+        for k, (error, unit) in enumerate(zip(c.eager_of, units, strict=False)):
+            if c.name in ("given", "normal") and error > max(2.0**-10, 32 * unit):
+                return f"on {c.name} inputs: eager's output {k} is off by {error:.3g}"
     return ""
+
+
+def _coarsest(graph: Graph, node: int) -> float:
+    """The largest unit roundoff among the dtypes that a value passes through."""
+    return max(DTYPES[graph.nodes[i].dtype].ulp for i in graph.reachable([node]))
