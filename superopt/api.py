@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,7 @@ from superopt import pipeline, report, trace
 from superopt.config import Config, Options
 from superopt.errors import (
     BadOption,
+    IndexOutside,
     RequiresGrad,
     SuperoptError,
     UnsupportedOperator,
@@ -47,9 +50,23 @@ class Optimized:
         self._parameters = _parameters(fn) if options.dynamic else None
         self._dynamic = _dynamic_ranges(self._parameters, options)
 
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        """Binds like a function, so that methods can be decorated."""
-        return self if instance is None else functools.partial(self.__call__, instance)
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Binds like a function, so that methods can be decorated: each instance has its own."""
+        if instance is None or torch.compiler.is_compiling():
+            return self if instance is None else types.MethodType(self.fn, instance)
+        kept = getattr(instance, "__dict__", {})
+        name = f"_superopt_{self.fn.__name__}"
+        bound = kept.get(name)
+        if bound is None or bound.fn.__self__ is not instance or bound.fn.__func__ is not self.fn:
+            bound = kept[name] = Optimized(types.MethodType(self.fn, instance), self.options)
+        return bound
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles as the function and its options; what was found is found again."""
+        name, module = getattr(self, "__qualname__", "."), sys.modules.get(self.__module__)
+        if "." not in name and getattr(module, name, None) is self:
+            return name  # pickled by name, as functions are
+        return Optimized, (self.fn, self.options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the fastest verified form of the function on these arguments."""
@@ -70,6 +87,8 @@ class Optimized:
                 return self._original(error, args, kwargs)
         try:
             return found.call(*args, **kwargs)
+        except IndexOutside:
+            return self.fn(*args, **kwargs)  # PyTorch says which index, and of what
         except SuperoptError as error:
             # A kernel refuses what it was not made for before it writes anything.
             return self._original(error, args, kwargs)
@@ -105,6 +124,14 @@ class Optimized:
             return self._results[signature]
 
     def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
+        if _watched():
+            raise _Unfit(
+                UnsupportedOperator(
+                    "the call is being traced or transformed (vmap, forward AD, a dispatch mode)",
+                    getattr(self.fn, "__name__", "function"),
+                    "call it outside of the transformation",
+                )
+            )
         leaves: Sequence[Any] = args
         spec: Any = len(args)
         if kwargs or not all(type(a) is torch.Tensor for a in args):
@@ -128,6 +155,8 @@ class Optimized:
         ranges = self._ranges(args, kwargs) if self._dynamic else {}
         for leaf in leaves:
             if isinstance(leaf, torch.Tensor):
+                if odd := _odd(leaf):
+                    raise _Unfit(WrongType(odd, "signature", "pass a plain strided tensor"))
                 if grad and leaf.requires_grad:
                     raise _Unfit(
                         RequiresGrad(
@@ -217,6 +246,27 @@ def _shape(tensor: torch.Tensor, ranges: dict[int, Ranges]) -> tuple[Any, ...]:
     for dim, (name, _, _) in dynamic.items():
         shape[dim] = name
     return tuple(shape), tensor.stride() if not tensor.is_contiguous() else "dense"
+
+
+def _odd(tensor: torch.Tensor) -> str:
+    """Why a tensor's memory is not simply its values; empty for an ordinary tensor."""
+    if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+        return f"an argument is a {type(tensor).__name__}, a subclass of torch.Tensor"
+    if tensor.layout != torch.strided:
+        return f"an argument has the layout {tensor.layout}"
+    if tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor():
+        return "an argument is a negated, conjugated or zero view"
+    return ""
+
+
+def _watched() -> bool:
+    """Whether PyTorch records or transforms what operators do: kernels would go unseen."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 class _Unfit(Exception):

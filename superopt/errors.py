@@ -133,6 +133,12 @@ class KernelFailed(SuperoptError):
     """A kernel's entry point returned a status other than 0."""
 
 
+class IndexOutside(KernelFailed):
+    """A run-time index was outside the axis that it picks from; PyTorch raises its own error."""
+
+    default_fix = "keep indices within the sizes of the tensors they pick from"
+
+
 class CacheUnwritable(SuperoptError):
     """The cache folder cannot be written: read-only, full, or not a folder."""
 

@@ -237,8 +237,8 @@ def _symbols(program: Any) -> dict[str, Sym]:
 
     out = {}
     for symbol, bounds in program.range_constraints.items():
-        if not symbol_is_type(symbol, SymT.SIZE):
-            continue  # a number read out of a tensor
+        if not symbol.is_Symbol or not symbol_is_type(symbol, SymT.SIZE):
+            continue  # derived from another size, or a number read out of a tensor
         name, high = str(symbol), str(bounds.upper)
         # Sizes 0 and 1 mean something else to broadcasting; export assumed the size is neither.
         lo = max(int(bounds.lower), 2)

@@ -105,7 +105,11 @@ class Context:
         """The dtypes that a value's inputs were stored in, or that were rounded to on its way."""
         for i in range(len(self._stored), node + 1):
             n = self.b.nodes[i]
-            own = {n.dtype} if isinstance(n, Input) or isinstance(n, Map) and n.op == "round" else ()
+            own = (
+                {n.dtype}
+                if isinstance(n, Input) or (isinstance(n, Map) and n.op == "round")
+                else ()
+            )
             self._stored.append(frozenset(own).union(*(self._stored[a] for a in n.args)))
         return self._stored[node]
 

@@ -1,15 +1,17 @@
-"""Tensors and values that a function holds beside its arguments: weights, closure, globals.
+"""Tensors, values and code that a function holds beside its arguments: weights, closure, globals.
 
 Held tensors are inputs of the graph, found anew at every call: a weight may be updated, or replaced
-by another tensor, after the function was captured. What else the function reads (numbers, flags)
-is fixed by its capture, so it is part of the function's signature.
+by another tensor, after the function was captured. What else the function reads (numbers, flags,
+other functions) is fixed by its capture, so it is part of the function's signature.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 import operator
 import types
+import weakref
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,9 @@ PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtyp
 
 MOST = 256
 """Elements up to which a container's contents are looked at."""
+
+DEPTH = 2
+"""Levels of attributes and elements that are looked at whether code names them or not."""
 
 _FOREIGN = ("torch", "superopt", "numpy", "builtins", "math", "typing", "collections", "functools")
 
@@ -112,52 +117,172 @@ def plain_key(value: Any) -> Hashable:
 
 
 def reached(fn: Any) -> Iterator[Held]:
-    """The tensors and plain values that ``fn`` reads beside its arguments, in a fixed order.
+    """What ``fn`` reads beside its arguments, in a fixed order: tensors, plain values, code.
 
-    Looked through are closure cells, the globals that its code names, functions and methods it
-    names in turn, modules with their parameters and buffers, and attributes and elements of other
-    objects, two levels deep and ``MOST`` elements wide.
+    Looked through are closure cells, defaults, the globals that its code names, functions and
+    methods it names in turn, modules with their parameters, buffers and forward hooks, and
+    attributes and elements of other objects: ``DEPTH`` levels deep all of them, and deeper those
+    whose names occur in the code. Functions count by their code, classes and functions of
+    libraries by identity. Not seen are the environment, files, and attributes deeper than that
+    whose names are put together at run time.
     """
-    yield from _function(fn, set())
+    names = _known_names(fn)
+    while True:
+        count = len(names)
+        held = list(_Walk(names).function(fn))
+        if len(names) == count:  # else something was passed by before code named it
+            return iter(held)
 
 
-def _function(fn: Any, seen: set[int]) -> Iterator[Held]:
-    if id(fn) in seen:
-        return
-    seen.add(id(fn))
-    if isinstance(fn, torch.nn.Module):
-        yield from _module(fn, seen)
-        return
-    if isinstance(fn, functools.partial):
-        for place in (fn.args, fn.keywords):
-            yield from _elements(place, seen, 2)
-        yield from _function(fn.func, seen)
-        return
-    owner = getattr(fn, "__self__", None)
-    if owner is not None and not isinstance(owner, types.ModuleType):
-        yield from _value(fn, "__self__", owner, seen, 2)
-    fn = getattr(fn, "__func__", fn)
-    fn = getattr(fn, "__wrapped__", fn)
-    if not isinstance(fn, types.FunctionType):
-        if not _foreign(type(fn)):  # an object that can be called
-            for name, item in getattr(fn, "__dict__", {}).items():
-                yield from _value(fn, name, item, seen, 2)
-            yield from _function(type(fn).__call__, seen)
-        return
-    for cell in fn.__closure__ or ():
-        try:
-            value = cell.cell_contents
-        except ValueError:
-            continue  # a cell that is still empty
-        yield from _value(cell, "cell_contents", value, seen, 2)
-    names = _names(fn.__code__)
-    for name in names:
-        if name in fn.__globals__:
-            value = fn.__globals__[name]
-            if isinstance(value, types.ModuleType):
-                yield from _of_user_module(value, names, seen)
-            else:
-                yield from _value(fn.__globals__, name, value, seen, 2)
+_NAMES: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+
+
+def _known_names(fn: Any) -> set[str]:
+    """The names that the code which ``fn`` reaches has mentioned so far."""
+    try:
+        return _NAMES.setdefault(getattr(fn, "__func__", fn), set())
+    except TypeError:  # it cannot be a key, or not be referred to weakly
+        return set()
+
+
+class _Walk:
+    """One look through all that a function reaches; nothing is looked at twice."""
+
+    def __init__(self, names: set[str]) -> None:
+        self.seen: set[int] = set()
+        self.names = names
+
+    def function(self, fn: Any) -> Iterator[Held]:
+        """A function, method, module, partial or callable object."""
+        if id(fn) in self.seen:
+            return
+        self.seen.add(id(fn))
+        if isinstance(fn, torch.nn.Module):
+            yield from self.module(fn)
+            return
+        if isinstance(fn, functools.partial):
+            for place in (fn.args, fn.keywords):
+                yield from self.elements(place, DEPTH)
+            yield from self.function(fn.func)
+            return
+        inner = getattr(fn, "__func__", fn)
+        inner = getattr(inner, "__wrapped__", inner)
+        if isinstance(inner, types.FunctionType):
+            self.names.update(_names(inner.__code__))
+        owner = getattr(fn, "__self__", None)
+        if owner is not None and not isinstance(owner, types.ModuleType):
+            yield from self.value(fn, "__self__", owner, DEPTH)
+        if isinstance(inner, types.FunctionType):
+            yield from self.code(inner)
+        elif not _foreign(type(inner)):  # an object that can be called
+            yield from self.function(type(inner).__call__)
+            yield from self.attributes(inner, DEPTH)
+
+    def code(self, fn: types.FunctionType) -> Iterator[Held]:
+        """A Python function: its code, its defaults, closure and globals."""
+        yield Held(fn, "__code__", fn.__code__)
+        for name in ("__defaults__", "__kwdefaults__"):
+            if getattr(fn, name):
+                yield from self.elements(getattr(fn, name), DEPTH)
+        for cell in fn.__closure__ or ():
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                continue  # a cell that is still empty
+            yield from self.value(cell, "cell_contents", value, DEPTH)
+        names = _names(fn.__code__)
+        yield from self.namespace(fn.__globals__, names)
+
+    def namespace(self, table: dict[str, Any], names: tuple[str, ...]) -> Iterator[Held]:
+        """The values of a module's namespace under the names that code mentions."""
+        for name in names:
+            if name not in table:
+                continue
+            value = table[name]
+            if not isinstance(value, types.ModuleType):
+                yield from self.value(table, name, value, DEPTH)
+            elif id(value) not in self.seen and value.__name__.split(".")[0] not in _FOREIGN:
+                self.seen.add(id(value))
+                yield from self.namespace(value.__dict__, names)
+
+    def module(self, module: torch.nn.Module) -> Iterator[Held]:
+        """A module and all it contains."""
+        parts = [m for m in module.modules() if m is module or id(m) not in self.seen]
+        self.seen.update(map(id, parts))
+        for part in parts:
+            yield Held(part, "__class__", type(part))
+            yield from self.classes(type(part))
+            for table in (part._parameters, part._buffers):
+                for name, value in table.items():
+                    yield Held(table, name, value)
+            for hooks in (part._forward_pre_hooks, part._forward_hooks):
+                if hooks:
+                    yield from self.elements(hooks, DEPTH)
+            for name, value in part.__dict__.items():
+                if name[:1] != "_":
+                    yield from self.value(part, name, value, DEPTH - 1)
+            if not _foreign(type(part)):
+                yield from self.function(type(part).forward)
+
+    def value(self, owner: Any, key: Any, value: Any, depth: int) -> Iterator[Held]:
+        """Whatever ``owner`` has under ``key``; objects are opened while ``depth`` lasts."""
+        kind = type(value)
+        if isinstance(value, torch.Tensor | enum.Enum) or kind in PLAIN or _is_number(kind):
+            yield Held(owner, key, value)
+        elif isinstance(value, torch.nn.Module | functools.partial | types.MethodType):
+            yield from self.function(value)
+        elif isinstance(value, type):
+            yield Held(owner, key, value)
+            yield from self.classes(value)
+        elif isinstance(value, types.BuiltinFunctionType) or _foreign(value):
+            yield Held(owner, key, _token(value))
+        elif isinstance(value, types.FunctionType):
+            yield from self.function(value)
+        elif isinstance(value, list | tuple | dict | set | frozenset):
+            yield from self.elements(value, depth)
+        elif not isinstance(value, types.ModuleType) and id(value) not in self.seen:
+            self.seen.add(id(value))
+            inner = getattr(value, "__wrapped__", None) or getattr(value, "fn", None)
+            if callable(inner):  # a decorated function
+                yield from self.function(inner)
+            elif _foreign(kind):
+                yield Held(owner, key, _token(value))
+            if not _foreign(kind):
+                yield Held(value, "__class__", kind)
+                yield from self.attributes(value, depth)
+
+    def attributes(self, value: Any, depth: int) -> Iterator[Held]:
+        """The attributes of an object, and those of its classes that code names."""
+        for name, item in getattr(value, "__dict__", {}).items():
+            if depth > 0 or name in self.names:
+                yield from self.value(value, name, item, depth - 1)
+        for name in self.names.intersection(getattr(type(value), "__slots__", ())):
+            if hasattr(value, name):
+                yield from self.value(value, name, getattr(value, name), depth - 1)
+        yield from self.classes(type(value))
+
+    def classes(self, kind: type) -> Iterator[Held]:
+        """The attributes of a user's class, and of those it inherits from, that code names."""
+        for base in kind.__mro__:
+            if id(base) in self.seen or _foreign(base):
+                continue
+            self.seen.add(id(base))
+            for name, item in list(base.__dict__.items()):
+                if name in self.names or name == "__call__":
+                    item = item.fget if isinstance(item, property) else item
+                    yield from self.value(base, name, getattr(item, "__func__", item), 1)
+
+    def elements(self, value: Any, depth: int) -> Iterator[Held]:
+        """The elements of a container, and how many they are."""
+        yield Held(value, None, len(value))
+        if isinstance(value, set | frozenset):
+            plain = all(type(item) in PLAIN or isinstance(item, enum.Enum) for item in value)
+            yield Held(value, None, frozenset(value) if plain else id(value))
+        elif len(value) <= MOST and depth > -DEPTH:
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                if isinstance(value, dict) and type(key) in PLAIN:
+                    yield Held(value, None, key)
+                yield from self.value(value, key, item, depth - 1)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -170,55 +295,24 @@ def _names(code: types.CodeType) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _of_user_module(
-    module: types.ModuleType, names: tuple[str, ...], seen: set[int]
-) -> Iterator[Held]:
-    if module.__name__.split(".")[0] in _FOREIGN:
-        return
-    for name in names:
-        value = module.__dict__.get(name)
-        if value is not None and not isinstance(value, types.ModuleType):
-            yield from _value(module.__dict__, name, value, seen, 2)
+def _token(value: Any) -> Hashable:
+    """What stands for an object of a library: itself if it can be a key, an array's contents."""
+    try:
+        hash(value)
+    except TypeError:
+        return (
+            type(value),
+            getattr(value, "shape", None),
+            bytes(memoryview(value).cast("B"))
+            if (type(value).__name__ == "ndarray" and value.nbytes <= MOST * 8)
+            else id(value),
+        )
+    return value
 
 
-def _module(module: torch.nn.Module, seen: set[int]) -> Iterator[Held]:
-    for part in module.modules():
-        seen.add(id(part))
-        for table in (part._parameters, part._buffers):
-            for name, value in table.items():
-                yield Held(table, name, value)
-        for name, value in part.__dict__.items():
-            if name[:1] != "_":
-                yield from _value(part, name, value, seen, 1)
-        if not _foreign(type(part)):
-            yield from _function(type(part).forward, seen)
-
-
-def _value(owner: Any, key: Any, value: Any, seen: set[int], depth: int) -> Iterator[Held]:
-    if isinstance(value, torch.Tensor) or type(value) in PLAIN:
-        yield Held(owner, key, value)
-    elif isinstance(value, torch.nn.Module | functools.partial) or (
-        isinstance(value, types.FunctionType | types.MethodType) and not _foreign(value)
-    ):
-        yield from _function(value, seen)
-    elif depth and not isinstance(value, type | types.BuiltinFunctionType | types.ModuleType):
-        if isinstance(value, list | tuple | dict):
-            yield from _elements(value, seen, depth)
-        elif id(value) not in seen and not _foreign(type(value)):
-            seen.add(id(value))
-            inner = getattr(value, "__wrapped__", None) or getattr(value, "fn", None)
-            if callable(inner):  # a decorated function
-                yield from _function(inner, seen)
-            for name, item in getattr(value, "__dict__", {}).items():
-                yield from _value(value, name, item, seen, depth - 1)
-
-
-def _elements(value: Any, seen: set[int], depth: int) -> Iterator[Held]:
-    if len(value) > MOST:
-        yield Held(value, None, len(value))
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from _value(value, key, item, seen, depth - 1)
+def _is_number(kind: type) -> bool:
+    """Whether a type is one of numpy's scalar types (numpy need not be there)."""
+    return kind.__module__ == "numpy" and hasattr(kind, "item") and kind.__name__ != "ndarray"
 
 
 def _foreign(thing: Any) -> bool:

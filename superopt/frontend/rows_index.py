@@ -239,8 +239,9 @@ def _read(cx: Context, x: Tensor, where: list[int], at: list[Tensor]) -> Tensor:
     at, dims = cx.t.broadcast([cx.t.distinct(t, used) for t in at])
     node = x.node
     for d, t in zip(where, at, strict=True):
-        if x.dims[d] and x.dims[d][0] in cx.b.axes(node):
-            node = cx.b.gather(node, x.dims[d][0], t.node)
+        if not x.dims[d] or x.dims[d][0] not in cx.b.axes(node):
+            raise NotSupported("an index into a dimension of one element is not looked at")
+        node = cx.b.gather(node, x.dims[d][0], t.node)
     first = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
     rest = [dim for d, dim in enumerate(x.dims) if d not in where]
     return replace(x, node=node, dims=(*rest[:first], *dims, *rest[first:]))
@@ -279,7 +280,6 @@ def _gather(
     at = cx.t.distinct(at, {a for d in x.dims for a in d})
     x, at = cx.t.unify([x, at], [[d, d] for d in range(rank) if d != dim])
     along = x.dims[dim]
-    node = x.node
-    if along and along[0] in cx.b.axes(node):
-        node = cx.b.gather(node, along[0], at.node)
-    return replace(x, node=node, dims=at.dims)
+    if not along or along[0] not in cx.b.axes(x.node):
+        raise NotSupported("an index into a dimension of one element is not looked at")
+    return replace(x, node=cx.b.gather(x.node, along[0], at.node), dims=at.dims)

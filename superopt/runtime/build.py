@@ -59,6 +59,7 @@ BASE_FLAGS = (
 _CANDIDATES = ("g++", "clang++", "c++")
 _OPENMP_PROBE = '#include <omp.h>\nextern "C" int f() { return omp_get_max_threads(); }\n'
 _PROBES_FILE = "compilers.json"
+_QUESTIONS = ("--version", "-dumpmachine")
 
 
 @dataclass(frozen=True)
@@ -87,55 +88,53 @@ def find_compiler(config: Config | None = None) -> Compiler:
         names: tuple[str, ...] = (config.cxx,)
     else:
         names = tuple(n for n in (os.environ.get("CXX", ""), *_CANDIDATES) if n)
+    why = []
     for name in names:
         # $CXX may carry a launcher or flags, as in "ccache g++"; its last plain word is what runs.
         words = [w for w in shlex.split(name) if not w.startswith("-")]
         path = shutil.which(words[-1]) if words else None
         if path is None:
+            why.append(f"{name} is not there")
             continue
-        compiler = _probe(path, config)
-        if compiler is not None:
-            return compiler
+        try:
+            return _probe(path, config)
+        except (CompileFailed, CompilerMissing, OSError) as error:
+            why.append(
+                f"{name} does not work ({error.what if isinstance(error, SuperoptError) else error})"
+            )
     source = "SUPEROPT_CXX" if config.cxx is not None else "PATH"
-    raise CompilerMissing(f"no working C++ compiler: tried {', '.join(names)}", source)
+    raise CompilerMissing(f"no working C++ compiler: {', '.join(why)}", source)
 
 
-def _probe(path: str, config: Config) -> Compiler | None:
-    """What the compiler at ``path`` is, from the notes or by running it; None if it cannot run."""
-    try:
-        real = os.stat(path)
-    except OSError:
-        return None
+def _probe(path: str, config: Config) -> Compiler:
+    """What the compiler at ``path`` is, from the notes or by running it.
+
+    Raises CompileFailed, CompilerMissing or OSError if it does not work.
+    """
+    real = os.stat(path)
     stamp = f"{os.path.realpath(path)}:{real.st_size}:{real.st_mtime_ns}"
     notes = _read_notes(config)
     with contextlib.suppress(KeyError, TypeError):
         return Compiler(**notes[stamp])
-    try:
-        text = _output([path, "--version"])
-        machine = _output([path, "-dumpmachine"]).strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    version = text.splitlines()[0].strip() if text.strip() else "unknown"
-    bare = Compiler(path, version, machine, openmp=False)
-    openmp = False
+    limit, openmp = config.compile_timeout, False
     with tempfile.TemporaryDirectory(prefix="superopt-probe-") as place:
-        out = Path(place) / "probe.so"
-        try:
-            compile_shared('extern "C" int f() { return 0; }\n', (), out, 60, compiler=bare)
-        except CompileFailed as error:
-            trace.log("build", f"{path} cannot build a shared object: {error}", 1)
-            return None
+        said = {flag: _run_limited([path, flag], limit, None, place) for flag in _QUESTIONS}
+        for status, text in said.values():
+            if status != 0:
+                raise CompileFailed(f"it failed with status {status}: {_first_error(text)}", path)
+        version, machine = (_first_line(text) for _, text in said.values())
+        bare, out = Compiler(path, version, machine, openmp=False), Path(place) / "probe.so"
+        compile_shared('extern "C" int f() { return 0; }\n', (), out, limit, compiler=bare)
         with contextlib.suppress(CompileFailed):
-            compile_shared(_OPENMP_PROBE, ("-fopenmp",), out, 60, compiler=bare)
+            compile_shared(_OPENMP_PROBE, ("-fopenmp",), out, limit, compiler=bare)
             openmp = True
     compiler = Compiler(path, version, machine, openmp)
     _write_notes(config, {**notes, stamp: asdict(compiler)})
     return compiler
 
 
-def _output(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    return done.stdout
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0].strip() if text.strip() else "unknown"
 
 
 def _read_notes(config: Config) -> dict[str, Any]:

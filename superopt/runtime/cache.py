@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,16 @@ class Cache:
         trace.log("cache", f"miss {entry_key[:12]}", 2)
         return None
 
-    def put(self, entry_key: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> Entry:
+    def put(
+        self,
+        entry_key: str,
+        files: Mapping[str, bytes],
+        meta: Mapping[str, Any],
+        beside: Collection[str] = (),
+    ) -> Entry:
         """Store ``files`` and JSON ``meta`` under the key and return the entry.
 
+        beside: keys of entries that it is of use with only, and that are not evicted for it.
         If another process stored the key first, its entry is returned. Raises CacheUnwritable
         when neither the cache nor a temporary folder can be written.
         """
@@ -120,7 +127,7 @@ class Cache:
         if self._shared:
             try:
                 entry = self._store(self.root, entry_key, files, meta)
-                self._evict(keep=entry_key)
+                self._evict(keep={entry_key, *beside})
                 return entry
             except OSError as error:
                 self._go_private(error)
@@ -294,7 +301,7 @@ class Cache:
                         found.append(((path / MANIFEST).stat().st_mtime, path))
         return found
 
-    def _evict(self, keep: str) -> None:
+    def _evict(self, keep: Collection[str]) -> None:
         """Remove least recently used entries until nine tenths of the limit are left."""
         folders = sorted(self._folders())
         sizes = {path: folder_size(path) for _, path in folders}
@@ -304,7 +311,7 @@ class Cache:
         for _, path in folders:
             if total <= self.limit * 0.9:
                 break
-            if path.name != keep and self._discard(path):
+            if path.name not in keep and self._discard(path):
                 total -= sizes[path]
                 trace.log("cache", f"evicted {path.name[:12]}", 2)
         self._sweep(self.root, older_than=_STALE_SECONDS)

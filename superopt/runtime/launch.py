@@ -1,7 +1,7 @@
 """Loads a compiled kernel and calls its C entry point with tensors and sizes.
 
 Every generated shared object exports ``int name(void** bufs, const int64_t* ints)``: data pointers
-in, sizes and strides in, 0 for success. A call releases the interpreter lock.
+in, sizes and strides in, 0 for success (see ``_failure``). A call releases the interpreter lock.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from superopt.errors import KernelFailed, LoadFailed
+from superopt.errors import IndexOutside, KernelFailed, LoadFailed
 
 
 class HasPointer(Protocol):
@@ -102,7 +102,15 @@ def launch(fn: Entry, tensors: Sequence[HasPointer], ints: Sequence[int] = ()) -
         integers[: len(ints)] = ints
     status = fn.call(pointers_at, integers_at)
     if status:
-        raise KernelFailed(f"kernel {fn.name} returned status {status}", repr(fn))
+        raise _failure(status, fn)
+
+
+def _failure(status: int, fn: Entry) -> KernelFailed:
+    """What a bad status means: 1 no memory for a task, 2 an index outside its axis, 3 both."""
+    if status == 2:
+        return IndexOutside(f"kernel {fn.name} met an index outside its axis", repr(fn))
+    what = " (no memory)" if status in (1, 3) else ""
+    return KernelFailed(f"kernel {fn.name} returned status {status}{what}", repr(fn))
 
 
 def bind(fn: Entry, count: int, ints: Sequence[int] = ()) -> Callable[..., None]:
@@ -112,14 +120,14 @@ def bind(fn: Entry, count: int, ints: Sequence[int] = ()) -> Callable[..., None]
     """
     packed = (ctypes.c_int64 * max(len(ints), 1))(*ints)
     packed_at = ctypes.addressof(packed)
-    call, pool, name = fn.call, _scratch, fn.name
+    call, pool = fn.call, _scratch
 
     def run(*tensors: HasPointer) -> None:
         array, at = _array(ctypes.c_void_p, pool.pointers, count)
         array[:count] = [t.data_ptr() for t in tensors]
         status = call(at, packed_at)
         if status:
-            raise KernelFailed(f"kernel {name} returned status {status}", repr(fn))
+            raise _failure(status, fn)
 
     # The addresses above are only valid while these live.
     run.__dict__["_keep"] = (packed, fn)

@@ -32,12 +32,16 @@ Make = Callable[[Path], tuple[dict[str, bytes], dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Built:
-    """The kernels of one piece of a program, loaded from their cache entry."""
+    """The kernels of one piece of a program, loaded from their cache entry.
+
+    texts: its graph and its certificate as they were then; the entry itself may be evicted.
+    """
 
     key: str
     kernels: Kernels
     entry: Entry
     warm: bool
+    texts: Mapping[str, bytes]
 
     @property
     def meta(self) -> Mapping[str, Any]:
@@ -46,13 +50,13 @@ class Built:
 
     @property
     def mugraph(self) -> MuGraph:
-        """The placed graph, read from the entry."""
-        return parse_mugraph(self.entry.read("mugraph.txt").decode())
+        """The placed graph."""
+        return parse_mugraph(self.texts["mugraph.txt"].decode())
 
     @property
     def certificate(self) -> dict[str, Any]:
-        """The certificate, read from the entry (whose checksums were tested when it was opened)."""
-        return dict(json.loads(self.entry.read("certificate.json")))
+        """The certificate."""
+        return dict(json.loads(self.texts["certificate.json"]))
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Site:
                     Kernels(entry.file(entry.meta["library"]), plan, self.config.threads),
                     entry,
                     warm,
+                    {name: entry.read(name) for name in ("mugraph.txt", "certificate.json")},
                 )
 
     def shortcut(
@@ -153,7 +158,7 @@ class Site:
                 "positions": positions,
                 "result": pytree.treespec_dumps(program.captured.out_spec),
             }
-            self.cache.put(shortcut, {}, meta)
+            self.cache.put(shortcut, {}, meta, beside=keys)
 
     def recall(self, shortcut: str | None) -> Shortcut | None:
         """The program behind a shortcut, if the cache has both."""

@@ -125,8 +125,9 @@ def _entry(name: str, tasks: list[Task], syms: tuple[str, ...]) -> str:
             "int64_t first, int64_t last) {",
             *(f"  {line}" for line in size_lines(syms)),
             *t.memory_lines(),
+            *(["  so_wild = 0;"] if t.picks() else []),
             f"  for (int64_t task = first; task < last; ++task) {t.fn}(bufs, ints, task, arena);",
-            "  return 0;",
+            f"  return {'so_wild' if t.picks() else '0'};",
             "}",
         ]
     out += [

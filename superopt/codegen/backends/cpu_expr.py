@@ -328,7 +328,7 @@ class Nest:
         if value.vec:
             raise NoVector("an index that varies along the lanes")
         if d in load.clamp:
-            text = f"so_clamp({text}, {size_num(own.size).text})"
+            text = f"so_index({text}, {size_num(own.size).text})"
         return Num(self.name(self.depth(expr_axes(index)), "int64_t", text, "k"))
 
 

@@ -88,6 +88,11 @@ class Task:
         total = " + ".join(dict.fromkeys(terms)) or "0.0"
         return f"({total})"
 
+    def picks(self) -> bool:
+        """Whether something is read at run-time indices, which may be outside their axis."""
+        stmts = statements(self.program.body)
+        return any(load.clamp for stmt in stmts for load in loads(stmt.expr))
+
     def memory_lines(self) -> list[str]:
         """Where a thread's tile buffers beyond the stack live: a block that is kept between calls."""
         if self.on_stack:

@@ -278,7 +278,14 @@ struct so_arena {
 };
 
 SO_INLINE int64_t so_least(int64_t a, int64_t b) { return a < b ? a : b; }
-SO_INLINE int64_t so_clamp(int64_t i, int64_t n) { return i < 0 ? 0 : i >= n ? n - 1 : i; }
+
+// A run-time index, clamped into its axis; that it was outside is part of the task's status.
+[[maybe_unused]] static thread_local int so_wild = 0;
+SO_INLINE int64_t so_index(int64_t i, int64_t n) {
+  if (__builtin_expect(uint64_t(i) < uint64_t(n), 1)) return i;
+  so_wild = 2;
+  return i < 0 ? 0 : n - 1;
+}
 
 // -- loops ------------------------------------------------------------------------------------------
 

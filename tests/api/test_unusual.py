@@ -1,0 +1,214 @@
+"""Unusual tensors, callers and values: PyTorch's answer, before and after a kernel was made."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from superopt import superoptimize
+
+SHARED_CACHE = True
+
+Warnings = Callable[[], list[str]]
+
+
+def gated(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return F.silu(x @ w) * 2
+
+
+class Marked(torch.Tensor):
+    """A subclass that does nothing of its own."""
+
+
+def of_a_subclass(f: Callable[..., Any], x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    out = f(x.as_subclass(Marked), w)
+    assert type(out) is Marked
+    return out.as_subclass(torch.Tensor)
+
+
+def forward_derivative(f: Callable[..., Any], x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    from torch.autograd import forward_ad
+
+    with forward_ad.dual_level():
+        out = forward_ad.unpack_dual(f(forward_ad.make_dual(x, w[:1].expand_as(x)), w))
+    return out.tangent
+
+
+def recorded(f: Callable[..., Any], x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return make_fx(lambda x: f(x, w))(x)(x * 2)
+
+
+USES: dict[str, Callable[..., torch.Tensor]] = {
+    "negated view": lambda f, x, w: f(torch.complex(w, x).conj().imag, w),
+    "parameter": lambda f, x, w: f(torch.nn.Parameter(x, requires_grad=False), w),
+    "subclass": of_a_subclass,
+    "sparse rows": lambda f, x, w: f(x.to_sparse_csr(), w),
+    "sparse": lambda f, x, w: f(x.to_sparse(), w),
+    "vmap": lambda f, x, w: torch.func.vmap(f, in_dims=(0, None))(torch.stack([x, w]), w),
+    "jvp": lambda f, x, w: torch.func.jvp(lambda x: f(x, w), (x,), (w,))[1],
+    "grad": lambda f, x, w: torch.func.grad(lambda x: f(x, w).sum())(x),
+    "forward derivative": forward_derivative,
+    "recorded": recorded,
+    "compiled": lambda f, x, w: torch.compile(lambda x: f(x, w) + 1, backend="eager")(x),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("warm", [False, True], ids=["at once", "after a kernel was made"])
+@pytest.mark.parametrize("use", USES)
+def test_the_answer_is_that_of_pytorch(use: str, warm: bool) -> None:
+    x, w = torch.randn(7, 7), torch.randn(7, 7)
+    fast = superoptimize(gated, fallbacks=())
+    if warm:
+        torch.testing.assert_close(fast(x, w), gated(x, w))
+    torch.testing.assert_close(USES[use](fast, x, w), USES[use](gated, x, w))
+    torch.testing.assert_close(fast(x, w), gated(x, w))
+
+
+def test_tensors_without_memory() -> None:
+    fast = superoptimize(gated, fallbacks=())
+    x = torch.randn(7, 7)
+    fast(x, x)
+    with FakeTensorMode() as mode:
+        held = mode.from_tensor(x)
+        assert type(fast(held, held)).__name__ == "FakeTensor"
+    assert fast(x.to("meta"), x.to("meta")).device.type == "meta"
+
+
+PICKS: dict[str, tuple[Callable[..., torch.Tensor], type[Exception]]] = {
+    "embedding": (lambda t, i: F.embedding(i, t) * 2, IndexError),
+    "index": (lambda t, i: t[i].exp(), IndexError),
+    "index_select": (lambda t, i: t.index_select(0, i) + 1, IndexError),
+    "gather": (lambda t, i: t.gather(0, i[:, None]) + 1, RuntimeError),
+    "cross_entropy": (lambda t, i: F.cross_entropy(t[:3], i), IndexError),
+}
+
+
+@pytest.mark.parametrize("wild", [11, -12])
+@pytest.mark.parametrize("pick", PICKS)
+def test_an_index_outside_raises_the_error_of_pytorch(pick: str, wild: int) -> None:
+    fn, kind = PICKS[pick]
+    table, good = torch.randn(11, 11), torch.tensor([0, 10, 3])
+    fast = superoptimize(fn, fallbacks=())
+    torch.testing.assert_close(fast(table, good), fn(table, good))
+    assert fast.result(table, good).winner == "generated"
+    bad = torch.tensor([0, wild, 3])
+    with pytest.raises(kind) as theirs:
+        fn(table, bad)
+    with pytest.raises(kind) as mine:
+        fast(table, bad)
+    assert str(mine.value) == str(theirs.value)
+    torch.testing.assert_close(fast(table, good), fn(table, good))
+
+
+ROUNDED: dict[str, Callable[..., Any]] = {
+    "what bf16 leaves": lambda x: x - x.bfloat16().float(),
+    "both halves": lambda x: (x.half(), (x - x.half().float()).half()),
+    "halves of a scaled value": lambda x: ((x * 3).bfloat16(), x * 3 - (x * 3).bfloat16().float()),
+    "beyond the range": lambda x: (x * 1e5).half().float() * 2,
+    "positions": lambda x: torch.sin(torch.arange(4000, 4007).bfloat16().float()) + x,
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_cast_that_loses_precision_is_kept(name: str, warnings: Warnings) -> None:
+    fn, x = ROUNDED[name], torch.randn(5, 7)
+    torch.testing.assert_close(superoptimize(fn, fallbacks=())(x), fn(x))
+    assert warnings() == []
+
+
+def test_halves_of_a_double_are_not_lost() -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return x.double() / 3 - (x.double() / 3).float().double()
+
+    x = torch.randn(5, 7)
+    torch.testing.assert_close(superoptimize(fn, fallbacks=())(x), fn(x))
+
+
+def test_halves_of_a_16_bit_program_are_not_lost(warnings: Warnings) -> None:
+    """There casts back to bf16 are left out, unless that is what the program is about."""
+    x = torch.randn(5, 7).bfloat16()
+
+    def fn(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = x.float() * 1.3
+        return y.bfloat16(), y - y.bfloat16().float()
+
+    torch.testing.assert_close(superoptimize(fn, fallbacks=())(x), fn(x))
+    assert ["does not compute the program" in line for line in warnings()] == [True]
+
+
+@superoptimize(fallbacks=())
+def named(x: torch.Tensor) -> torch.Tensor:
+    return torch.relu(x) + 1
+
+
+class Layer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.scale = torch.nn.Linear(7, 7), 2.0
+
+    def plain(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self.linear(x)) * self.scale
+
+    forward = superoptimize(plain, fallbacks=())
+
+
+def test_a_decorated_forward_is_optimized_for_each_module(warnings: Warnings) -> None:
+    x, one, two = torch.randn(3, 7), Layer(), Layer()
+    two.scale = 5.0
+    with torch.no_grad():
+        for layer in (one, two, one, copy.deepcopy(two), pickle.loads(pickle.dumps(one))):
+            torch.testing.assert_close(layer(x), layer.plain(x))
+            assert layer.forward.result(x).winner == "generated"
+        one.linear.weight.mul_(2)
+        torch.testing.assert_close(one(x), one.plain(x))
+        one.scale = 0.5
+        torch.testing.assert_close(one(x), one.plain(x))
+    assert warnings() == []
+
+
+def test_copies_and_pickles() -> None:
+    x = torch.randn(3, 7)
+    assert pickle.loads(pickle.dumps(named)) is named
+    again = copy.deepcopy(superoptimize(gated, fallbacks=()))
+    torch.testing.assert_close(again(x, x.mT), gated(x, x.mT))
+
+
+def test_a_cache_that_holds_no_entry(monkeypatch: pytest.MonkeyPatch, warnings: Warnings) -> None:
+    monkeypatch.setenv("SUPEROPT_CACHE_LIMIT", "0")
+    x = torch.randn(3, 5)
+    for fn in (torch.tanh, torch.sigmoid):
+
+        def fn_(x: torch.Tensor, fn: Callable[..., torch.Tensor] = fn) -> torch.Tensor:
+            return fn(x) * 3
+
+        fast = superoptimize(fn_, fallbacks=())
+        torch.testing.assert_close(fast(x), fn_(x))
+        assert "uGraph" in superoptimize.explain(fast, x)
+    assert warnings() == []
+
+
+def test_a_compiler_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warnings: Warnings
+) -> None:
+    stuck = tmp_path / "slow++"
+    stuck.write_text("#!/bin/sh\nsleep 1000\n")
+    stuck.chmod(0o755)
+    monkeypatch.setenv("SUPEROPT_CXX", str(stuck))
+    monkeypatch.setenv("SUPEROPT_COMPILE_TIMEOUT", "1")
+    monkeypatch.setenv("SUPEROPT_CACHE_DIR", str(tmp_path / "cache"))
+    x, begun = torch.randn(3, 5), time.monotonic()
+    torch.testing.assert_close(superoptimize(gated)(x, x.mT), gated(x, x.mT))
+    assert time.monotonic() - begun < 500  # it came back at all
+    (line,) = warnings()
+    assert "stopped after 1 s" in line

@@ -1,0 +1,212 @@
+"""What a function reads beside its arguments is part of its signature, wherever it is kept."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from superopt.frontend.live import signature
+
+Change = tuple[Callable[..., Any], Callable[[], Any], Callable[[], Any]]
+"""A function, a change of what it reads, and the change undone."""
+
+act: Any = torch.relu
+number: Any = np.float64(2.0)
+device = torch.device("cpu")
+
+
+def helper(x: torch.Tensor) -> torch.Tensor:
+    return torch.relu(x)
+
+
+def other_helper(x: torch.Tensor) -> torch.Tensor:
+    return torch.sigmoid(x)
+
+
+class Color(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+color = Color.RED
+
+
+class Scaled:
+    scale = 2.0
+
+    def factor(self) -> float:
+        return 2.0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale * self.factor()
+
+
+scaled = Scaled()
+
+
+@dataclass
+class Leaf:
+    value: float = 2.0
+
+
+@dataclass
+class Middle:
+    leaf: Leaf = field(default_factory=Leaf)
+
+
+@dataclass
+class Tree:
+    middle: Middle = field(default_factory=Middle)
+
+
+@dataclass
+class Root:
+    tree: Tree = field(default_factory=Tree)
+
+
+root = Root()
+
+
+class Block(torch.nn.Module):
+    limit = 6.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.fn = torch.nn.ReLU(), torch.relu
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fn(self.act(x)).clamp(max=self.limit)
+
+
+def rebound(name: str, new: Any, fn: Callable[..., Any]) -> Change:
+    old = globals()[name]
+    return fn, lambda: globals().update({name: new}), lambda: globals().update({name: old})
+
+
+def replaced(owner: Any, name: str, new: Any, fn: Callable[..., Any]) -> Change:
+    old = getattr(owner, name)
+    undo = functools.partial(setattr, owner, name, old)
+    if not isinstance(owner, type) and name not in vars(owner) and not hasattr(owner, "_modules"):
+        undo = functools.partial(delattr, owner, name)
+    return fn, lambda: setattr(owner, name, new), undo
+
+
+def hooked(part: str) -> Change:
+    block = Block()
+    handles: list[Any] = []
+    target = getattr(block, part) if part else block
+    return (
+        block,
+        lambda: handles.append(target.register_forward_hook(lambda m, a, o: o * 2)),
+        lambda: handles.pop().remove(),
+    )
+
+
+def forward_of_an_instance() -> Change:
+    block = Block()
+    new = types.MethodType(lambda self, x: x * 0, block)
+    return block, lambda: setattr(block, "forward", new), lambda: delattr(block, "forward")
+
+
+def in_a_list() -> Change:
+    fns = [torch.relu]
+    return (
+        lambda x: fns[0](x),
+        lambda: fns.__setitem__(0, torch.sigmoid),
+        lambda: fns.__setitem__(0, torch.relu),
+    )
+
+
+def in_a_set() -> Change:
+    names = {"a"}
+    return lambda x: x * 2 if "b" in names else x, lambda: names.add("b"), lambda: names.remove("b")
+
+
+def in_an_array() -> Change:
+    array = np.array([1.0, 2.0])
+    return (
+        lambda x: x * float(array[1]),
+        lambda: array.__setitem__(1, 3.0),
+        lambda: array.__setitem__(1, 2.0),
+    )
+
+
+def a_key() -> Change:
+    table = {"a": 1.0}
+    return (
+        lambda x: x * next(iter(table)).count("a"),
+        lambda: table.__setitem__("b", table.pop("a")),
+        lambda: table.__setitem__("a", table.pop("b")),
+    )
+
+
+def split_lists() -> Change:
+    one, two = [1.0], [2.0, 3.0]
+    return (
+        lambda x: x * sum(one) - sum(two),
+        lambda: one.append(two.pop(0)),
+        lambda: two.insert(0, one.pop()),
+    )
+
+
+def defaults() -> Change:
+    def fn(x: torch.Tensor, s: float = 2.0) -> torch.Tensor:
+        return x * s
+
+    old = fn.__defaults__
+    return (
+        fn,
+        lambda: setattr(fn, "__defaults__", (3.0,)),
+        lambda: setattr(fn, "__defaults__", old),
+    )
+
+
+CASES: dict[str, Callable[[], Change]] = {
+    "a builtin": lambda: rebound("act", torch.sigmoid, lambda x: act(x)),
+    "a helper": lambda: rebound("helper", other_helper, lambda x: helper(x)),
+    "an enum": lambda: rebound("color", Color.BLUE, lambda x: x if color is Color.RED else -x),
+    "a number of numpy": lambda: rebound("number", np.float64(3.0), lambda x: x * float(number)),
+    "a device": lambda: rebound("device", torch.device("meta"), lambda x: x.to(device)),
+    "an attribute of a class": lambda: replaced(Scaled, "scale", 3.0, lambda x: x * Scaled.scale),
+    "an inherited number": lambda: replaced(Scaled, "scale", 3.0, lambda x: scaled(x)),
+    "a callable object's class": lambda: replaced(Scaled, "scale", 3.0, scaled),
+    "a method": lambda: replaced(Scaled, "factor", lambda self: 3.0, lambda x: scaled(x)),
+    "a deep attribute": lambda: replaced(
+        root.tree.middle.leaf, "value", 3.0, lambda x: x * root.tree.middle.leaf.value
+    ),
+    "a list of functions": in_a_list,
+    "a set": in_a_set,
+    "an array": in_an_array,
+    "a key of a dict": a_key,
+    "elements that move between lists": split_lists,
+    "defaults": defaults,
+    "a hook": lambda: hooked(""),
+    "a hook of a part": lambda: hooked("act"),
+    "the forward of an instance": forward_of_an_instance,
+    "a function of a module": lambda: replaced(b := Block(), "fn", torch.sigmoid, b),
+    "a part of a module": lambda: replaced(b := Block(), "act", torch.nn.Sigmoid(), b),
+    "a module class": lambda: replaced(Block, "limit", 1.0, Block()),
+    "a module class's forward": lambda: replaced(Block, "forward", lambda self, x: x, Block()),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_change_is_another_signature(name: str) -> None:
+    fn, change, undo = CASES[name]()
+    before = tuple(signature(fn))
+    assert tuple(signature(fn)) == before
+    hash(before)
+    change()
+    try:
+        assert tuple(signature(fn)) != before
+    finally:
+        undo()
+    assert tuple(signature(fn)) == before
