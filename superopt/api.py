@@ -76,6 +76,8 @@ class Optimized:
             signature = self._signature(args, kwargs)
         except _Unfit as unfit:
             return self._original(unfit.error, args, kwargs)
+        except Exception as error:
+            return self._original(error, args, kwargs)
         found = self._results.get(signature)
         if found is None:
             if _settings().disable:
@@ -150,6 +152,7 @@ class Optimized:
             torch.get_num_threads(),
             torch.get_default_dtype(),
             grad,
+            torch.are_deterministic_algorithms_enabled(),
             *pipeline.signature(self.fn),
         ]
         ranges = self._ranges(args, kwargs) if self._dynamic else {}

@@ -25,12 +25,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """A user's mistake ends in one line on stderr and status 2, not in a traceback."""
+def _told(json_: bool = False) -> Iterator[None]:
+    """A user's mistake ends in one line on stderr and status 2, not in a traceback.
+
+    With ``json_``, stdout then holds ``{"status": "failed", "reason": ...}``.
+    """
     try:
         yield
     except SuperoptError as error:
         typer.echo(f"superopt: {error.report()}", err=True)
+        if json_:
+            _print_json({"status": "failed", "reason": error.report()})
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("superopt: stopped", err=True)
@@ -56,12 +61,14 @@ def explain(
     json_: Json = False,
 ) -> None:
     """Optimize a function for these inputs, and show the graph, the certificate and the times."""
-    with _told():
+    with _told(json_):
         from superopt.bench.inputs import make_inputs
         from superopt.bench.load import load_function
 
         args = make_inputs(inputs, seed)
         fn = load_function(where)
+        import torch
+
         from superopt import api, report
 
         # An already decorated function keeps its body, and takes the options given here.
@@ -72,7 +79,8 @@ def explain(
             precision=precision,
             seed=seed,
         )
-        result = _result(optimized, args)
+        with torch.no_grad():  # kernels are for inference, and a module's weights want gradients
+            result = _result(optimized, args)
         if json_:
             _print_json(_result_json(result))
         else:
@@ -191,7 +199,7 @@ def cache(
     json_: Json = False,
 ) -> None:
     """Show or empty the cache of kernels."""
-    with _told():
+    with _told(json_):
         actions = {"stats": _cache_stats, "list": _cache_list, "clear": _cache_clear}
         if action not in actions:
             raise BadOption(f"no action {action!r}", "superopt cache", closest(action, actions))
@@ -264,7 +272,7 @@ def _date(seconds: float) -> str:
 @app.command()
 def doctor(json_: Json = False) -> None:
     """Say what of the machine superopt can use, what is missing, and how to get it."""
-    with _told():
+    with _told(json_):
         from superopt import pipeline
         from superopt.config import Config
         from superopt.report.doctor import doctor_lines, doctor_table

@@ -99,8 +99,13 @@ def capture(
     name = getattr(fn, "__name__", type(fn).__name__)
     module = fn if isinstance(fn, torch.nn.Module) else _Wrapped(fn)
     shapes = _dynamic_shapes(fn, args, kwargs, dynamic) if dynamic else None
-    with _ONE_AT_A_TIME, _quiet(), recorded(), torch.no_grad():
+    with _ONE_AT_A_TIME, _quiet(), recorded():
+        # In the caller's grad mode, for which the function may ask; if it switches that mode, the
+        # switches would be operators there, and are nothing where no gradient is kept anyway.
         exported = _export(module, args, kwargs, shapes, name)
+        if torch.is_grad_enabled() and any("grad_enabled" in str(n) for n in exported.graph.nodes):
+            with torch.no_grad():
+                exported = _export(module, args, kwargs, shapes, name)
         # Made functional, a program holds stand-ins for its literals; the tensors are the first's.
         tensors = {**exported.state_dict, **exported.constants}
         program = _functional(exported, name)

@@ -8,15 +8,25 @@ constants, defaults, and the values of globals and closure cells. Whatever canno
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _TRUSTED = ("torch", "math", "operator", "builtins")
+_IMPURE = frozenset(
+    ("globals", "locals", "vars", "getattr", "eval", "exec", "open", "input", "is_grad_enabled")
+)
+"""Names that let code read what is not looked at here."""
+
+_OPERATORS = frozenset(
+    ("torch.functional", "torch.nn", "torch.nn.functional", "torch.special", "torch.linalg")
+)
+"""Modules whose functions depend on their arguments alone."""
 
 
 class _NoIdentity(Exception):
@@ -79,12 +89,35 @@ def _feed_function(fn: types.FunctionType, put: Callable[[bytes], None], seen: s
             _feed(cell.cell_contents, put, seen)
         except ValueError:
             raise _NoIdentity from None
-    for name in _global_names(fn.__code__):
+    names = _global_names(fn.__code__)
+    if not _IMPURE.isdisjoint(names):
+        raise _NoIdentity
+    for name in names:
         if name in fn.__globals__:
             put(name.encode())
             _feed(fn.__globals__[name], put, seen)
-        elif not hasattr(builtins, name):
-            continue  # an attribute's name
+            if fn.__globals__[name] is torch:
+                _feed_torch(names, put, seen)
+
+
+def _feed_torch(names: list[str], put: Callable[[bytes], None], seen: set[int]) -> None:
+    """What code may name of torch: operators, types and constants; no functions that tell a state."""
+    for name in names:
+        value = getattr(torch, name, None)
+        if value is None or isinstance(value, type):
+            continue
+        if isinstance(value, types.ModuleType):
+            if value.__name__ not in _OPERATORS:
+                raise _NoIdentity
+        elif isinstance(value, types.FunctionType):
+            if value.__module__ not in _OPERATORS:
+                raise _NoIdentity
+        elif isinstance(value, types.BuiltinFunctionType):
+            if value.__self__ is not torch._C._VariableFunctions:
+                raise _NoIdentity
+        else:
+            put(name.encode())
+            _feed(value, put, seen)
 
 
 def _global_names(code: types.CodeType) -> list[str]:

@@ -201,9 +201,14 @@ class _Walk:
             value = table[name]
             if not isinstance(value, types.ModuleType):
                 yield from self.value(table, name, value, DEPTH)
-            elif id(value) not in self.seen and value.__name__.split(".")[0] not in _FOREIGN:
+            elif id(value) not in self.seen:
                 self.seen.add(id(value))
-                yield from self.namespace(value.__dict__, names)
+                inside = value.__dict__
+                if value.__name__.split(".")[0] in _FOREIGN:  # a library's flags and numbers
+                    inside = {
+                        n: inside[n] for n in names if n in inside and type(inside[n]) in PLAIN
+                    }
+                yield from self.namespace(inside, names)
 
     def module(self, module: torch.nn.Module) -> Iterator[Held]:
         """A module and all it contains."""

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from superopt import superoptimize
+from superopt.frontend.identity import identity
 
 SHARED_CACHE = True
 
@@ -212,3 +213,49 @@ def test_a_compiler_that_hangs(
     assert time.monotonic() - begun < 500  # it came back at all
     (line,) = warnings()
     assert "stopped after 1 s" in line
+
+
+def test_the_grad_mode_that_a_function_asks_for_or_sets() -> None:
+    def asks(x: torch.Tensor) -> torch.Tensor:
+        return x * 2 + (1.0 if torch.is_grad_enabled() else 5.0)
+
+    def sets(x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = torch.relu(x)
+        return asks(y)
+
+    x = torch.randn(3, 5)
+    for fn in (asks, sets):
+        fast = superoptimize(fn, fallbacks=())
+        for mode in (True, False, True):
+            with torch.set_grad_enabled(mode):
+                torch.testing.assert_close(fast(x), fn(x))
+                assert fast.result(x).winner == "generated"
+
+
+def test_a_flag_of_torch_that_a_function_asks_for() -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return x * (2 if torch.are_deterministic_algorithms_enabled() else 3) + 1
+
+    x, fast = torch.randn(3, 5), superoptimize(fn, fallbacks=())
+    assert identity(fn) is None
+    try:
+        for flag in (False, True, False):
+            torch.use_deterministic_algorithms(flag)
+            torch.testing.assert_close(fast(x), fn(x))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: x * globals()["SHARED_CACHE"],
+        lambda x: x * getattr(torch, "pi"),  # noqa: B009
+        lambda x: x * 2 if torch.backends.mkldnn.enabled else x,
+        lambda x: x + torch.initial_seed(),
+    ],
+)
+def test_what_asks_for_a_state_has_no_lasting_identity(fn: Callable[..., Any]) -> None:
+    assert identity(fn) is None
+    assert identity(gated) is not None

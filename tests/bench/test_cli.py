@@ -168,3 +168,16 @@ def test_errors_of_the_engine_end_in_one_line(program, monkeypatch):
     monkeypatch.setattr("superopt.pipeline.optimize", optimize)
     done = invoke("explain", f"{program}:scale", "--inputs", "f32[2],f32[2]", status=2)
     assert "the search found no kernel" in done.output
+
+
+def test_explain_takes_a_module_and_writes_json_of_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPEROPT_CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "module_for_cli.py"
+    path.write_text(
+        "import torch\nlinear = torch.nn.Linear(7, 3)\n\ndef adds(x):\n    return x.add_(1)\n"
+    )
+    done = invoke("explain", f"{path}:linear", "--inputs", "f32[2,7]", "--budget", "100c")
+    assert "certificate" in done.output
+    done = invoke("explain", f"{path}:adds", "--inputs", "f32[2]", "--json", status=2)
+    told = json.loads(done.stdout)
+    assert told["status"] == "failed" and "add_" in told["reason"]

@@ -115,8 +115,9 @@ def run_cpu(
     threads: int = 2,
     isa: cpu.Isa | None = None,
     extra: tuple[str, ...] = (),
+    status: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """Compiles and runs; returns outputs and scratch by name, shaped by their axes."""
+    """Compiles and runs, which should end in ``status``; returns outputs and scratch by name, shaped by their axes."""
     source = cpu.emit(programs, "kernel", isa)
     lib = build(source, extra)
     sizes = dict(sizes or {})
@@ -137,9 +138,9 @@ def run_cpu(
         out[name] = held[name].as_strided(shape, strides)
     pointers = (ctypes.c_void_p * max(len(held), 1))(*(held[n].data_ptr() for n in source.buffers))
     ints = (ctypes.c_int64 * len(source.ints))(*(sizes.get(s, threads) for s in source.ints))
-    status = lib.kernel(pointers, ints)
-    if status:
-        raise RuntimeError(f"status {status}")
+    ended = lib.kernel(pointers, ints)
+    if ended != status:
+        raise RuntimeError(f"status {ended}")
     return out
 
 
