@@ -117,7 +117,10 @@ def run_cpu(
     extra: tuple[str, ...] = (),
     status: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """Compiles and runs, which should end in ``status``; returns outputs and scratch by name, shaped by their axes."""
+    """Compiles and runs, which should end in ``status``.
+
+    Returns outputs and scratch by name, shaped by their axes.
+    """
     source = cpu.emit(programs, "kernel", isa)
     lib = build(source, extra)
     sizes = dict(sizes or {})
