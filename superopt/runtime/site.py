@@ -24,7 +24,7 @@ from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.plan import Plan
 
-POLICY = 2
+POLICY = 3
 """Raised whenever what a kernel is checked for, before it is kept, changes."""
 
 Make = Callable[[Path], tuple[dict[str, bytes], dict[str, Any]]]
