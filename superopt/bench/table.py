@@ -161,7 +161,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         if document["rows"][0]["cache"] == "cold"
         else f"{machine['cpu']}, {machine['cores']} cores; torch {machine['torch']}; warm caches.",
         "A ratio above 1 means that superopt is faster; *x floor* is the time over what bandwidth "
-        "and arithmetic, measured beside the case, allow.",
+        "and arithmetic, as PyTorch reaches them beside the case, allow.",
         "",
         f"| {' | '.join(heads)} |",
         f"|{'---|' * len(heads)}",

@@ -113,7 +113,7 @@ def _feed_torch(names: list[str], put: Callable[[bytes], None], seen: set[int]) 
             if value.__module__ not in _OPERATORS:
                 raise _NoIdentity
         elif isinstance(value, types.BuiltinFunctionType):
-            if value.__self__ is not torch._C._VariableFunctions:
+            if not hasattr(torch._C._VariableFunctions, name):
                 raise _NoIdentity
         else:
             put(name.encode())

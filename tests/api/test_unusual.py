@@ -258,4 +258,16 @@ def test_a_flag_of_torch_that_a_function_asks_for() -> None:
 )
 def test_what_asks_for_a_state_has_no_lasting_identity(fn: Callable[..., Any]) -> None:
     assert identity(fn) is None
-    assert identity(gated) is not None
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        gated,
+        lambda x: torch.relu(x) * torch.pi,
+        lambda x: torch.nn.functional.rms_norm(x, (x.shape[-1],)).to(torch.bfloat16),
+        lambda x: torch.einsum("ij,kj->ik", x, x) + torch.special.expit(x),
+    ],
+)
+def test_what_is_made_of_operators_has_one(fn: Callable[..., Any]) -> None:
+    assert identity(fn) is not None
