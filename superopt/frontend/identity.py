@@ -104,7 +104,7 @@ def _feed_torch(names: list[str], put: Callable[[bytes], None], seen: set[int]) 
     """What code may name of torch: operators, types and constants; no functions that tell a state."""
     for name in names:
         value = getattr(torch, name, None)
-        if value is None or isinstance(value, type):
+        if value is None or value is torch or isinstance(value, type):
             continue
         if isinstance(value, types.ModuleType):
             if value.__name__ not in _OPERATORS:
