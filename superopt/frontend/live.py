@@ -166,7 +166,9 @@ class _Walk:
             yield from self.function(fn.func)
             return
         inner = getattr(fn, "__func__", fn)
-        inner = getattr(inner, "__wrapped__", inner)
+        wrapped = getattr(inner, "__wrapped__", None)
+        if wrapped is not None and not isinstance(inner, types.FunctionType):
+            inner, wrapped = wrapped, None
         if isinstance(inner, types.FunctionType):
             self.names.update(_names(inner.__code__))
         owner = getattr(fn, "__self__", None)
@@ -174,6 +176,8 @@ class _Walk:
             yield from self.value(fn, "__self__", owner, DEPTH)
         if isinstance(inner, types.FunctionType):
             yield from self.code(inner)
+            if wrapped is not None:
+                yield from self.function(wrapped)
         elif not _foreign(type(inner)):  # an object that can be called
             yield from self.function(type(inner).__call__)
             yield from self.attributes(inner, DEPTH)

@@ -157,6 +157,22 @@ def split_lists() -> Change:
     )
 
 
+def decorated() -> Change:
+    state = {"factor": 2.0}
+
+    @functools.wraps(helper)
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return helper(x) * state["factor"]
+
+    return fn, lambda: state.update(factor=3.0), lambda: state.update(factor=2.0)
+
+
+def wrapped_by_torch() -> Change:
+    state = [2.0]
+    fn = torch.no_grad()(lambda x: x * state[0])
+    return fn, lambda: state.__setitem__(0, 3.0), lambda: state.__setitem__(0, 2.0)
+
+
 def defaults() -> Change:
     def fn(x: torch.Tensor, s: float = 2.0) -> torch.Tensor:
         return x * s
@@ -188,6 +204,8 @@ CASES: dict[str, Callable[[], Change]] = {
     "a key of a dict": a_key,
     "elements that move between lists": split_lists,
     "defaults": defaults,
+    "what a decorator holds": decorated,
+    "what a decorated function holds": wrapped_by_torch,
     "a hook": lambda: hooked(""),
     "a hook of a part": lambda: hooked("act"),
     "the forward of an instance": forward_of_an_instance,
