@@ -43,6 +43,7 @@ class Optimized:
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         functools.update_wrapper(self, fn)
         self.fn, self.options = fn, options
+        self._of_instance = False
         self._results: dict[Signature, Any] = {}
         self._failed: dict[Signature, Exception] = {}
         self._locks: dict[Signature, threading.Lock] = {}
@@ -52,17 +53,28 @@ class Optimized:
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Binds like a function, so that methods can be decorated: each instance has its own."""
-        if instance is None or torch.compiler.is_compiling():
-            return self if instance is None else types.MethodType(self.fn, instance)
-        kept = getattr(instance, "__dict__", {})
-        name = f"_superopt_{self.fn.__name__}"
+        if instance is None:
+            return self
+        kept = getattr(instance, "__dict__", None)
+        if kept is None or torch.compiler.is_compiling():
+            if kept is None:
+                trace.warn_once(
+                    "fallback",
+                    f"{self.fn.__qualname__} runs in PyTorch: its instances have no __dict__, "
+                    "where what is found for each could be kept",
+                )
+            return types.MethodType(self.fn, instance)
+        name = f"_superopt_{self.fn.__qualname__}"
         bound = kept.get(name)
         if bound is None or bound.fn.__self__ is not instance or bound.fn.__func__ is not self.fn:
             bound = kept[name] = Optimized(types.MethodType(self.fn, instance), self.options)
+            bound._of_instance = True
         return bound
 
     def __reduce__(self) -> Any:
         """Copies and pickles as the function and its options; what was found is found again."""
+        if self._of_instance:
+            return _nothing, ()  # the instance's copy makes its own
         name, module = getattr(self, "__qualname__", "."), sys.modules.get(self.__module__)
         if "." not in name and getattr(module, name, None) is self:
             return name  # pickled by name, as functions are
@@ -221,6 +233,10 @@ class Optimized:
             link.__traceback__ = None
             link = link.__cause__ or link.__context__
         return self.fn(*args, **kwargs)
+
+
+def _nothing() -> None:
+    """What a method that belongs to one instance is pickled as."""
 
 
 def _line(error: Exception) -> str:

@@ -178,6 +178,38 @@ def test_a_decorated_forward_is_optimized_for_each_module(warnings: Warnings) ->
     assert warnings() == []
 
 
+class Deeper(Layer):
+    @superoptimize(fallbacks=())
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Layer.plain(self, x) - torch.tanh(x)
+
+    def both(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward(x) + super().forward(x)
+
+
+class Slotted:
+    __slots__ = ("scale",)
+
+    @superoptimize
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def test_methods_of_a_base_class_and_of_instances_without_a_dict(warnings: Warnings) -> None:
+    x, deeper, slotted = torch.randn(3, 7), Deeper(), Slotted()
+    with torch.no_grad():
+        for _ in range(2):
+            want = 2 * deeper.plain(x) - torch.tanh(x)
+            torch.testing.assert_close(deeper.both(x), want)
+        first = deeper.forward
+        assert deeper.forward is first and len(first._results) == 1
+    assert warnings() == []
+    for scale in (2.0, 3.0):
+        slotted.scale = scale
+        torch.testing.assert_close(slotted.times(x), x * scale)
+    assert len(warnings()) == 1
+
+
 def test_copies_and_pickles() -> None:
     x = torch.randn(3, 7)
     assert pickle.loads(pickle.dumps(named)) is named
