@@ -19,6 +19,7 @@ from superopt.config import Config, Options
 from superopt.errors import (
     BadOption,
     IndexOutside,
+    KeepsState,
     RequiresGrad,
     SuperoptError,
     UnsupportedOperator,
@@ -32,6 +33,10 @@ Ranges = dict[int, tuple[str, int, int | None]]
 """Dimension -> symbol, lowest and highest size."""
 
 
+CHANGES = 3
+"""Captures that found the function changing its state, after which it runs as it was written."""
+
+
 class Optimized:
     """A function that is superoptimized on its first call with each signature.
 
@@ -43,7 +48,7 @@ class Optimized:
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         functools.update_wrapper(self, fn)
         self.fn, self.options = fn, options
-        self._of_instance = False
+        self._of_instance, self._changes = False, 0
         self._results: dict[Signature, Any] = {}
         self._failed: dict[Signature, Exception] = {}
         self._locks: dict[Signature, threading.Lock] = {}
@@ -82,7 +87,7 @@ class Optimized:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the fastest verified form of the function on these arguments."""
-        if torch.compiler.is_compiling():
+        if self._changes >= CHANGES or torch.compiler.is_compiling():
             return self.fn(*args, **kwargs)
         try:
             signature = self._signature(args, kwargs)
@@ -133,6 +138,7 @@ class Optimized:
                         result = pipeline.optimize(self.fn, args, kwargs, options, config)
                 except Exception as error:
                     self._failed[signature] = error
+                    self._changes += isinstance(error, KeepsState)
                     raise
                 self._results[signature] = result
             return self._results[signature]

@@ -88,6 +88,12 @@ class UnsupportedDevice(SuperoptError):
     default_fix = "move the tensors to the CPU, or give target='cpu' or 'cuda:sm_NN'"
 
 
+class KeepsState(UnsupportedOperator):
+    """The function changes, as it runs, what it reads beside its arguments."""
+
+    default_fix = "keep counters, caches and logs outside of the function, or fill them beforehand"
+
+
 class RequiresGrad(SuperoptError):
     """An input asks for a gradient, and generated kernels have none."""
 

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from superopt import trace
 from superopt.errors import BadOption, MutatesInput, RequiresGrad, UnsupportedOperator, closest
 from superopt.frontend import cleanup
+from superopt.frontend.leftovers import forgotten
 from superopt.frontend.live import Live, found_in, literal, of_module
 from superopt.frontend.where import UNKNOWN, location, recorded
 from superopt.mugraph.axes import Sym
@@ -99,7 +100,7 @@ def capture(
     name = getattr(fn, "__name__", type(fn).__name__)
     module = fn if isinstance(fn, torch.nn.Module) else _Wrapped(fn)
     shapes = _dynamic_shapes(fn, args, kwargs, dynamic) if dynamic else None
-    with _ONE_AT_A_TIME, _quiet(), recorded():
+    with _ONE_AT_A_TIME, _quiet(), recorded(), forgotten(fn, name):
         # In the caller's grad mode, for which the function may ask; if it switches that mode, the
         # switches would be operators there, and are nothing where no gradient is kept anyway.
         exported = _export(module, args, kwargs, shapes, name)

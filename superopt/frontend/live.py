@@ -7,6 +7,9 @@ other functions) is fixed by its capture, so it is part of the function's signat
 
 from __future__ import annotations
 
+import array
+import collections
+import contextvars
 import enum
 import functools
 import operator
@@ -25,10 +28,15 @@ PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtyp
 MOST = 256
 """Elements up to which a container's contents are looked at."""
 
+CONTAINERS = (list, tuple, dict, types.MappingProxyType, set, frozenset, collections.deque)
+
+DEEPEST = 16
+"""Levels of containers in containers that are looked at."""
+
 DEPTH = 2
 """Levels of attributes and elements that are looked at whether code names them or not."""
 
-_FOREIGN = ("torch", "superopt", "numpy", "builtins", "math", "typing", "collections", "functools")
+_FOREIGN = ("torch", "superopt", "numpy", "builtins", "math", "typing", "functools")
 
 
 def layout(tensor: torch.Tensor) -> Layout:
@@ -194,8 +202,10 @@ class _Walk:
             except ValueError:
                 continue  # a cell that is still empty
             yield from self.value(cell, "cell_contents", value, DEPTH)
-        names = _names(fn.__code__)
-        yield from self.namespace(fn.__globals__, names)
+        for name, item in fn.__dict__.items():
+            if name != "__wrapped__":
+                yield from self.value(fn.__dict__, name, item, DEPTH)
+        yield from self.namespace(fn.__globals__, _names(fn.__code__))
 
     def namespace(self, table: dict[str, Any], names: tuple[str, ...]) -> Iterator[Held]:
         """The values of a module's namespace under the names that code mentions."""
@@ -243,20 +253,30 @@ class _Walk:
         elif isinstance(value, type):
             yield Held(owner, key, value)
             yield from self.classes(value)
+        elif isinstance(value, CONTAINERS):
+            yield from self.elements(value, depth)
+        elif isinstance(value, bytearray | array.array):
+            yield Held(owner, key, (kind, bytes(value)))
+        elif isinstance(value, contextvars.ContextVar):
+            yield from self.value(value, None, value.get(None), depth)
+        elif isinstance(value, weakref.ref):
+            yield from self.value(value, None, value(), depth)
         elif isinstance(value, types.BuiltinFunctionType) or _foreign(value):
             yield Held(owner, key, _token(value))
         elif isinstance(value, types.FunctionType):
             yield from self.function(value)
-        elif isinstance(value, list | tuple | dict | set | frozenset):
-            yield from self.elements(value, depth)
         elif not isinstance(value, types.ModuleType) and id(value) not in self.seen:
             self.seen.add(id(value))
-            inner = getattr(value, "__wrapped__", None) or getattr(value, "fn", None)
+            inner = _wrapped(value)
+            if is_memo(value):
+                yield Held(owner, key, value)
             if callable(inner):  # a decorated function
                 yield from self.function(inner)
             elif _foreign(kind):
                 yield Held(owner, key, _token(value))
             if not _foreign(kind):
+                if not hasattr(value, "__dict__"):
+                    yield Held(owner, key, _token(value))
                 yield Held(value, "__class__", kind)
                 yield from self.attributes(value, depth)
 
@@ -287,9 +307,10 @@ class _Walk:
         if isinstance(value, set | frozenset):
             plain = all(type(item) in PLAIN or isinstance(item, enum.Enum) for item in value)
             yield Held(value, None, frozenset(value) if plain else id(value))
-        elif len(value) <= MOST and depth > -DEPTH:
-            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                if isinstance(value, dict) and type(key) in PLAIN:
+        elif len(value) <= MOST and depth > -DEEPEST:
+            mapping = isinstance(value, dict | types.MappingProxyType)
+            for key, item in list(value.items()) if mapping else enumerate(value):
+                if mapping and (type(key) in PLAIN or isinstance(key, type)):
                     yield Held(value, None, key)
                 yield from self.value(value, key, item, depth - 1)
 
@@ -317,6 +338,19 @@ def _token(value: Any) -> Hashable:
             else id(value),
         )
     return value
+
+
+def _wrapped(value: Any) -> Any:
+    """What an object decorates, if it does."""
+    try:
+        return getattr(value, "__wrapped__", None) or getattr(value, "fn", None)
+    except Exception:  # a __getattr__ of the user's may raise anything
+        return None
+
+
+def is_memo(value: Any) -> bool:
+    """Whether a function remembers its results (``functools.lru_cache``, ``functools.cache``)."""
+    return type(value).__name__ == "_lru_cache_wrapper"
 
 
 def _is_number(kind: type) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import collections
 import enum
 import functools
 import types
@@ -173,6 +175,11 @@ def wrapped_by_torch() -> Change:
     return fn, lambda: state.__setitem__(0, 3.0), lambda: state.__setitem__(0, 2.0)
 
 
+def of_a_kind(make: Callable[[], Any], change: Callable[[Any], Any], undo: Callable) -> Change:
+    held = make()
+    return lambda x: x * len(str(held)), lambda: change(held), lambda: undo(held)
+
+
 def defaults() -> Change:
     def fn(x: torch.Tensor, s: float = 2.0) -> torch.Tensor:
         return x * s
@@ -203,6 +210,24 @@ CASES: dict[str, Callable[[], Change]] = {
     "an array": in_an_array,
     "a key of a dict": a_key,
     "elements that move between lists": split_lists,
+    "a deque": lambda: of_a_kind(
+        lambda: collections.deque([1.0]), lambda d: d.append(2.0), lambda d: d.pop()
+    ),
+    "bytes that change": lambda: of_a_kind(
+        lambda: bytearray(b"a"), lambda d: d.extend(b"b"), lambda d: d.pop()
+    ),
+    "an array of Python": lambda: of_a_kind(
+        lambda: array.array("d", [1.0]), lambda d: d.append(2.0), lambda d: d.pop()
+    ),
+    "a counter": lambda: of_a_kind(
+        lambda: collections.Counter(a=1), lambda d: d.update(a=1), lambda d: d.subtract(a=1)
+    ),
+    "a dict of a library": lambda: of_a_kind(
+        lambda: collections.UserDict(a=1), lambda d: d.update(a=2), lambda d: d.update(a=1)
+    ),
+    "a chain of dicts": lambda: of_a_kind(
+        lambda: collections.ChainMap({"a": 1}), lambda d: d.update(a=2), lambda d: d.update(a=1)
+    ),
     "defaults": defaults,
     "what a decorator holds": decorated,
     "what a decorated function holds": wrapped_by_torch,
