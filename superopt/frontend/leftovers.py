@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from superopt.errors import KeepsState
-from superopt.frontend.live import PLAIN, Held, is_memo, reached
+from superopt.errors import KeepsState, UnsupportedOperator
+from superopt.frontend.live import PLAIN, Held, draws, is_memo, reached
 
 
 @contextlib.contextmanager
@@ -31,6 +31,12 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
         if isinstance(held.owner, torch.nn.Module):
             modules.add(id(held.owner))
         before[id(held.owner), _key(held)] = held.value
+        if draws(held.value):
+            raise UnsupportedOperator(
+                f"what the function draws from {held.key!r} cannot be followed",
+                name,
+                "draw outside of the function, and pass what was drawn",
+            )
         if is_memo(held.value):
             misses[id(held.value)] = held.value.cache_info().misses
     assigned: list[str] = []

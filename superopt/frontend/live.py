@@ -13,6 +13,7 @@ import contextvars
 import enum
 import functools
 import operator
+import random
 import types
 import weakref
 from collections.abc import Callable, Hashable, Iterator
@@ -213,7 +214,9 @@ class _Walk:
             if name not in table:
                 continue
             value = table[name]
-            if not isinstance(value, types.ModuleType):
+            if draws(value):
+                yield Held(table, name, value)
+            elif not isinstance(value, types.ModuleType):
                 yield from self.value(table, name, value, DEPTH)
             elif id(value) not in self.seen:
                 self.seen.add(id(value))
@@ -246,7 +249,12 @@ class _Walk:
     def value(self, owner: Any, key: Any, value: Any, depth: int) -> Iterator[Held]:
         """Whatever ``owner`` has under ``key``; objects are opened while ``depth`` lasts."""
         kind = type(value)
-        if isinstance(value, torch.Tensor | enum.Enum) or kind in PLAIN or _is_number(kind):
+        if (
+            draws(value)
+            or isinstance(value, torch.Tensor | enum.Enum)
+            or kind in PLAIN
+            or _is_number(kind)
+        ):
             yield Held(owner, key, value)
         elif isinstance(value, torch.nn.Module | functools.partial | types.MethodType):
             yield from self.function(value)
@@ -346,6 +354,15 @@ def _wrapped(value: Any) -> Any:
         return getattr(value, "__wrapped__", None) or getattr(value, "fn", None)
     except Exception:  # a __getattr__ of the user's may raise anything
         return None
+
+
+def draws(value: Any) -> bool:
+    """Whether a value is another one whenever it is asked: clocks, random numbers, iterators."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__ in ("random", "time", "secrets", "uuid", "datetime", "numpy.random")
+    return isinstance(value, Iterator | random.Random) or (
+        type(value).__module__.startswith("numpy.random")
+    )
 
 
 def is_memo(value: Any) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import pickle
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -383,4 +386,24 @@ def test_a_module_that_keeps_what_it_saw_runs_as_it_was_written(warnings: Warnin
         torch.testing.assert_close(fast(x), theirs(x))
         torch.testing.assert_close(mine.last, theirs.last)
         assert mine.calls == n and mine.keys is not None and mine.keys.shape == (3 * n, 7)
+    assert warnings()
+
+
+COUNT = itertools.count(1)
+NUMBERS = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: x * random.random(),
+        lambda x: x * next(COUNT),
+        lambda x: x * float(NUMBERS.random()),
+        lambda x: x * (time.perf_counter() % 1.0),
+        lambda x: x * float(np.random.rand()),
+    ],
+)
+def test_numbers_are_drawn_anew(fn: Callable[..., Any], warnings: Warnings) -> None:
+    x, fast = torch.ones(3, 7), superoptimize(fn, fallbacks=())
+    assert len({float(fast(x)[0, 0]) for _ in range(3)}) == 3
     assert warnings()

@@ -356,7 +356,6 @@ def from_generator() -> Callable[..., Any]:
 def test_a_tensor_without_a_known_place_is_refused(make: Callable[[], Any]) -> None:
     with pytest.raises(UnsupportedOperator, match="cannot be followed") as error:
         capture(make(), (r(3, 4),))
-    assert "(4,)" in error.value.what
     assert error.value.fix
 
 
