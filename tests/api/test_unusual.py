@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
-import itertools
 import pickle
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -307,103 +303,3 @@ def test_what_asks_for_a_state_has_no_lasting_identity(fn: Callable[..., Any]) -
 )
 def test_what_is_made_of_operators_has_one(fn: Callable[..., Any]) -> None:
     assert identity(fn) is not None
-
-
-class Remembering:
-    """Makes a table in its first call, in one of the ways that people have."""
-
-    def __init__(self) -> None:
-        self.table: torch.Tensor | None = None
-        self.tables: dict[int, torch.Tensor] = {}
-
-    def attribute(self, x: torch.Tensor) -> torch.Tensor:
-        if self.table is None:
-            self.table = torch.arange(7.0) * 2
-        return x * self.table
-
-    def dictionary(self, x: torch.Tensor) -> torch.Tensor:
-        n = x.shape[-1]
-        if n not in self.tables:
-            self.tables[n] = torch.arange(float(n))
-        return x + self.tables[n]
-
-    @functools.cache  # noqa: B019
-    def made(self, n: int) -> torch.Tensor:
-        return torch.arange(float(n))
-
-    def cached(self, x: torch.Tensor) -> torch.Tensor:
-        return x - self.made(x.shape[-1])
-
-
-@pytest.mark.parametrize("way", ["attribute", "dictionary", "cached"])
-def test_a_table_made_in_the_first_call_is_a_tensor(way: str) -> None:
-    remembering = Remembering()
-    fn, x = getattr(remembering, way), torch.randn(3, 7)
-    fast = superoptimize(fn, fallbacks=())
-    for _ in range(3):
-        want = getattr(Remembering(), way)(x)
-        torch.testing.assert_close(fast(x), want)
-        torch.testing.assert_close(fn(x), want)
-    if way != "cached":
-        assert fast.result(x).winner == "generated"
-
-
-def test_a_function_that_counts_its_calls_runs_as_it_was_written(warnings: Warnings) -> None:
-    counts = {"calls": 0}
-
-    def fn(x: torch.Tensor) -> torch.Tensor:
-        counts["calls"] += 1
-        return x * counts["calls"]
-
-    x, fast = torch.randn(3, 7), superoptimize(fn)
-    for n in range(1, 7):
-        torch.testing.assert_close(fast(x), x * n)
-        assert counts["calls"] == n
-    assert warnings()
-
-
-class Cached(torch.nn.Module):
-    """A decoder's memory, kept in an attribute that is no buffer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.keys: torch.Tensor | None = None
-        self.last: Any = None
-        self.calls = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.keys = x if self.keys is None else torch.cat([self.keys, x], 0)
-        self.calls += 1
-        self.last = (x @ self.keys.mT).softmax(-1)
-        return self.last @ self.keys * self.calls
-
-
-def test_a_module_that_keeps_what_it_saw_runs_as_it_was_written(warnings: Warnings) -> None:
-    mine, theirs = Cached(), Cached()
-    fast = superoptimize(mine)
-    for n in range(1, 6):
-        x = torch.randn(3, 7)
-        torch.testing.assert_close(fast(x), theirs(x))
-        torch.testing.assert_close(mine.last, theirs.last)
-        assert mine.calls == n and mine.keys is not None and mine.keys.shape == (3 * n, 7)
-    assert warnings()
-
-
-COUNT = itertools.count(1)
-NUMBERS = np.random.default_rng(0)
-
-
-@pytest.mark.parametrize(
-    "fn",
-    [
-        lambda x: x * random.random(),
-        lambda x: x * next(COUNT),
-        lambda x: x * float(NUMBERS.random()),
-        lambda x: x * (time.perf_counter() % 1.0),
-        lambda x: x * float(np.random.rand()),
-    ],
-)
-def test_numbers_are_drawn_anew(fn: Callable[..., Any], warnings: Warnings) -> None:
-    x, fast = torch.ones(3, 7), superoptimize(fn, fallbacks=())
-    assert len({float(fast(x)[0, 0]) for _ in range(3)}) == 3
-    assert warnings()
