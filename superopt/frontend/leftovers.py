@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from superopt.errors import KeepsState, UnsupportedOperator
-from superopt.frontend.live import PLAIN, Held, draws, is_memo, reached
+from superopt.frontend.live import PLAIN, Held, draws, is_memo, plain_key, reached
 
 
 @contextlib.contextmanager
@@ -27,7 +27,8 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
     before: dict[tuple[int, Any], Any] = {}
     misses: dict[int, int] = {}
     modules: set[int] = set()
-    for held in reached(fn):
+    first = list(reached(fn))  # kept to the end, so that no identity is used twice
+    for held in first:
         if isinstance(held.owner, torch.nn.Module):
             modules.add(id(held.owner))
         before[id(held.owner), _key(held)] = held.value
@@ -44,15 +45,13 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
         with _noting(modules, assigned):
             yield
     finally:
-        found = "".join(assigned[:1])  # export takes these back itself
+        found = assigned[0] if assigned else ""  # export takes these back itself
         for held in reached(fn):
             known = before.get((id(held.owner), _key(held)), held.value)
             if is_memo(held.value):
                 if held.value.cache_info().misses > misses.get(id(held.value), 0):
                     held.value.cache_clear()
-            elif held.key is not None and (
-                _stand_in(held.value) or (type(held.value) in PLAIN and known != held.value)
-            ):
+            elif held.key is not None and (_stand_in(held.value) or _differs(known, held.value)):
                 _restore(held, before)
                 found = str(held.key)
     if found:
@@ -83,6 +82,10 @@ def _key(held: Held) -> Any:
     except TypeError:
         return None
     return held.key
+
+
+def _differs(old: Any, new: Any) -> bool:
+    return type(new) in PLAIN and plain_key(old) != plain_key(new)
 
 
 def _stand_in(value: Any) -> bool:

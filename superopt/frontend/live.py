@@ -131,9 +131,9 @@ def reached(fn: Any) -> Iterator[Held]:
     Looked through are closure cells, defaults, the globals that its code names, functions and
     methods it names in turn, modules with their parameters, buffers and forward hooks, and
     attributes and elements of other objects: ``DEPTH`` levels deep all of them, and deeper those
-    whose names occur in the code. Functions count by their code, classes and functions of
-    libraries by identity. Not seen are the environment, files, and attributes deeper than that
-    whose names are put together at run time.
+    whose names occur in the code; containers in containers ``DEEPEST`` levels. Functions count by
+    their code, classes and functions of libraries by identity. Not seen are the environment, files,
+    and attributes deeper than that whose names are put together at run time.
     """
     names = _known_names(fn)
     while True:
@@ -293,7 +293,7 @@ class _Walk:
         for name, item in getattr(value, "__dict__", {}).items():
             if depth > 0 or name in self.names:
                 yield from self.value(value, name, item, depth - 1)
-        for name in self.names.intersection(getattr(type(value), "__slots__", ())):
+        for name in sorted(self.names.intersection(getattr(type(value), "__slots__", ()))):
             if hasattr(value, name):
                 yield from self.value(value, name, getattr(value, name), depth - 1)
         yield from self.classes(type(value))
@@ -338,13 +338,9 @@ def _token(value: Any) -> Hashable:
     try:
         hash(value)
     except TypeError:
-        return (
-            type(value),
-            getattr(value, "shape", None),
-            bytes(memoryview(value).cast("B"))
-            if (type(value).__name__ == "ndarray" and value.nbytes <= MOST * 8)
-            else id(value),
-        )
+        if type(value).__name__ == "ndarray" and value.nbytes <= MOST * 8:
+            return type(value), value.shape, str(value.dtype), value.tobytes()
+        return type(value), id(value)
     return value
 
 

@@ -8,12 +8,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
 
 from superopt import superoptimize
 from superopt.pipeline import making
 from tests.frontend.harness import close
-from tests.frontend.test_programs import BASE, Made, programs
+from tests.frontend.test_programs import BASE, Made, for_programs
 
 ALLOWED = ("search: ", "gate: ")
 """Stages that may, rarely, refuse a random program: it then runs in PyTorch, and says so."""
@@ -55,19 +54,7 @@ def many(
     """Tries as many programs, and counts what came of them."""
     seen: Counter[str] = Counter()
     monkeypatch.setattr(making, "SHORTLIST", 5)  # the first choice may be refused at infinities
-
-    @settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(programs())
-    def each(made: Made) -> None:
-        try_program(made, seen, warnings)
-
-    each()
+    for_programs(count, lambda made: try_program(made, seen, warnings))
     assert seen["programs"] >= 0.7 * count, seen
     assert seen["in kernels"] >= 0.5 * count, seen
     assert seen["refused"] <= 0.05 * seen["in kernels"], seen

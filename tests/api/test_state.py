@@ -118,3 +118,15 @@ def test_numbers_are_drawn_anew(fn: Callable[..., Any], warnings: Warnings) -> N
     x, fast = torch.ones(3, 7), superoptimize(fn, fallbacks=())
     assert len({float(fast(x)[0, 0]) for _ in range(3)}) == 3
     assert warnings()
+
+
+def test_a_held_nan_is_no_change(warnings: Warnings) -> None:
+    limits = {"low": float("nan"), "high": 2.0}
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(max=limits["high"])
+
+    x, fast = torch.randn(3, 7), superoptimize(fn, fallbacks=())
+    torch.testing.assert_close(fast(x), fn(x))
+    assert fast.result(x).winner == "generated"
+    assert warnings() == []

@@ -141,6 +141,16 @@ def in_an_array() -> Change:
     )
 
 
+def in_a_view_of_an_array() -> Change:
+    array = np.arange(6.0)
+    view = array[::2]
+    return (
+        lambda x: x * float(view[1]),
+        lambda: array.__setitem__(2, 9.0),
+        lambda: array.__setitem__(2, 2.0),
+    )
+
+
 def a_key() -> Change:
     table = {"a": 1.0}
     return (
@@ -208,6 +218,7 @@ CASES: dict[str, Callable[[], Change]] = {
     "a list of functions": in_a_list,
     "a set": in_a_set,
     "an array": in_an_array,
+    "a view of an array": in_a_view_of_an_array,
     "a key of a dict": a_key,
     "elements that move between lists": split_lists,
     "a deque": lambda: of_a_kind(

@@ -230,8 +230,8 @@ def try_program(made: Made, seen: Counter[str]) -> None:
         seen[f"boundary {b.op}: {b.reason}"] += 1
 
 
-def _try_many(count: int) -> Counter[str]:
-    seen: Counter[str] = Counter()
+def for_programs(count: int, check: Callable[[Made], None]) -> None:
+    """Calls ``check`` on as many random programs, the same in every run."""
 
     @settings(
         max_examples=count,
@@ -242,9 +242,14 @@ def _try_many(count: int) -> Counter[str]:
     )
     @given(programs())
     def each(made: Made) -> None:
-        try_program(made, seen)
+        check(made)
 
     each()
+
+
+def _try_many(count: int) -> Counter[str]:
+    seen: Counter[str] = Counter()
+    for_programs(count, lambda made: try_program(made, seen))
     return seen
 
 
