@@ -209,16 +209,27 @@ def expr_axes(expr: Expr) -> frozenset[Axis]:
     return frozenset()
 
 
+def parts(expr: Expr) -> Iterator[Expr]:
+    """An expression and all it is made of, those inside indices included."""
+    yield expr
+    inner = expr.index if isinstance(expr, Load) else expr.args if isinstance(expr, Apply) else ()
+    for e in inner:
+        yield from parts(e)
+
+
 def loads(expr: Expr) -> Iterator[Load]:
     """All loads in an expression, those inside indices included."""
-    match expr:
-        case Load():
-            yield expr
-            for e in expr.index:
-                yield from loads(e)
-        case Apply():
-            for e in expr.args:
-                yield from loads(e)
+    return (e for e in parts(expr) if isinstance(e, Load))
+
+
+def axes_used(program: Program) -> Iterator[Axis]:
+    """Every axis that a program mentions: of buffers, grid, statements and extents; repeats."""
+    for buffer in (*program.buffers, *program.tiles):
+        yield from buffer.axes
+    yield from (split.axis for split in program.grid)
+    for stmt in statements(program.body):
+        yield from (*stmt.axes, *stmt.over)
+        yield from (e.axis for e in parts(stmt.expr) if isinstance(e, Coord | Extent))
 
 
 def statements(body: tuple[Stmt, ...]) -> Iterator[Compute]:

@@ -33,6 +33,10 @@ def scores(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x * 2) @ y.t()
 
 
+def with_its_size_as_a_row(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x, x[:1] * 0 + x.shape[0]], 0).var(0)
+
+
 def around_a_scan(x: torch.Tensor) -> torch.Tensor:
     return torch.cumsum(x * 2, 0) + 1
 
@@ -46,6 +50,11 @@ CASES: dict[str, tuple[Callable[..., torch.Tensor], Make, dict[str, Any]]] = {
     "gated_mlp": (gated_mlp, lambda n: (r(n, 64), W, U), {"x": {0: TOKENS}}),
     "softmax": (lambda x: torch.softmax(x, -1), lambda n: (r(3, n),), {"x": {1: TOKENS}}),
     "column_mean": (lambda x: x - x.mean(0), lambda n: (r(n, 16),), {"x": {0: TOKENS}}),
+    "a_size_in_a_kernel_without_its_axis": (
+        with_its_size_as_a_row,
+        lambda n: (r(n, 8),),
+        {"x": {0: TOKENS}},
+    ),
     "decode": (
         decode,
         lambda n: (r(2, 1, 16), r(2, n, 16), r(2, n, 16)),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from superopt.codegen.backends.types import stored_dtype
-from superopt.codegen.tileir import Buffer, Compute, Loop, Program, Stmt, loads
+from superopt.codegen.tileir import Buffer, Compute, Loop, Program, Stmt, axes_used, loads
 from superopt.mugraph.axes import Axis, Size, Stride, Sym
 from superopt.mugraph.dtypes import DTYPES
 
@@ -257,10 +257,9 @@ def symbols(programs: Iterable[Program]) -> tuple[str, ...]:
     """The names of all size symbols that programs use, sorted."""
     out: set[str] = set()
     for program in programs:
-        for buffer in (*program.buffers, *program.tiles):
-            out |= {a.size.name for a in buffer.axes if isinstance(a.size, Sym)}
+        out |= {a.size.name for a in axes_used(program) if isinstance(a.size, Sym)}
+        for buffer in program.buffers:
             out |= {s.name for stride in buffer.strides for s in stride.syms}
-        out |= {s.axis.size.name for s in program.grid if isinstance(s.axis.size, Sym)}
     return tuple(sorted(out))
 
 

@@ -14,7 +14,7 @@ from superopt.codegen.backends.cpu_expr import (
 )
 from superopt.codegen.backends.cpu_values import fits32, literal
 from superopt.codegen.backends.types import exact_literal, operand_dtypes, value_dtype
-from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Load
+from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Load, parts
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.scalars import SCALARS
@@ -101,11 +101,11 @@ def lane_choices(
     scope: Scope, stmt: Compute, vector_bytes: int
 ) -> Iterator[tuple[Axis | None, int]]:
     """Lane axes with their vector lengths, cheapest first; ends with (None, 1), the scalar form."""
-    width = 8 if any(_wide(e) for e in walk(stmt.expr)) or DTYPES[stmt.dst.dtype].bytes == 8 else 4
+    width = 8 if any(_wide(e) for e in parts(stmt.expr)) or DTYPES[stmt.dst.dtype].bytes == 8 else 4
     lanes = vector_bytes // width
-    accesses = [e for e in walk(stmt.expr) if isinstance(e, Load)]
+    accesses = [e for e in parts(stmt.expr) if isinstance(e, Load)]
     target = Load(stmt.dst, tuple(Coord(a) for a in stmt.dst.axes), stmt.dst.dtype)
-    ops = sum(isinstance(e, Apply) for e in walk(stmt.expr)) + 1
+    ops = sum(isinstance(e, Apply) for e in parts(stmt.expr)) + 1
 
     def price(axis: Axis) -> float:
         span = scope.ranges[axis]
@@ -131,18 +131,6 @@ def lane_choices(
         if cost < scalar:
             yield axis, lanes
     yield None, 1
-
-
-def walk(expr: Expr) -> Iterator[Expr]:
-    """All subexpressions of an expression, itself first, in order."""
-    yield expr
-    if isinstance(expr, Apply):
-        for a in expr.args:
-            yield from walk(a)
-    elif isinstance(expr, Load):
-        for e in expr.index:
-            if not isinstance(e, Coord):
-                yield from walk(e)
 
 
 def _wide(expr: Expr) -> bool:
