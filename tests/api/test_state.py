@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import contextvars
+import copy
 import functools
 import itertools
 import random
@@ -26,6 +29,7 @@ class Remembering:
     def __init__(self) -> None:
         self.table: torch.Tensor | None = None
         self.tables: dict[int, torch.Tensor] = {}
+        self.now: contextvars.ContextVar[Any] = contextvars.ContextVar("now", default=None)
 
     def attribute(self, x: torch.Tensor) -> torch.Tensor:
         if self.table is None:
@@ -38,6 +42,11 @@ class Remembering:
             self.tables[n] = torch.arange(float(n))
         return x + self.tables[n]
 
+    def context(self, x: torch.Tensor) -> torch.Tensor:
+        if self.now.get() is None:
+            self.now.set(torch.arange(7.0) + 1)
+        return x / self.now.get()
+
     @functools.cache  # noqa: B019
     def made(self, n: int) -> torch.Tensor:
         return torch.arange(float(n))
@@ -46,7 +55,7 @@ class Remembering:
         return x - self.made(x.shape[-1])
 
 
-@pytest.mark.parametrize("way", ["attribute", "dictionary", "cached"])
+@pytest.mark.parametrize("way", ["attribute", "dictionary", "context", "cached"])
 def test_a_table_made_in_the_first_call_is_a_tensor(way: str) -> None:
     remembering = Remembering()
     fn, x = getattr(remembering, way), torch.randn(3, 7)
@@ -70,6 +79,46 @@ def test_a_function_that_counts_its_calls_runs_as_it_was_written(warnings: Warni
     for n in range(1, 7):
         torch.testing.assert_close(fast(x), x * n)
         assert counts["calls"] == n
+    assert warnings()
+
+
+NOTES: dict[str, Any] = {
+    "a list": [],
+    "a list of lists": [[]],
+    "a dict": {},
+    "a set": set(),
+    "a deque": collections.deque(maxlen=4),
+    "an array": np.zeros(3),
+    "bytes": bytearray(b"0"),
+}
+NOTE: dict[str, Callable[[Any, torch.Tensor], Any]] = {
+    "a list": lambda held, x: held.append(x.shape[0]),
+    "a list of lists": lambda held, x: held[0].append("called"),
+    "a dict": lambda held, x: held.update({len(held): 1.5}),
+    "a set": lambda held, x: held.add(len(held)),
+    "a deque": lambda held, x: held.append(len(held)),
+    "an array": lambda held, x: held.__iadd__(1),
+    "bytes": lambda held, x: held.append(held[-1]),
+}
+
+
+@pytest.mark.parametrize("kind", NOTES)
+def test_a_function_that_notes_its_calls_runs_as_it_was_written(
+    kind: str, warnings: Warnings
+) -> None:
+    held, wanted, note = copy.deepcopy(NOTES[kind]), copy.deepcopy(NOTES[kind]), NOTE[kind]
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        note(held, x)
+        return x * 2
+
+    x, fast = torch.randn(3, 7), superoptimize(fn)
+    for _ in range(6):
+        torch.testing.assert_close(fast(x), x * 2)
+        note(wanted, x)
+        if kind in ("an array", "bytes"):
+            continue  # cannot be taken back: tracing counts too
+        assert held == wanted, held
     assert warnings()
 
 
