@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import inspect
 import sys
@@ -26,15 +27,21 @@ from superopt.errors import (
     WrongType,
     closest,
 )
+from superopt.runtime.keys import repeats
 
 Signature = tuple[Any, ...]
+"""What decides which program a call runs: that of the call first, then what the function reads."""
 
 Ranges = dict[int, tuple[str, int, int | None]]
 """Dimension -> symbol, lowest and highest size."""
 
 
 CHANGES = 3
-"""Captures that found the function changing its state, after which it runs as it was written."""
+"""First calls that changed the function's state, after which it runs as it was written."""
+
+
+RESTLESS = 64
+"""Signatures, without one that settled, after which no other is looked at."""
 
 
 class Optimized:
@@ -48,7 +55,8 @@ class Optimized:
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         functools.update_wrapper(self, fn)
         self.fn, self.options = fn, options
-        self._of_instance, self._changes = False, 0
+        self._of_instance = False
+        self._changes: collections.Counter[Any] = collections.Counter()
         self._results: dict[Signature, Any] = {}
         self._failed: dict[Signature, Exception] = {}
         self._locks: dict[Signature, threading.Lock] = {}
@@ -72,8 +80,12 @@ class Optimized:
         name = f"_superopt_{self.fn.__qualname__}"
         bound = kept.get(name)
         if bound is None or bound.fn.__self__ is not instance or bound.fn.__func__ is not self.fn:
-            bound = kept[name] = Optimized(types.MethodType(self.fn, instance), self.options)
+            bound = Optimized(types.MethodType(self.fn, instance), self.options)
             bound._of_instance = True
+            if isinstance(instance, type):  # below @classmethod
+                setattr(instance, name, bound)
+            else:
+                kept[name] = bound  # whatever a __setattr__ of the user's may do
         return bound
 
     def __reduce__(self) -> Any:
@@ -87,7 +99,7 @@ class Optimized:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the fastest verified form of the function on these arguments."""
-        if self._changes >= CHANGES or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or len(self._changes) >= RESTLESS:
             return self.fn(*args, **kwargs)
         try:
             signature = self._signature(args, kwargs)
@@ -97,13 +109,7 @@ class Optimized:
             return self._original(error, args, kwargs)
         found = self._results.get(signature)
         if found is None:
-            if _settings().disable:
-                return self.fn(*args, **kwargs)
-            try:
-                found = self._specialize(signature, args, kwargs)
-            except Exception as error:
-                # Whatever went wrong inside, the user's program has an answer: PyTorch's.
-                return self._original(error, args, kwargs)
+            return self._first_call(signature, args, kwargs)
         try:
             return found.call(*args, **kwargs)
         except IndexOutside:
@@ -111,6 +117,40 @@ class Optimized:
         except SuperoptError as error:
             # A kernel refuses what it was not made for before it writes anything.
             return self._original(error, args, kwargs)
+
+    def _first_call(
+        self, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Runs the function as it was written, once, and makes what later calls will run."""
+        if _settings().disable or self._changes[signature[0]] >= CHANGES:
+            return self.fn(*args, **kwargs)
+        if signature in self._failed:
+            return self._original(self._failed[signature], args, kwargs)
+        seen = pipeline.observe(self.fn, args, kwargs)
+        try:
+            if self._signature(args, kwargs) != signature:
+                return self._changed(signature, seen.answer)
+            found = self._specialize(signature, args, kwargs, seen)
+            if found.boundaries:  # they may draw random numbers, and have drawn them
+                return seen.answer
+            return found.call(*args, **kwargs)
+        except Exception as error:
+            # Whatever went wrong inside, the user's program has an answer: PyTorch's.
+            self._warn(error)
+            return seen.answer
+
+    def _changed(self, signature: Signature, answer: Any) -> Any:
+        """The answer of a call that changed what the function reads.
+
+        It may have filled a table that later calls only read; one that goes on is left as it is.
+        """
+        self._changes[signature[0]] += 1
+        if self._changes[signature[0]] == CHANGES or len(self._changes) == RESTLESS:
+            raise KeepsState(
+                "every call changes what the function keeps between calls",
+                getattr(self.fn, "__name__", "function"),
+            )
+        return answer
 
     def result(self, *args: Any, **kwargs: Any) -> pipeline.Result:
         """What the search found for these arguments (searching now if it has not yet)."""
@@ -121,7 +161,11 @@ class Optimized:
         return self._results.get(signature) or self._specialize(signature, args, kwargs)
 
     def _specialize(
-        self, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        signature: Signature,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seen: pipeline.Observed | None = None,
     ) -> pipeline.Result:
         with self._lock:
             lock = self._locks.setdefault(signature, threading.Lock())
@@ -135,12 +179,13 @@ class Optimized:
                 try:
                     config = Config.from_env()
                     with trace.terminal_progress(getattr(self.fn, "__name__", "superopt"), config):
-                        result = pipeline.optimize(self.fn, args, kwargs, options, config)
+                        result = pipeline.optimize(self.fn, args, kwargs, options, config, seen)
                 except Exception as error:
                     self._failed[signature] = error
-                    self._changes += isinstance(error, KeepsState)
+                    self._changes[signature[0]] += isinstance(error, KeepsState)
                     raise
                 self._results[signature] = result
+                self._changes.clear()
             return self._results[signature]
 
     def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
@@ -171,8 +216,9 @@ class Optimized:
             torch.get_default_dtype(),
             grad,
             torch.are_deterministic_algorithms_enabled(),
-            *pipeline.signature(self.fn),
         ]
+        if len({id(leaf) for leaf in leaves}) < len(leaves):  # code may ask whether two are one
+            key.append(repeats(leaves))
         ranges = self._ranges(args, kwargs) if self._dynamic else {}
         for leaf in leaves:
             if isinstance(leaf, torch.Tensor):
@@ -199,7 +245,7 @@ class Optimized:
                         )
                     ) from None
                 key.append(pipeline.plain_key(leaf))
-        return tuple(key)
+        return tuple(key), *pipeline.signature(self.fn)
 
     def _ranges(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Ranges]:
         """The dynamic dimensions of these tensors, by identity; empty unless all sizes fit."""
@@ -225,6 +271,11 @@ class Optimized:
         return {id(given[argument]): ranges for argument, ranges in self._dynamic.items()}
 
     def _original(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._warn(error)
+        return self.fn(*args, **kwargs)
+
+    def _warn(self, error: Exception) -> None:
+        """Says why a call runs in PyTorch; raises when that is not wanted."""
         if self.options.strict or _settings().strict:
             raise error
         trace.warn_once(
@@ -238,7 +289,6 @@ class Optimized:
         while link is not None and link.__traceback__ is not None:
             link.__traceback__ = None
             link = link.__cause__ or link.__context__
-        return self.fn(*args, **kwargs)
 
 
 def _nothing() -> None:

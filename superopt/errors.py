@@ -94,6 +94,18 @@ class KeepsState(UnsupportedOperator):
     default_fix = "keep counters, caches and logs outside of the function, or fill them beforehand"
 
 
+class HasEffects(UnsupportedOperator):
+    """The function does more than compute: it prints, logs, writes, or changes an argument."""
+
+    default_fix = "do it outside of the function; a kernel would leave it out"
+
+
+class Miscaptured(UnsupportedOperator):
+    """What torch.export recorded is not what the function does."""
+
+    default_fix = "avoid code that asks how it is run: the type or text of a size, identities"
+
+
 class RequiresGrad(SuperoptError):
     """An input asks for a gradient, and generated kernels have none."""
 

@@ -39,7 +39,7 @@ def axis_ranks(graph: Graph) -> dict[Axis, float]:
             if isinstance(source, Input) and len(names) == len(node.index):
                 note(source.dims, names)
     for out in graph.outputs:
-        note(out.dims)
+        note(tuple(out.dims[d] for d in out.order) or out.dims)
     return {a: min(p) + 0.1 * sum(p) / len(p) for a, p in places.items()}
 
 
@@ -63,7 +63,7 @@ def output_buffers(graph: Graph) -> dict[int, list[Buffer]]:
     """The output buffers that each node must be written to (several outputs may share a node)."""
     out: dict[int, list[Buffer]] = {}
     for k, output in enumerate(graph.outputs):
-        strides = axis_strides(output.dims, dense_strides(output.dims))
+        strides = axis_strides(output.dims, output.strides)
         buffer = Buffer(
             f"{OUTPUT_PREFIX}{k}",
             "output",

@@ -17,7 +17,7 @@ from superopt.errors import SuperoptError
 from superopt.frontend import rows_contract, rows_index, rows_layout, rows_reduce, rows_scalar
 from superopt.frontend.cleanup import op_name
 from superopt.frontend.context import Context
-from superopt.frontend.numbers import free, stride_of
+from superopt.frontend.numbers import free, hint_of, stride_of
 from superopt.frontend.rows import ROWS
 from superopt.frontend.tensors import NotSupported, Tensor, Tensors, compute_name, floating
 from superopt.mugraph.axes import Stride, Sym
@@ -29,6 +29,7 @@ from superopt.mugraph.graph import (
     Graph,
     Input,
     Map,
+    Output,
     Reduce,
     SizeOf,
     remap,
@@ -233,8 +234,8 @@ class Converter:
             t: Tensor = self.env[node]
             out = from_torch(t.dtype).name
             value = t.node if self.b.dtype(t.node) == out else self.b.map("cast", t.node, dtype=out)
-            results.append((f"y{k}", value, t.dims))
-        carriers = self._carriers([i for _, i, _ in results], [d for _, _, d in results])
+            results.append(Output(f"y{k}", value, t.dims, _order(node.meta["val"])))
+        carriers = self._carriers([o.node for o in results], [o.dims for o in results])
         graph = absorb_renames(self.b.build(results))
         graph, kept = _needed(graph, carriers, self._ranks())
         return Piece(graph, tuple(self.inputs[k] for k in kept), tuple(outputs))
@@ -275,6 +276,20 @@ class Converter:
             else:
                 raise NotSupported(f"the size {sym.name} of no input")
         return names
+
+
+def _order(value: torch.Tensor) -> tuple[int, ...]:
+    """The dims as PyTorch's result has them in memory, from the outermost in; empty for row-major.
+
+    An expanded result, which overlaps itself in PyTorch, is made row-major.
+    """
+    strides = [hint_of(s) for s in value.stride()]
+    long = [d for d, n in enumerate(value.shape) if hint_of(n) > 1]  # of the others it says nothing
+    order = sorted(long, key=lambda d: -strides[d])
+    if order == long or any(strides[d] == 0 for d in long):
+        return ()
+    places = dict(zip(long, order, strict=True))
+    return tuple(places.get(d, d) for d in range(value.dim()))
 
 
 def _is_int(n: Any) -> bool:

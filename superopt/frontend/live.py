@@ -37,7 +37,7 @@ DEEPEST = 16
 DEPTH = 2
 """Levels of attributes and elements that are looked at whether code names them or not."""
 
-_FOREIGN = ("torch", "superopt", "numpy", "builtins", "math", "typing", "functools")
+LIBRARIES = ("torch", "superopt", "numpy", "builtins", "math", "typing", "functools")
 
 
 def layout(tensor: torch.Tensor) -> Layout:
@@ -221,7 +221,7 @@ class _Walk:
             elif id(value) not in self.seen:
                 self.seen.add(id(value))
                 inside = value.__dict__
-                if value.__name__.split(".")[0] in _FOREIGN:  # a library's flags and numbers
+                if value.__name__.split(".")[0] in LIBRARIES:  # a library's flags and numbers
                     inside = {
                         n: inside[n] for n in names if n in inside and type(inside[n]) in PLAIN
                     }
@@ -372,7 +372,7 @@ def _is_number(kind: type) -> bool:
 
 
 def _foreign(thing: Any) -> bool:
-    return (getattr(thing, "__module__", None) or "").split(".")[0] in _FOREIGN
+    return (getattr(thing, "__module__", None) or "").split(".")[0] in LIBRARIES
 
 
 def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:

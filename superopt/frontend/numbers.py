@@ -86,6 +86,11 @@ def stride_of(value: Any, symbols: Mapping[str, Sym]) -> Stride | None:
     return Stride(coef, tuple(sorted(factors)))
 
 
+def hint_of(value: Any) -> int:
+    """A size or stride; one that may be symbolic as it was in the example, 0 if that is not known."""
+    return value if isinstance(value, int) else int(value.node.hint or 0)
+
+
 def blank(node: fx.Node, sizes: Mapping[str, int]) -> torch.Tensor:
     """Zeros in the place of a tensor of which only the shape is read."""
     value = node.meta["val"]

@@ -127,7 +127,7 @@ class _Labelling:
             if isinstance(node, Input):
                 see_dims(node.dims, "input", self.position[i])
         for k, out in enumerate(self.graph.outputs):
-            see_dims(out.dims, "output", k)
+            see_dims(out.dims, "output", k, out.order)
         for k, kernel in enumerate(self.kernels):
             for level in ("grid", "loop"):
                 for p, split in enumerate(getattr(kernel.placement, level)):
@@ -238,7 +238,8 @@ class _Labelling:
         names = self._names(order, colors)
         nodes = tuple(self._renamed(i, names, at) for i in order)
         outputs = tuple(
-            Output(f"out{k}", at[o.node], _dims(o.dims, names)) for k, o in enumerate(graph.outputs)
+            Output(f"out{k}", at[o.node], _dims(o.dims, names), o.order)
+            for k, o in enumerate(graph.outputs)
         )
         return MuGraph(
             Graph("graph", nodes, outputs),

@@ -10,15 +10,18 @@ Dims = tuple[tuple[Axis, ...], ...]
 """The dimensions of a tensor as torch sees them: each a row-major merge of named axes."""
 
 
-def dense_strides(dims: Dims) -> tuple[Stride, ...]:
-    """Row-major strides of a dense tensor with these dims, one per torch dim, in elements."""
-    out: list[Stride] = []
+def dense_strides(dims: Dims, order: Sequence[int] = ()) -> tuple[Stride, ...]:
+    """Strides of a dense tensor with these dims, one per torch dim, in elements.
+
+    order: the torch dims from the outermost in memory to the innermost; row-major when empty.
+    """
+    out: dict[int, Stride] = {}
     stride = Stride(1)
-    for dim in reversed(dims):
-        out.append(stride)
-        for axis in dim:
+    for d in reversed(order or range(len(dims))):
+        out[d] = stride
+        for axis in dims[d]:
             stride = stride.times(axis.size)
-    return tuple(reversed(out))
+    return tuple(out[d] for d in range(len(dims)))
 
 
 def axis_strides(dims: Dims, strides: Sequence[Stride]) -> dict[Axis, Stride]:

@@ -142,11 +142,20 @@ class Gather(Node):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A named result: node, torch dims (each a merge of axes) and dtype; always row-major."""
+    """A named result: node and torch dims (each a merge of axes); dense in memory.
+
+    order: the torch dims from the outermost in memory to the innermost; row-major when empty.
+    """
 
     name: str
     node: int
     dims: Dims
+    order: tuple[int, ...] = ()
+
+    @property
+    def strides(self) -> tuple[Stride, ...]:
+        """One per torch dim, in elements."""
+        return dense_strides(self.dims, self.order)
 
 
 @dataclass(frozen=True)
@@ -353,11 +362,11 @@ class Builder:
         axes = sort_axes((set(self.axes(arg)) - {along}) | set(self.axes(at)))
         return self.add(Gather(axes, self.dtype(arg), arg, along, at))
 
-    def build(self, outputs: Sequence[tuple[str, int, Dims]]) -> Graph:
+    def build(self, outputs: Sequence[Output | tuple[str, int, Dims]]) -> Graph:
         """The finished graph, without nodes that no output needs; well-formedness is checked."""
         from superopt.mugraph.wellformed import check_graph
 
-        outs = tuple(Output(n, i, dims) for n, i, dims in outputs)
+        outs = tuple(o if isinstance(o, Output) else Output(*o) for o in outputs)
         graph = Graph(self.name, tuple(self.nodes), outs).pruned()
         check_graph(graph)
         return graph

@@ -63,7 +63,9 @@ def print_graph(graph: Graph) -> str:
     lines += [f"  axis {_name(a.name)} = {_size(a)}" for a in axes]
     lines += [f"  symbol {_name(s.name)} = {s.lo}..{s.hi}" for s in _loose_symbols(graph, axes)]
     lines += [f"  %{i} = {_node(node)}" for i, node in enumerate(graph.nodes)]
-    lines += [f"  return {json.dumps(o.name)} {_dims(o.dims)} = %{o.node}" for o in graph.outputs]
+    for o in graph.outputs:
+        order = f" order {' '.join(map(str, o.order))}" if o.order else ""
+        lines.append(f"  return {json.dumps(o.name)} {_dims(o.dims)}{order} = %{o.node}")
     return "\n".join(lines) + "\n"
 
 

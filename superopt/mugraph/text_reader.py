@@ -48,8 +48,12 @@ class Reader(Cursor):
         outputs: list[Output] = []
         while self.skip("word", "return"):
             label, dims = self.string("the output's name in quotes"), self.dims()
+            order: list[int] = []
+            if self.skip("word", "order"):
+                while self.has("int"):
+                    order.append(self.integer("a dim"))
             self.mark("=")
-            outputs.append(Output(label, self.ref(), dims))
+            outputs.append(Output(label, self.ref(), dims, tuple(order)))
             self.end_line()
         if not outputs:
             self.fail("a node or 'return'")

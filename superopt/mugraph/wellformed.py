@@ -370,6 +370,13 @@ def _check_outputs(graph: Graph) -> None:
             fail(f"there is no node %{out.node}", where, "return the id of a node of the graph")
         flat: Dims = tuple((a,) for dim in out.dims for a in dim)
         no_twice([a for (a,) in flat], where)
+        rank = list(range(len(out.dims)))
+        if out.order and (sorted(out.order) != rank or list(out.order) == rank):
+            fail(
+                f"the order of dims {out.order}",
+                where,
+                f"order all {len(rank)} dims, or leave it out for row-major",
+            )
         missing = [a.name for a in graph.nodes[out.node].axes if (a,) not in flat]
         if missing:
             fail(

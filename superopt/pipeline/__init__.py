@@ -21,6 +21,9 @@ from superopt.errors import SuperoptError, UnsupportedDevice
 from superopt.frontend.identity import identity
 from superopt.frontend.live import plain_key as plain_key
 from superopt.frontend.live import signature as signature
+from superopt.frontend.observe import Observed as Observed
+from superopt.frontend.observe import confirm, refuse_effects, same_random_numbers
+from superopt.frontend.observe import observe as observe
 from superopt.mugraph.placement import MuGraph
 from superopt.runtime.cache import Cache
 from superopt.runtime.doctor import doctor as machine_doctor
@@ -55,18 +58,23 @@ def optimize(
     kwargs: dict[str, Any],
     options: Options | None = None,
     config: Config | None = None,
+    seen: Observed | None = None,
 ) -> Result:
     """Runs every stage for one function at one signature; see ``Result``.
 
+    seen: the function's first run on these arguments; made here when it is not given.
     Raises SuperoptError when nothing could be generated; the caller then runs the original.
     """
     options, config = options or Options(), config or Config.from_env()
     _check_devices(args, kwargs, options)
     site = Site.of(options, config)
+    seen = seen or observe(fn, args, kwargs)
+    refuse_effects(seen, getattr(fn, "__name__", type(fn).__name__))
     with trace.stage("optimize") as span:
         shortcut = site.shortcut(identity(fn), args, kwargs)
         program: Any = site.recall(shortcut)
-        if program is None:
+        fresh = program is None
+        if fresh:
             with trace.stage("frontend"):
                 from superopt.frontend.capture import capture
                 from superopt.frontend.partition import partition
@@ -78,6 +86,9 @@ def optimize(
         if not program.supported:
             reasons = "; ".join(f"{b.op} ({b.reason})" for b in program.boundaries[:3])
             raise SuperoptError("nothing in the program can be optimized", reasons)
+        if fresh:
+            with trace.stage("frontend"):
+                _confirm(program, seen, args, kwargs)
         built: dict[int, Built] = {}
 
         def build(piece: Any, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -90,7 +101,8 @@ def optimize(
             return built[id(piece)].kernels(inputs)
 
         # One run on the example, piece by piece: each piece sees the tensors it will be given.
-        program.run(args, kwargs, build)
+        with same_random_numbers(bool(program.boundaries)):
+            program.run(args, kwargs, build)
         site.remember(shortcut, program, [b.key for b in built.values()])
         calls = {piece: b.kernels for piece, b in built.items()}
 
@@ -99,7 +111,8 @@ def optimize(
 
         pieces = tuple(built.values())
         whole = not program.boundaries
-        winner, call, timings = _choose(fn, generated, args, kwargs, options, pieces, whole)
+        with same_random_numbers(not whole):
+            winner, call, timings = _choose(fn, generated, args, kwargs, options, pieces, whole)
     timings["total_s"] = span.seconds
     states = sum(int(b.meta.get("states", 0)) for b in pieces)
     warm = "warm" if all(b.warm for b in pieces) else "cold"
@@ -115,6 +128,20 @@ def optimize(
         program.boundaries,
         pieces,
     )
+
+
+def _confirm(
+    program: Any, seen: Observed, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Holds the captured program, in PyTorch, against what the function answered."""
+    with same_random_numbers(bool(program.boundaries)):
+        if program.boundaries:
+            torch.set_rng_state(seen.random)
+        confirm(program.run(args, kwargs, _in_pytorch), seen.answer, program.captured.name)
+
+
+def _in_pytorch(piece: Any, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    return list(piece.eager(*inputs))
 
 
 def _choose(

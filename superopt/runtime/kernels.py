@@ -30,11 +30,17 @@ class Kernels:
     def _output_shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
         return [tuple(d.value(sizes) for d in o.dims) for o in self.plan.outputs]
 
+    def _empty(self, shapes: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
+        """New outputs; row-major ones by the call that costs least."""
+        return [
+            torch.empty_permuted(s, o.order, dtype=d) if o.order else torch.empty(s, dtype=d)
+            for s, d, o in zip(shapes, self._dtypes, self.plan.outputs, strict=True)
+        ]
+
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Runs the program on CPU tensors in the order of the graph's inputs."""
         sizes = self.plan.sizes(tensors) if self.plan.symbols else {}
-        shapes = self._shapes or self._output_shapes(sizes)
-        outputs = [torch.empty(s, dtype=d) for s, d in zip(shapes, self._dtypes, strict=True)]
+        outputs = self._empty(self._shapes or self._output_shapes(sizes))
         self.run(tensors, outputs, sizes)
         return outputs
 
@@ -44,10 +50,7 @@ class Kernels:
         What the program fails to write, or reads before it is written, then shows.
         """
         sizes = self.plan.sizes(tensors) if self.plan.symbols else {}
-        outputs = [
-            poison(torch.empty(s, dtype=d))
-            for s, d in zip(self._output_shapes(sizes), self._dtypes, strict=True)
-        ]
+        outputs = [poison(t) for t in self._empty(self._output_shapes(sizes))]
         for block in self._scratch(sizes):
             block.fill_(0xFF)
         self.run(tensors, outputs, sizes)
@@ -59,7 +62,7 @@ class Kernels:
         outputs: Sequence[torch.Tensor],
         sizes: Mapping[str, int],
     ) -> None:
-        """Runs the program into given dense outputs."""
+        """Runs the program into given outputs, dense in the order that the plan gives."""
         pools = {"input": tensors, "output": outputs, "scratch": self._scratch(sizes)}
         ints = [sizes[symbol[0]] for symbol in self.plan.symbols]
         ints.append(self.threads or torch.get_num_threads())

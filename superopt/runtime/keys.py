@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,12 @@ def key(parts: Mapping[str, Any]) -> str:
     """
     text = json.dumps(canonical(parts), separators=(",", ":"), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(f"superopt cache {FORMAT}\n{text}".encode()).hexdigest()
+
+
+def repeats(values: Sequence[Any]) -> tuple[int, ...]:
+    """For each value, the first one that is the same object: code may ask whether two are one."""
+    first: dict[int, int] = {}
+    return tuple(first.setdefault(id(value), k) for k, value in enumerate(values))
 
 
 def canonical(value: Any) -> Any:

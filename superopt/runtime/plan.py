@@ -28,10 +28,11 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The shape of an input or output and its dtype name."""
+    """The shape of an input or output and its dtype name; ``order`` is that of ``Output``."""
 
     dims: tuple[Extent, ...]
     dtype: str
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Plan:
                 return Extent(e["coef"], tuple(e["syms"]))
 
             def shape(s: dict) -> Shape:
-                return Shape(tuple(extent(e) for e in s["dims"]), s["dtype"])
+                return Shape(tuple(extent(e) for e in s["dims"]), s["dtype"], tuple(s["order"]))
 
             return Plan(
                 raw["entry"],
@@ -119,7 +120,7 @@ def make_plan(
         entry,
         tuple(Shape(tuple(_extent(dim) for dim in n.dims), n.dtype) for n in graph.inputs),
         tuple(
-            Shape(tuple(_extent(dim) for dim in o.dims), graph.nodes[o.node].dtype)
+            Shape(tuple(_extent(dim) for dim in o.dims), graph.nodes[o.node].dtype, o.order)
             for o in graph.outputs
         ),
         tuple(sizes),

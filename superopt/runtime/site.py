@@ -20,6 +20,7 @@ from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.text import parse_mugraph
 from superopt.runtime.build import Compiler, find_compiler, toolchain_fingerprint
 from superopt.runtime.cache import Cache, Entry, code_fingerprint, key
+from superopt.runtime.keys import repeats
 from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.plan import Plan
@@ -137,6 +138,9 @@ class Site:
                 "program": program,
                 "arguments": shapes,
                 "structure": str(spec),
+                "repeats": repeats(leaves),
+                "gradient": torch.is_grad_enabled(),
+                "wanted": [isinstance(x, torch.Tensor) and x.requires_grad for x in leaves],
                 "default": str(torch.get_default_dtype()),
                 **self.surroundings(),
             }

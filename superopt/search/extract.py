@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.graph import Builder, Graph
@@ -67,7 +67,7 @@ class Extractor:
             elif i in self.regions[r][1].targets and r not in done:
                 done.add(r)
                 self._region(b, r, choices[r], at)
-        return b.build([(o.name, at[o.node], o.dims) for o in self.graph.outputs])
+        return b.build([replace(o, node=at[o.node]) for o in self.graph.outputs])
 
     def _region(self, b: Builder, r: int, choice: Choice, at: dict[int, int]) -> None:
         region, space = self.regions[r]
