@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import collections
 import functools
-import inspect
 import sys
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from superopt import pipeline, report, trace
 from superopt.config import Config, Options
@@ -21,20 +19,10 @@ from superopt.errors import (
     BadOption,
     IndexOutside,
     KeepsState,
-    RequiresGrad,
     SuperoptError,
-    UnsupportedOperator,
     WrongType,
-    closest,
 )
-from superopt.runtime.keys import repeats
-
-Signature = tuple[Any, ...]
-"""What decides which program a call runs: that of the call first, then what the function reads."""
-
-Ranges = dict[int, tuple[str, int, int | None]]
-"""Dimension -> symbol, lowest and highest size."""
-
+from superopt.pipeline.calls import Calls, Signature
 
 CHANGES = 3
 """First calls that changed the function's state, after which it runs as it was written."""
@@ -61,8 +49,7 @@ class Optimized:
         self._failed: dict[Signature, Exception] = {}
         self._locks: dict[Signature, threading.Lock] = {}
         self._lock = threading.Lock()
-        self._parameters = _parameters(fn) if options.dynamic else None
-        self._dynamic = _dynamic_ranges(self._parameters, options)
+        self._calls = Calls(fn, options)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Binds like a function, so that methods can be decorated: each instance has its own."""
@@ -102,9 +89,7 @@ class Optimized:
         if torch.compiler.is_compiling() or len(self._changes) >= RESTLESS:
             return self.fn(*args, **kwargs)
         try:
-            signature = self._signature(args, kwargs)
-        except _Unfit as unfit:
-            return self._original(unfit.error, args, kwargs)
+            signature = self._calls.signature(args, kwargs)
         except Exception as error:
             return self._original(error, args, kwargs)
         found = self._results.get(signature)
@@ -128,7 +113,7 @@ class Optimized:
             return self._original(self._failed[signature], args, kwargs)
         seen = pipeline.observe(self.fn, args, kwargs)
         try:
-            if self._signature(args, kwargs) != signature:
+            if self._calls.signature(args, kwargs) != signature:
                 return self._changed(signature, seen.answer)
             found = self._specialize(signature, args, kwargs, seen)
             if found.boundaries:  # they may draw random numbers, and have drawn them
@@ -154,10 +139,7 @@ class Optimized:
 
     def result(self, *args: Any, **kwargs: Any) -> pipeline.Result:
         """What the search found for these arguments (searching now if it has not yet)."""
-        try:
-            signature = self._signature(args, kwargs)
-        except _Unfit as unfit:
-            raise unfit.error from None
+        signature = self._calls.signature(args, kwargs)
         return self._results.get(signature) or self._specialize(signature, args, kwargs)
 
     def _specialize(
@@ -174,7 +156,7 @@ class Optimized:
                 raise self._failed[signature]
             if signature not in self._results:
                 options = self.options
-                if options.dynamic and not self._ranges(args, kwargs):
+                if options.dynamic and not self._calls.ranges(args, kwargs):
                     options = replace(options, dynamic=())
                 try:
                     config = Config.from_env()
@@ -187,88 +169,6 @@ class Optimized:
                 self._results[signature] = result
                 self._changes.clear()
             return self._results[signature]
-
-    def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
-        if _watched():
-            raise _Unfit(
-                UnsupportedOperator(
-                    "the call is being traced or transformed (vmap, forward AD, a dispatch mode)",
-                    getattr(self.fn, "__name__", "function"),
-                    "call it outside of the transformation",
-                )
-            )
-        leaves: Sequence[Any] = args
-        spec: Any = len(args)
-        if kwargs or not all(type(a) is torch.Tensor for a in args):
-            leaves, spec = pytree.tree_flatten((args, kwargs))
-        if torch.is_autocast_enabled("cpu"):
-            raise _Unfit(
-                UnsupportedOperator(
-                    "autocast is on, which changes what operators compute",
-                    getattr(self.fn, "__name__", "function"),
-                    "cast the arguments instead",
-                )
-            )
-        grad = torch.is_grad_enabled()
-        key: list[Any] = [
-            spec,
-            torch.get_num_threads(),
-            torch.get_default_dtype(),
-            grad,
-            torch.are_deterministic_algorithms_enabled(),
-        ]
-        if len({id(leaf) for leaf in leaves}) < len(leaves):  # code may ask whether two are one
-            key.append(repeats(leaves))
-        ranges = self._ranges(args, kwargs) if self._dynamic else {}
-        for leaf in leaves:
-            if isinstance(leaf, torch.Tensor):
-                if odd := _odd(leaf):
-                    raise _Unfit(WrongType(odd, "signature", "pass a plain strided tensor"))
-                if grad and leaf.requires_grad:
-                    raise _Unfit(
-                        RequiresGrad(
-                            "an argument requires a gradient",
-                            getattr(self.fn, "__name__", "function"),
-                            "call under torch.no_grad(), or detach the argument",
-                        )
-                    )
-                key.append((leaf.dtype, leaf.device.type, *_shape(leaf, ranges)))
-            else:
-                try:
-                    hash(leaf)
-                except TypeError:
-                    raise _Unfit(
-                        WrongType(
-                            f"an argument of type {type(leaf).__name__}",
-                            "signature",
-                            "pass tensors, numbers, or containers of them",
-                        )
-                    ) from None
-                key.append(pipeline.plain_key(leaf))
-        return tuple(key), *pipeline.signature(self.fn)
-
-    def _ranges(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Ranges]:
-        """The dynamic dimensions of these tensors, by identity; empty unless all sizes fit."""
-        if self._parameters is None:
-            return {}
-        try:
-            given = self._parameters.bind(*args, **kwargs).arguments
-        except TypeError:
-            return {}
-        sizes: dict[str, int] = {}
-        for argument, ranges in self._dynamic.items():
-            tensor = given.get(argument)
-            if not isinstance(tensor, torch.Tensor):
-                return {}
-            for dim, (name, low, high) in ranges.items():
-                if not -tensor.dim() <= dim < tensor.dim():
-                    return {}
-                size = tensor.shape[dim]
-                # Sizes 0 and 1 mean something else to broadcasting and layouts: they specialize.
-                fits = max(low, 2) <= size and (high is None or size <= high)
-                if not fits or sizes.setdefault(name, size) != size:
-                    return {}
-        return {id(given[argument]): ranges for argument, ranges in self._dynamic.items()}
 
     def _original(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._warn(error)
@@ -311,63 +211,6 @@ def _settings() -> Config:
         return Config.from_env()
     except BadOption:
         return Config()
-
-
-def _shape(tensor: torch.Tensor, ranges: dict[int, Ranges]) -> tuple[Any, ...]:
-    dynamic = ranges.get(id(tensor))
-    if not dynamic:
-        return tuple(tensor.shape), tensor.stride()
-    shape: list[Any] = list(tensor.shape)
-    for dim, (name, _, _) in dynamic.items():
-        shape[dim] = name
-    return tuple(shape), tensor.stride() if not tensor.is_contiguous() else "dense"
-
-
-def _odd(tensor: torch.Tensor) -> str:
-    """Why a tensor's memory is not simply its values; empty for an ordinary tensor."""
-    if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
-        return f"an argument is a {type(tensor).__name__}, a subclass of torch.Tensor"
-    if tensor.layout != torch.strided:
-        return f"an argument has the layout {tensor.layout}"
-    if tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor():
-        return "an argument is a negated, conjugated or zero view"
-    return ""
-
-
-def _watched() -> bool:
-    """Whether PyTorch records or transforms what operators do: kernels would go unseen."""
-    return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-    )
-
-
-class _Unfit(Exception):
-    def __init__(self, error: SuperoptError) -> None:
-        self.error = error
-
-
-def _parameters(fn: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(fn.forward if isinstance(fn, torch.nn.Module) else fn)
-
-
-def _dynamic_ranges(parameters: inspect.Signature | None, options: Options) -> dict[str, Ranges]:
-    """Argument -> its dynamic dimensions; BadOption for an argument that does not exist."""
-    out: dict[str, Ranges] = {}
-    if parameters is None:
-        return out
-    for axis in options.dynamic:
-        if axis.argument not in parameters.parameters:
-            raise BadOption(
-                f"dynamic names {axis.argument!r}, which is no argument",
-                "option dynamic",
-                closest(axis.argument, parameters.parameters),
-            )
-        if axis.name:
-            out.setdefault(axis.argument, {})[axis.dim] = (axis.name, axis.low, axis.high)
-    return out
 
 
 def superoptimize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from superopt.mugraph.axes import Axis, Size, Sym, extent
 from superopt.mugraph.dtypes import DTYPES, is_float
-from superopt.mugraph.graph import Builder, Dims, Graph, Index, Input, dense_strides
+from superopt.mugraph.graph import Builder, Graph, Index, Input, Output, dense_strides
 
 UNARY = (
     "neg",
@@ -299,7 +299,7 @@ _STEPS = {
 }
 
 
-def _outputs(d: _Drawing, most: int) -> list[tuple[str, int, Dims]]:
+def _outputs(d: _Drawing, most: int) -> list[Output]:
     # The latest values are the deepest; a random choice alone gives mostly shallow graphs.
     picks = [d.ids[-1], *d.draw(st.lists(st.sampled_from(d.ids), max_size=most - 1))]
     out = []
@@ -311,7 +311,9 @@ def _outputs(d: _Drawing, most: int) -> list[tuple[str, int, Dims]]:
         dims: list[tuple[Axis, ...]] = [(a,) for a in axes]
         if len(dims) > 1 and d.draw(st.integers(0, 3)) == 0:
             dims[:2] = [dims[0] + dims[1]]
-        out.append((f"y{k}", i, tuple(dims)))
+        order = tuple(d.draw(st.permutations(range(len(dims)))))
+        straight = order == tuple(range(len(dims))) or d.draw(st.booleans())
+        out.append(Output(f"y{k}", i, tuple(dims), () if straight else order))
     return out
 
 

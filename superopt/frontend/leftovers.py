@@ -7,16 +7,19 @@ by a later call. It may also count or note its calls, which a kernel would not d
 
 from __future__ import annotations
 
+import array
 import collections
 import contextlib
 import contextvars
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from superopt.errors import KeepsState, UnsupportedOperator
-from superopt.frontend.live import PLAIN, Held, draws, is_memo, plain_key, reached
+from superopt.frontend.live import plain_key, read
+from superopt.frontend.reach import PLAIN, Held, draws, is_library, is_memo, places
 
 
 @contextlib.contextmanager
@@ -26,66 +29,40 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
     Raises KeepsState if there was anything: the function then runs in PyTorch, which fills its
     memory with tensors, and is captured anew when its signature has changed by that.
     """
-    before: dict[tuple[int, Any], Any] = {}
-    misses: dict[int, int] = {}
-    modules: set[int] = set()
-    sets: list[tuple[set[Any], set[Any]]] = []
-    first = list(reached(fn))  # kept to the end, so that no identity is used twice
-    for held in first:
-        if isinstance(held.owner, torch.nn.Module):
-            modules.add(id(held.owner))
-        before[id(held.owner), _key(held)] = held.value
+    before = places(fn)  # kept to the end, so that no identity is used twice
+    for held in before:
         if draws(held.value):
             raise UnsupportedOperator(
                 f"what the function draws from {held.key!r} cannot be followed",
                 name,
                 "draw outside of the function, and pass what was drawn",
             )
-        if is_memo(held.value):
-            misses[id(held.value)] = held.value.cache_info().misses
-        if isinstance(held.owner, set) and not any(held.owner is known for known, _ in sets):
-            sets.append((held.owner, set(held.owner)))
-    owners = {id(held.owner) for held in first}
-    marks = [_mark(held) for held in first]
+    misses = {id(h.value): _misses(h.value) for h in before if is_memo(h.value)}
+    copies = {id(h.value): (h.value, _copy(h.value)) for h in before}
+    modules = {id(h.owner) for h in before if isinstance(h.owner, torch.nn.Module)}
     assigned: list[str] = []
     try:
         with _noting(modules, assigned):
             yield
     finally:
-        now = list(reached(fn))
-        found = assigned[0] if assigned else ""  # export takes these back itself
-        found = found or _first_change(now, marks)
-        for held in reversed(now):  # from the end: what was appended goes first
-            known = before.get((id(held.owner), _key(held)), _NOTHING)
-            if is_memo(held.value):
-                if held.value.cache_info().misses > misses.get(id(held.value), 0):
-                    held.value.cache_clear()
-            elif _stand_in(held.value) or (id(held.owner) in owners and _differs(known, held)):
-                _restore(held, known)
-                found = str(held.key)
-        for owner, contents in sets:
-            if owner != contents:
-                owner.clear()
-                owner.update(contents)
+        found = assigned[:1]  # export takes these back itself, by copies of what was there
+        for thing, copy in copies.values():
+            if copy is not None and not _equal(thing, copy):
+                _fill(thing, copy)
+                found.append(f"a {type(thing).__name__}")
+        for held in before:
+            if held.key is not None and not _same(_now(held), held.value):
+                _put(held.owner, held.key, held.value)
+                if not isinstance(held.owner, torch.nn.Module):
+                    found.append(str(held.key))
+        for held in places(fn):
+            if is_memo(held.value) and _misses(held.value) > misses.get(id(held.value), 0):
+                held.value.cache_clear()
+            elif _stand_in(held.value):  # under a name that was not there before
+                _put(held.owner, held.key, None)
+                found.append(str(held.key))
     if found:
-        raise KeepsState(f"the function changes {found!r}, which it keeps between calls", name)
-
-
-_NOTHING = object()
-
-
-def _mark(held: Held) -> Any:
-    """What must be the same before and after, where tensors are looked at by ``_stand_in``."""
-    value = held.value
-    return None if isinstance(value, torch.Tensor) or is_memo(value) else plain_key(value)
-
-
-def _first_change(now: list[Held], marks: list[Any]) -> str:
-    """What was changed first, if anything, where it may be of any kind."""
-    for held, mark in zip(now, marks, strict=False):
-        if _mark(held) != mark:
-            return str(held.key if held.key is not None else type(held.owner).__name__)
-    return "" if len(now) == len(marks) else "its objects"
+        raise KeepsState(f"the function changes {found[0]}, which it keeps between calls", name)
 
 
 @contextlib.contextmanager
@@ -106,37 +83,70 @@ def _noting(modules: set[int], assigned: list[str]) -> Iterator[None]:
         torch.nn.Module.__setattr__ = original  # type: ignore[method-assign]
 
 
-def _key(held: Held) -> Any:
-    try:
-        hash(held.key)
-    except TypeError:
-        return None
-    return held.key
-
-
-def _differs(old: Any, held: Held) -> bool:
-    """Whether an element or attribute is a plain value, and another one than it was, or new."""
-    if held.key is None or type(held.value) not in PLAIN:
-        return False
-    return old is _NOTHING or plain_key(old) != plain_key(held.value)
-
-
 def _stand_in(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and type(value).__module__.startswith("torch._sub")
 
 
-def _restore(held: Held, old: Any) -> None:
-    """Gives an attribute or element its old value, or takes it away when there was none."""
-    owner, key = held.owner, held.key
+def _misses(memo: Any) -> int:
+    return int(memo.cache_info().misses)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(b) in PLAIN and plain_key(a) == plain_key(b))
+
+
+def _now(held: Held) -> Any:
+    try:
+        return read(held.owner, held.key)
+    except (LookupError, AttributeError, ValueError):  # gone
+        return _GONE
+
+
+_GONE = object()
+
+
+def _put(owner: Any, key: Any, value: Any) -> None:
     with contextlib.suppress(Exception):  # an owner of the user's may refuse
-        if isinstance(owner, list | dict | collections.deque):
-            if old is not _NOTHING:
-                owner[key] = old
-            else:
-                del owner[key]
-        elif isinstance(owner, contextvars.ContextVar):
-            owner.set(None if old is _NOTHING else old)
-        elif old is not _NOTHING:
-            setattr(owner, key, old)
+        if isinstance(owner, contextvars.ContextVar):
+            owner.set(value)
+        elif isinstance(owner, dict):
+            owner[key] = value
         else:
-            delattr(owner, key)
+            setattr(owner, key, value)
+
+
+def _copy(thing: Any) -> Any:
+    """What a container, or an object of the user's, holds now; None for anything else."""
+    if isinstance(thing, list | bytearray | array.array):
+        return thing[:]
+    if isinstance(thing, set | dict):
+        return set(thing) if isinstance(thing, set) else dict(thing)
+    if isinstance(thing, collections.deque):
+        return list(thing)
+    if type(thing).__name__ == "ndarray":
+        return thing.copy()
+    if isinstance(thing, type | types.ModuleType | types.FunctionType | torch.nn.Module):
+        return None
+    held = getattr(thing, "__dict__", None)
+    return dict(held) if isinstance(held, dict) and not is_library(type(thing)) else None
+
+
+def _equal(thing: Any, copy: Any) -> bool:
+    if isinstance(thing, set):
+        return thing == copy
+    if type(thing).__name__ == "ndarray":
+        return bool(thing.tobytes() == copy.tobytes())
+    if isinstance(copy, dict):
+        thing = thing if isinstance(thing, dict) else vars(thing)
+        return list(thing) == list(copy) and all(_same(thing[k], copy[k]) for k in copy)
+    return len(thing) == len(copy) and all(map(_same, thing, copy))
+
+
+def _fill(thing: Any, copy: Any) -> None:
+    """Gives a container or object the contents that it had."""
+    if isinstance(thing, list | bytearray | array.array) or type(thing).__name__ == "ndarray":
+        thing[:] = copy
+        return
+    thing = thing if isinstance(thing, set | dict | collections.deque) else vars(thing)
+    thing.clear()
+    thing.extend(copy) if isinstance(thing, collections.deque) else thing.update(copy)

@@ -7,13 +7,9 @@ other functions) is fixed by its capture, so it is part of the function's signat
 
 from __future__ import annotations
 
-import array
 import collections
 import contextvars
-import enum
 import functools
-import operator
-import random
 import types
 import weakref
 from collections.abc import Callable, Hashable, Iterator
@@ -22,22 +18,9 @@ from typing import Any
 
 import torch
 
+from superopt.frontend.reach import Held, reached
+
 Layout = tuple[torch.dtype, torch.Size, tuple[int, ...], torch.device]
-
-PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtype})
-
-MOST = 256
-"""Elements up to which a container's contents are looked at."""
-
-CONTAINERS = (list, tuple, dict, types.MappingProxyType, set, frozenset, collections.deque)
-
-DEEPEST = 16
-"""Levels of containers in containers that are looked at."""
-
-DEPTH = 2
-"""Levels of attributes and elements that are looked at whether code names them or not."""
-
-LIBRARIES = ("torch", "superopt", "numpy", "builtins", "math", "typing", "functools")
 
 
 def layout(tensor: torch.Tensor) -> Layout:
@@ -57,19 +40,19 @@ class Live:
     constant: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A tensor or plain value that a function can reach: ``owner`` has it under ``key``."""
+def _live(held: Held) -> Live:
+    """A tensor that a function reaches, looked up anew at each call."""
+    return Live(functools.partial(read, held.owner, held.key), layout(held.value))
 
-    owner: Any
-    key: Any
-    value: Any
 
-    def live(self) -> Live:
-        """The tensor, looked up anew at each call."""
-        elements = isinstance(self.owner, list | tuple | dict)
-        read = operator.getitem if elements else getattr
-        return Live(functools.partial(read, self.owner, self.key), layout(self.value))
+def read(owner: Any, key: Any) -> Any:
+    """What a place that the function reaches holds now (see ``Held``)."""
+    if isinstance(owner, contextvars.ContextVar):
+        return owner.get()
+    if isinstance(owner, weakref.ref):
+        return owner()
+    elements = isinstance(owner, list | tuple | dict | collections.deque | types.MappingProxyType)
+    return owner[key] if elements else getattr(owner, key)
 
 
 def literal(tensor: torch.Tensor) -> Live:
@@ -86,7 +69,7 @@ def of_module(module: torch.nn.Module, target: str) -> Live | None:
     for table in ("_parameters", "_buffers"):
         held = getattr(owner, table, {})
         if held.get(name) is not None:
-            return Held(held, name, held[name]).live()
+            return _live(Held(held, name, held[name]))
     return None
 
 
@@ -97,7 +80,7 @@ def found_in(fn: Callable[..., Any], tensor: torch.Tensor) -> Live | None:
     """
     for held in reached(fn):
         if isinstance(held.value, torch.Tensor) and _same_memory(held.value, tensor):
-            return held.live()
+            return _live(held)
     return None
 
 
@@ -123,256 +106,6 @@ def signature(fn: Callable[..., Any]) -> Iterator[Hashable]:
 def plain_key(value: Any) -> Hashable:
     """A plain value as a key: 0.0 and -0.0 differ, a NaN equals itself, 1 is not 1.0."""
     return type(value), repr(value) if isinstance(value, float | complex) else value
-
-
-def reached(fn: Any) -> Iterator[Held]:
-    """What ``fn`` reads beside its arguments, in a fixed order: tensors, plain values, code.
-
-    Looked through are closure cells, defaults, the globals that its code names, functions and
-    methods it names in turn, modules with their parameters, buffers and forward hooks, and
-    attributes and elements of other objects: ``DEPTH`` levels deep all of them, and deeper those
-    whose names occur in the code; containers in containers ``DEEPEST`` levels. Functions count by
-    their code, classes and functions of libraries by identity. Not seen are the environment, files,
-    and attributes deeper than that whose names are put together at run time.
-    """
-    names = _known_names(fn)
-    while True:
-        count = len(names)
-        held = list(_Walk(names).function(fn))
-        if len(names) == count:  # else something was passed by before code named it
-            return iter(held)
-
-
-_NAMES: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
-
-
-def _known_names(fn: Any) -> set[str]:
-    """The names that the code which ``fn`` reaches has mentioned so far."""
-    try:
-        return _NAMES.setdefault(getattr(fn, "__func__", fn), set())
-    except TypeError:  # it cannot be a key, or not be referred to weakly
-        return set()
-
-
-class _Walk:
-    """One look through all that a function reaches; nothing is looked at twice."""
-
-    def __init__(self, names: set[str]) -> None:
-        self.seen: set[int] = set()
-        self.names = names
-
-    def function(self, fn: Any) -> Iterator[Held]:
-        """A function, method, module, partial or callable object."""
-        if id(fn) in self.seen:
-            return
-        self.seen.add(id(fn))
-        if isinstance(fn, torch.nn.Module):
-            yield from self.module(fn)
-            return
-        if isinstance(fn, functools.partial):
-            for place in (fn.args, fn.keywords):
-                yield from self.elements(place, DEPTH)
-            yield from self.function(fn.func)
-            return
-        inner = getattr(fn, "__func__", fn)
-        wrapped = getattr(inner, "__wrapped__", None)
-        if wrapped is not None and not isinstance(inner, types.FunctionType):
-            inner, wrapped = wrapped, None
-        if isinstance(inner, types.FunctionType):
-            self.names.update(_names(inner.__code__))
-        owner = getattr(fn, "__self__", None)
-        if owner is not None and not isinstance(owner, types.ModuleType):
-            yield from self.value(fn, "__self__", owner, DEPTH)
-        if isinstance(inner, types.FunctionType):
-            yield from self.code(inner)
-            if wrapped is not None:
-                yield from self.function(wrapped)
-        elif not _foreign(type(inner)):  # an object that can be called
-            yield from self.function(type(inner).__call__)
-            yield from self.attributes(inner, DEPTH)
-
-    def code(self, fn: types.FunctionType) -> Iterator[Held]:
-        """A Python function: its code, its defaults, closure and globals."""
-        yield Held(fn, "__code__", fn.__code__)
-        for name in ("__defaults__", "__kwdefaults__"):
-            if getattr(fn, name):
-                yield from self.elements(getattr(fn, name), DEPTH)
-        for cell in fn.__closure__ or ():
-            try:
-                value = cell.cell_contents
-            except ValueError:
-                continue  # a cell that is still empty
-            yield from self.value(cell, "cell_contents", value, DEPTH)
-        for name, item in fn.__dict__.items():
-            if name != "__wrapped__":
-                yield from self.value(fn.__dict__, name, item, DEPTH)
-        yield from self.namespace(fn.__globals__, _names(fn.__code__))
-
-    def namespace(self, table: dict[str, Any], names: tuple[str, ...]) -> Iterator[Held]:
-        """The values of a module's namespace under the names that code mentions."""
-        for name in names:
-            if name not in table:
-                continue
-            value = table[name]
-            if draws(value):
-                yield Held(table, name, value)
-            elif not isinstance(value, types.ModuleType):
-                yield from self.value(table, name, value, DEPTH)
-            elif id(value) not in self.seen:
-                self.seen.add(id(value))
-                inside = value.__dict__
-                if value.__name__.split(".")[0] in LIBRARIES:  # a library's flags and numbers
-                    inside = {
-                        n: inside[n] for n in names if n in inside and type(inside[n]) in PLAIN
-                    }
-                yield from self.namespace(inside, names)
-
-    def module(self, module: torch.nn.Module) -> Iterator[Held]:
-        """A module and all it contains."""
-        parts = [m for m in module.modules() if m is module or id(m) not in self.seen]
-        self.seen.update(map(id, parts))
-        for part in parts:
-            yield Held(part, "__class__", type(part))
-            yield from self.classes(type(part))
-            for table in (part._parameters, part._buffers):
-                for name, value in table.items():
-                    yield Held(table, name, value)
-            for hooks in (part._forward_pre_hooks, part._forward_hooks):
-                if hooks:
-                    yield from self.elements(hooks, DEPTH)
-            for name, value in part.__dict__.items():
-                if name[:1] != "_":
-                    yield from self.value(part, name, value, DEPTH - 1)
-            if not _foreign(type(part)):
-                yield from self.function(type(part).forward)
-
-    def value(self, owner: Any, key: Any, value: Any, depth: int) -> Iterator[Held]:
-        """Whatever ``owner`` has under ``key``; objects are opened while ``depth`` lasts."""
-        kind = type(value)
-        if (
-            draws(value)
-            or isinstance(value, torch.Tensor | enum.Enum)
-            or kind in PLAIN
-            or _is_number(kind)
-        ):
-            yield Held(owner, key, value)
-        elif isinstance(value, torch.nn.Module | functools.partial | types.MethodType):
-            yield from self.function(value)
-        elif isinstance(value, type):
-            yield Held(owner, key, value)
-            yield from self.classes(value)
-        elif isinstance(value, CONTAINERS):
-            yield from self.elements(value, depth)
-        elif isinstance(value, bytearray | array.array):
-            yield Held(owner, key, (kind, bytes(value)))
-        elif isinstance(value, contextvars.ContextVar):
-            yield from self.value(value, None, value.get(None), depth)
-        elif isinstance(value, weakref.ref):
-            yield from self.value(value, None, value(), depth)
-        elif isinstance(value, types.BuiltinFunctionType) or _foreign(value):
-            yield Held(owner, key, _token(value))
-        elif isinstance(value, types.FunctionType):
-            yield from self.function(value)
-        elif not isinstance(value, types.ModuleType) and id(value) not in self.seen:
-            self.seen.add(id(value))
-            inner = _wrapped(value)
-            if is_memo(value):
-                yield Held(owner, key, value)
-            if callable(inner):  # a decorated function
-                yield from self.function(inner)
-            elif _foreign(kind):
-                yield Held(owner, key, _token(value))
-            if not _foreign(kind):
-                if not hasattr(value, "__dict__"):
-                    yield Held(owner, key, _token(value))
-                yield Held(value, "__class__", kind)
-                yield from self.attributes(value, depth)
-
-    def attributes(self, value: Any, depth: int) -> Iterator[Held]:
-        """The attributes of an object, and those of its classes that code names."""
-        for name, item in getattr(value, "__dict__", {}).items():
-            if depth > 0 or name in self.names:
-                yield from self.value(value, name, item, depth - 1)
-        for name in sorted(self.names.intersection(getattr(type(value), "__slots__", ()))):
-            if hasattr(value, name):
-                yield from self.value(value, name, getattr(value, name), depth - 1)
-        yield from self.classes(type(value))
-
-    def classes(self, kind: type) -> Iterator[Held]:
-        """The attributes of a user's class, and of those it inherits from, that code names."""
-        for base in kind.__mro__:
-            if id(base) in self.seen or _foreign(base):
-                continue
-            self.seen.add(id(base))
-            for name, item in list(base.__dict__.items()):
-                if name in self.names or name == "__call__":
-                    item = item.fget if isinstance(item, property) else item
-                    yield from self.value(base, name, getattr(item, "__func__", item), 1)
-
-    def elements(self, value: Any, depth: int) -> Iterator[Held]:
-        """The elements of a container, and how many they are."""
-        yield Held(value, None, len(value))
-        if isinstance(value, set | frozenset):
-            plain = all(type(item) in PLAIN or isinstance(item, enum.Enum) for item in value)
-            yield Held(value, None, frozenset(value) if plain else id(value))
-        elif len(value) <= MOST and depth > -DEEPEST:
-            mapping = isinstance(value, dict | types.MappingProxyType)
-            for key, item in list(value.items()) if mapping else enumerate(value):
-                if mapping and (type(key) in PLAIN or isinstance(key, type)):
-                    yield Held(value, None, key)
-                yield from self.value(value, key, item, depth - 1)
-
-
-@functools.lru_cache(maxsize=4096)
-def _names(code: types.CodeType) -> tuple[str, ...]:
-    """The global and attribute names of a function's code, and of functions defined in it."""
-    names = dict.fromkeys(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names.update(dict.fromkeys(_names(const)))
-    return tuple(names)
-
-
-def _token(value: Any) -> Hashable:
-    """What stands for an object of a library: itself if it can be a key, an array's contents."""
-    try:
-        hash(value)
-    except TypeError:
-        if type(value).__name__ == "ndarray" and value.nbytes <= MOST * 8:
-            return type(value), value.shape, str(value.dtype), value.tobytes()
-        return type(value), id(value)
-    return value
-
-
-def _wrapped(value: Any) -> Any:
-    """What an object decorates, if it does."""
-    try:
-        return getattr(value, "__wrapped__", None) or getattr(value, "fn", None)
-    except Exception:  # a __getattr__ of the user's may raise anything
-        return None
-
-
-def draws(value: Any) -> bool:
-    """Whether a value is another one whenever it is asked: clocks, random numbers, iterators."""
-    if isinstance(value, types.ModuleType):
-        return value.__name__ in ("random", "time", "secrets", "uuid", "datetime", "numpy.random")
-    return isinstance(value, Iterator | random.Random) or (
-        type(value).__module__.startswith("numpy.random")
-    )
-
-
-def is_memo(value: Any) -> bool:
-    """Whether a function remembers its results (``functools.lru_cache``, ``functools.cache``)."""
-    return type(value).__name__ == "_lru_cache_wrapper"
-
-
-def _is_number(kind: type) -> bool:
-    """Whether a type is one of numpy's scalar types (numpy need not be there)."""
-    return kind.__module__ == "numpy" and hasattr(kind, "item") and kind.__name__ != "ndarray"
-
-
-def _foreign(thing: Any) -> bool:
-    return (getattr(thing, "__module__", None) or "").split(".")[0] in LIBRARIES
 
 
 def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:

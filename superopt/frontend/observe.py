@@ -15,7 +15,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from superopt.errors import HasEffects, Miscaptured
-from superopt.frontend.live import LIBRARIES
+from superopt.frontend.reach import LIBRARIES
 
 _SPEAKING = frozenset((builtins.print, builtins.input, builtins.open, builtins.breakpoint))
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}

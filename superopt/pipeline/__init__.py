@@ -19,8 +19,6 @@ from superopt.config import Config, Options
 from superopt.cost.measure import interleave
 from superopt.errors import SuperoptError, UnsupportedDevice
 from superopt.frontend.identity import identity
-from superopt.frontend.live import plain_key as plain_key
-from superopt.frontend.live import signature as signature
 from superopt.frontend.observe import Observed as Observed
 from superopt.frontend.observe import confirm, refuse_effects, same_random_numbers
 from superopt.frontend.observe import observe as observe
@@ -130,9 +128,7 @@ def optimize(
     )
 
 
-def _confirm(
-    program: Any, seen: Observed, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def _confirm(program: Any, seen: Observed, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Holds the captured program, in PyTorch, against what the function answered."""
     with same_random_numbers(bool(program.boundaries)):
         if program.boundaries:

@@ -20,9 +20,9 @@ from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.text import parse_mugraph
 from superopt.runtime.build import Compiler, find_compiler, toolchain_fingerprint
 from superopt.runtime.cache import Cache, Entry, code_fingerprint, key
-from superopt.runtime.keys import repeats
 from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
+from superopt.runtime.keys import repeats
 from superopt.runtime.plan import Plan
 
 POLICY = 3

@@ -270,8 +270,11 @@ def _index_mutations(ix: Index) -> Iterator[Index]:
 def _output_mutations(graph: Graph, out: Output) -> Iterator[tuple[str, Output]]:
     if len(out.dims) > 1:
         yield "output dims", replace(out, dims=out.dims[::-1])
-        yield "output merged", replace(out, dims=(out.dims[0] + out.dims[1], *out.dims[2:]))
-    yield "output dim of one", replace(out, dims=(*out.dims, ()))
+        merged = (out.dims[0] + out.dims[1], *out.dims[2:])
+        yield "output merged", replace(out, dims=merged, order=())
+        turned = tuple(reversed(range(len(out.dims))))
+        yield "output order", replace(out, order=() if out.order == turned else turned)
+    yield "output dim of one", replace(out, dims=(*out.dims, ()), order=())
     mine = graph.nodes[out.node]
     for j, node in enumerate(graph.nodes):
         if j != out.node and node.axes == mine.axes and node.dtype == mine.dtype:

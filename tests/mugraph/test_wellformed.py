@@ -213,6 +213,16 @@ BAD = [
         "dim twice",
         ["axis 'b' occurs twice", "output 'y' [b,k,b]"],
     ),
+    (
+        Graph("g", (X,), (Output("y", 0, ((B,), (K,)), (1, 1)),)),
+        "no order",
+        ["the order of dims (1, 1)", "output 'y' [b,k]", "order all 2 dims"],
+    ),
+    (
+        Graph("g", (X,), (Output("y", 0, ((B,), (K,)), (0, 1)),)),
+        "needless order",
+        ["the order of dims (0, 1)", "leave it out for row-major"],
+    ),
     (Graph("g", (X,), (Output("y", 0, ((B,), (K,))),) * 2), "same outputs", ["two outputs", "'y'"]),
 ]
 
