@@ -373,7 +373,7 @@ def _network(graph: Graph) -> nx.DiGraph:
                     for t, c in ix.terms:
                         relate(here, t.name, ("to", c))
     for k, out in enumerate(graph.outputs):
-        net.add_node(("out", k), label=repr(("out", k, [len(d) for d in out.dims])))
+        net.add_node(("out", k), label=repr(("out", k, [len(d) for d in out.dims], out.order)))
         relate(("out", k), out.node, "node")
         for d, dim in enumerate(out.dims):
             for p, axis in enumerate(dim):
