@@ -99,8 +99,15 @@ def signature(fn: Callable[..., Any]) -> Iterator[Hashable]:
                 continue
             place = (value.data_ptr(), value.shape, value.stride())
             yield seen.setdefault(place, len(seen)), *layout(value), value.requires_grad
+        elif type(value) is types.CodeType:
+            _CODES[id(value)] = value  # its own hash would read all bytecode, at each call
+            yield id(value)
         else:
             yield plain_key(value)
+
+
+_CODES: dict[int, types.CodeType] = {}
+"""Code that is told apart by identity, and so must live on."""
 
 
 def plain_key(value: Any) -> Hashable:

@@ -57,17 +57,17 @@ def reached(fn: Any) -> Iterator[Held]:
 
 def places(fn: Any) -> list[Held]:
     """Every place that ``reached`` looks at, with what is there: containers and objects as well."""
-    return _walked(fn)[1]
+    return [Held(*place) for place in _walked(fn)[1]]
 
 
-def _walked(fn: Any) -> tuple[list[Held], list[Held]]:
+def _walked(fn: Any) -> tuple[list[Held], list[tuple[Any, Any, Any]]]:
     names = _known_names(fn)
     while True:
         count = len(names)
         walk = _Walk(names)
         held = list(walk.function(fn))
         if len(names) == count:  # else something was passed by before code named it
-            return held, [Held(*place) for place in walk.places]
+            return held, walk.places
 
 
 _NAMES: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()

@@ -58,7 +58,7 @@ def result_of(fn):
 def test_explain(program, monkeypatch):
     seen = {}
 
-    def optimize(fn, args, kwargs, options=None, config=None):
+    def optimize(fn, args, kwargs, options=None, config=None, first=None):
         seen.update(fn=fn, args=args, options=options)
         return result_of(fn)
 
