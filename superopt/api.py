@@ -133,7 +133,7 @@ class Optimized:
         if self._changes[signature[0]] == CHANGES or len(self._changes) == RESTLESS:
             raise KeepsState(
                 "every call changes what the function keeps between calls",
-                getattr(self.fn, "__name__", "function"),
+                self._calls.name,
             )
         return answer
 
@@ -160,7 +160,7 @@ class Optimized:
                     options = replace(options, dynamic=())
                 try:
                     config = Config.from_env()
-                    with trace.terminal_progress(getattr(self.fn, "__name__", "superopt"), config):
+                    with trace.terminal_progress(self._calls.name, config):
                         result = pipeline.optimize(self.fn, args, kwargs, options, config, seen)
                 except Exception as error:
                     self._failed[signature] = error
@@ -180,7 +180,7 @@ class Optimized:
             raise error
         trace.warn_once(
             "fallback",
-            f"{getattr(self.fn, '__name__', 'function')} runs in PyTorch: {_line(error)}",
+            f"{self._calls.name} runs in PyTorch: {_line(error)}",
             error=None if isinstance(error, SuperoptError) and not error.details else error,
             key=("fallback", str(id(self)), str(error)),
         )

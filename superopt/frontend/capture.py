@@ -307,7 +307,8 @@ def _dynamic_shapes(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """A failed export is an outcome here, not something to print pages about."""
-    names = ("torch.fx", "torch._dynamo", "torch._guards", "torch.export")
+    fake = "torch._subclasses.fake_tensor"
+    names = ("torch.fx", "torch._dynamo", "torch._guards", "torch.export", fake)
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -33,7 +33,7 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
     for held in before:
         if draws(held.value):
             raise UnsupportedOperator(
-                f"what the function draws from {held.key!r} cannot be followed",
+                f"what the function draws from {_called(held)} cannot be followed",
                 name,
                 "draw outside of the function, and pass what was drawn",
             )
@@ -54,13 +54,13 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
             if held.key is not None and not _same(_now(held), held.value):
                 _put(held.owner, held.key, held.value)
                 if not isinstance(held.owner, torch.nn.Module):
-                    found.append(str(held.key))
+                    found.append(_called(held))
         for held in places(fn):
             if is_memo(held.value) and _misses(held.value) > misses.get(id(held.value), 0):
                 held.value.cache_clear()
             elif _stand_in(held.value):  # under a name that was not there before
                 _put(held.owner, held.key, None)
-                found.append(str(held.key))
+                found.append(_called(held))
     if found:
         raise KeepsState(f"the function changes {found[0]}, which it keeps between calls", name)
 
@@ -81,6 +81,16 @@ def _noting(modules: set[int], assigned: list[str]) -> Iterator[None]:
         yield
     finally:
         torch.nn.Module.__setattr__ = original  # type: ignore[method-assign]
+
+
+def _called(held: Held) -> str:
+    """A place in words."""
+    value = held.value
+    if isinstance(value, types.ModuleType):
+        return f"the module {value.__name__}"
+    if held.key == "cell_contents" or not isinstance(held.key, str):
+        return f"a {type(value).__name__} that it holds"
+    return repr(held.key)
 
 
 def _stand_in(value: Any) -> bool:

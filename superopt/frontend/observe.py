@@ -15,7 +15,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from superopt.errors import HasEffects, Miscaptured
-from superopt.frontend.reach import LIBRARIES
+from superopt.frontend.reach import LIBRARIES, reached
 
 _SPEAKING = frozenset((builtins.print, builtins.input, builtins.open, builtins.breakpoint))
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -35,12 +35,21 @@ def observe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
     """Runs the function as it was written. What it raises is the caller's to see."""
     seen = Observed()
     leaves, spec = pytree.tree_flatten((args, kwargs))
+    tensors = [h.value for h in reached(fn) if isinstance(h.value, torch.Tensor)]
+    versions = [_version(t) for t in tensors]
     with _listening(seen.effects):
         seen.answer = fn(*args, **kwargs)
     now, shape = pytree.tree_flatten((args, kwargs))
     if shape != spec or any(a is not b for a, b in zip(leaves, now, strict=True)):
         seen.effects.append("changes a container among its arguments")
+    if versions != [_version(t) for t in tensors]:
+        seen.effects.append("writes to a tensor that it holds")
     return seen
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to in place; tensors of inference mode do not count it."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def refuse_effects(seen: Observed, name: str) -> None:
@@ -134,15 +143,10 @@ def _difference(got: Any, want: Any) -> str:
 
 
 def _near(x: torch.Tensor, y: torch.Tensor) -> bool:
-    if not y.dtype.is_floating_point or y.numel() == 0:
+    """Whether values are the same, floats up to the rounding of another order of summation."""
+    if torch.equal(x, y) or not y.dtype.is_floating_point:
         return torch.equal(x, y)
-    if torch.equal(x, y):
-        return True
-    finite = torch.isfinite(y)
-    if not torch.equal(torch.isfinite(x), finite) or not torch.equal(
-        torch.nan_to_num(x[~finite].double(), 0.5), torch.nan_to_num(y[~finite].double(), 0.5)
-    ):
-        return False
-    x, scale = x[finite].double(), y[finite].double().abs().max()
-    error = (x - y[finite].double()).abs().max()
-    return bool(error <= _TOLERANCE.get(y.dtype, 0.05) * scale)
+    finite = y[torch.isfinite(y)]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
+    tolerance = _TOLERANCE.get(y.dtype, 0.05) * scale
+    return torch.allclose(x, y, rtol=0.0, atol=tolerance, equal_nan=True)

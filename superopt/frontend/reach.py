@@ -24,13 +24,28 @@ MOST = 256
 
 CONTAINERS = (list, tuple, dict, types.MappingProxyType, set, frozenset, collections.deque)
 
+_DRAWING = frozenset(
+    ("random", "time", "secrets", "uuid", "datetime", "numpy.random", "torch.random")
+)
+"""Modules of clocks and random numbers; torch's own operators are not among them."""
+
 DEEPEST = 16
 """Levels of containers in containers that are looked at."""
 
 DEPTH = 2
 """Levels of attributes and elements that are looked at whether code names them or not."""
 
-LIBRARIES = ("torch", "superopt", "numpy", "builtins", "math", "typing", "functools")
+LIBRARIES = (
+    "logging",
+    "warnings",
+    "torch",
+    "superopt",
+    "numpy",
+    "builtins",
+    "math",
+    "typing",
+    "functools",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,16 +159,16 @@ class _Walk:
             if name not in table:
                 continue
             value = table[name]
-            if draws(value):
-                yield Held(table, name, value)
-            elif not isinstance(value, types.ModuleType):
+            if draws(value) or not isinstance(value, types.ModuleType):
                 yield from self.value(table, name, value, DEPTH)
             elif id(value) not in self.seen:
                 self.seen.add(id(value))
                 inside = value.__dict__
-                if value.__name__.split(".")[0] in LIBRARIES:  # a library's flags and numbers
+                if value.__name__.split(".")[0] in LIBRARIES:  # its flags, numbers and clocks
                     inside = {
-                        n: inside[n] for n in names if n in inside and type(inside[n]) in PLAIN
+                        n: inside[n]
+                        for n in names
+                        if n in inside and (type(inside[n]) in PLAIN or draws(inside[n]))
                     }
                 yield from self.namespace(inside, names, names)
 
@@ -300,8 +315,13 @@ def _wrapped(value: Any) -> Any:
 def draws(value: Any) -> bool:
     """Whether a value is another one whenever it is asked: clocks, random numbers, iterators."""
     if isinstance(value, types.ModuleType):
-        return value.__name__ in ("random", "time", "secrets", "uuid", "datetime", "numpy.random")
-    return isinstance(value, Iterator | random.Random) or (
+        return value.__name__ in _DRAWING
+    if isinstance(value, types.BuiltinFunctionType | types.MethodType):
+        owner = value.__self__  # of a builtin function of a module, that module
+        return owner is not None and draws(owner)
+    if isinstance(value, types.FunctionType | type):
+        return value.__module__ in _DRAWING
+    return isinstance(value, Iterator | random.Random | torch.Generator) or (
         type(value).__module__.startswith("numpy.random")
     )
 

@@ -26,6 +26,7 @@ class Calls:
 
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         self.fn = fn
+        self.name: str = getattr(fn, "__name__", type(fn).__name__)
         self._parameters = _parameters(fn) if options.dynamic else None
         self._dynamic = _dynamic_ranges(self._parameters, options)
 
@@ -34,7 +35,7 @@ class Calls:
         if _watched():
             raise UnsupportedOperator(
                 "the call is being traced or transformed (vmap, forward AD, a dispatch mode)",
-                self._name,
+                self.name,
                 "call it outside of the transformation",
             )
         leaves: Sequence[Any] = args
@@ -44,7 +45,7 @@ class Calls:
         if torch.is_autocast_enabled("cpu"):
             raise UnsupportedOperator(
                 "autocast is on, which changes what operators compute",
-                self._name,
+                self.name,
                 "cast the arguments instead",
             )
         grad = torch.is_grad_enabled()
@@ -65,7 +66,7 @@ class Calls:
                 if grad and leaf.requires_grad:
                     raise RequiresGrad(
                         "an argument requires a gradient",
-                        self._name,
+                        self.name,
                         "call under torch.no_grad(), or detach the argument",
                     )
                 key.append((leaf.dtype, leaf.device.type, *_shape(leaf, ranges)))
@@ -107,10 +108,6 @@ class Calls:
                 if not fits or sizes.setdefault(name, size) != size:
                     return {}
         return {id(given[argument]): ranges for argument, ranges in self._dynamic.items()}
-
-    @property
-    def _name(self) -> str:
-        return getattr(self.fn, "__name__", "function")
 
 
 def _shape(tensor: torch.Tensor, ranges: dict[int, Ranges]) -> tuple[Any, ...]:

@@ -212,6 +212,26 @@ def test_class_methods_know_their_class(warnings: Warnings) -> None:
     assert warnings() == []
 
 
+def test_a_first_answer_without_a_number(warnings: Warnings) -> None:
+    fast = superoptimize(lambda x: x.log() * 2, fallbacks=())
+    assert fast(-torch.ones(3, 4)).isnan().all()
+    torch.testing.assert_close(fast(torch.ones(3, 4)), torch.zeros(3, 4))
+    assert fast.result(torch.ones(3, 4)).winner == "generated"
+    assert warnings() == []
+
+
+def test_what_is_logged_in_another_case_is_no_effect(warnings: Warnings) -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] > 1000:
+            logging.getLogger("effects").warning("long")
+        return x * 2 + 1
+
+    x, fast = torch.randn(3, 7), superoptimize(fn, fallbacks=())
+    torch.testing.assert_close(fast(x), x * 2 + 1)
+    assert fast.result(x).winner == "generated"
+    assert warnings() == []
+
+
 def test_a_method_named_like_a_global_clock(warnings: Warnings) -> None:
     x = torch.randn(3, 7)
     fast = superoptimize(lambda a: (a.t() * 2).sum(-1), fallbacks=())

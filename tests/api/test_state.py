@@ -10,6 +10,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable
+from random import random as drawn
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,81 @@ def test_a_module_that_keeps_what_it_saw_runs_as_it_was_written(warnings: Warnin
 
 COUNT = itertools.count(1)
 NUMBERS = np.random.default_rng(0)
+GENERATOR = torch.Generator()
+
+
+class Dropped(torch.nn.Module):
+    """Layers left out now and then."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(4):
+            if random.random() < 0.3:
+                continue
+            x = x + x.tanh()
+        return x
+
+
+OWN = random.Random(0)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        Dropped(),
+        lambda x: x * random.random(),
+        lambda x: x * 2 if drawn() < 0.7 else x,
+        lambda x: x * 2 if np.random.rand() < 0.7 else x,
+        lambda x: x * 2 if OWN.random() < 0.7 else x,
+        lambda x: x * torch.rand(1, generator=GENERATOR),
+    ],
+)
+def test_seeded_numbers_are_those_of_pytorch(fn: Callable[..., Any], warnings: Warnings) -> None:
+    def twelve(call: Callable[..., Any]) -> list[float]:
+        random.seed(1)
+        np.random.seed(1)
+        OWN.seed(1)
+        GENERATOR.manual_seed(1)
+        return [float(call(x).sum()) for _ in range(12)]
+
+    x, fast = torch.randn(3, 7), superoptimize(fn, fallbacks=())
+    want = twelve(fn)
+    assert twelve(fast) == want
+    assert len(set(want)) > 1
+    assert warnings()
+
+
+@pytest.mark.parametrize("kind", ["closure", "list", "attribute", "module"])
+@pytest.mark.parametrize(
+    "write", [lambda c: c.add_(1), lambda c: c.mul_(2).add_(1), lambda c: c.copy_(c + 1)]
+)
+def test_a_held_tensor_is_written_to_once_a_call(
+    kind: str, write: Callable[..., Any], warnings: Warnings
+) -> None:
+    class Holder(torch.nn.Module if kind == "module" else object):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = torch.zeros(7)
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            write(self.count)
+            return x * self.count
+
+    def make() -> tuple[Any, torch.Tensor]:
+        holder, held = Holder(), [torch.zeros(7)]
+        count = held[0]
+        if kind == "closure":
+            return (lambda x: (write(count), x * count)[1]), count
+        if kind == "list":
+            return (lambda x: (write(held[0]), x * held[0])[1]), count
+        return holder, holder.count
+
+    (mine, my_count), (theirs, their_count) = make(), make()
+    fast = superoptimize(mine, fallbacks=())
+    for n in (3, 3, 3, 2, 2):
+        x = torch.randn(n, 7)
+        torch.testing.assert_close(fast(x), theirs(x))
+        torch.testing.assert_close(my_count, their_count)
+    assert warnings()
 
 
 @pytest.mark.parametrize(
