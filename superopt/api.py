@@ -86,7 +86,7 @@ class Optimized:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the fastest verified form of the function on these arguments."""
-        if torch.compiler.is_compiling() or len(self._changes) >= RESTLESS:
+        if torch.compiler.is_compiling():
             return self.fn(*args, **kwargs)
         try:
             signature = self._calls.signature(args, kwargs)
@@ -107,7 +107,8 @@ class Optimized:
         self, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Runs the function as it was written, once, and makes what later calls will run."""
-        if _settings().disable or self._changes[signature[0]] >= CHANGES:
+        restless = len(self._changes) >= RESTLESS or self._changes.get(signature[0], 0) >= CHANGES
+        if restless or _settings().disable:
             return self.fn(*args, **kwargs)
         if signature in self._failed:
             return self._original(self._failed[signature], args, kwargs)
@@ -164,7 +165,8 @@ class Optimized:
                         result = pipeline.optimize(self.fn, args, kwargs, options, config, seen)
                 except Exception as error:
                     self._failed[signature] = error
-                    self._changes[signature[0]] += isinstance(error, KeepsState)
+                    if isinstance(error, KeepsState):
+                        self._changes[signature[0]] += 1
                     raise
                 self._results[signature] = result
                 self._changes.clear()

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from superopt import superoptimize
+from superopt import pipeline, superoptimize
+from superopt.errors import UnsupportedOperator
 
 SHARED_CACHE = True
 
@@ -243,6 +244,34 @@ def test_numbers_are_drawn_anew(fn: Callable[..., Any], warnings: Warnings) -> N
     x, fast = torch.ones(3, 7), superoptimize(fn, fallbacks=())
     assert len({float(fast(x)[0, 0]) for _ in range(3)}) == 3
     assert warnings()
+
+
+def test_many_refusals_and_changes_leave_other_calls_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted: list[int] = []
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] > 50:
+            counted.append(x.shape[0])
+        return x * 2 + len(counted) * 0
+
+    fast, good = superoptimize(fn, fallbacks=()), torch.randn(3, 7)
+    torch.testing.assert_close(fast(good), good * 2)
+    made = fast.result(good)
+    optimize = pipeline.optimize
+
+    def refuse(*args: Any) -> Any:
+        raise UnsupportedOperator("not today", "test")
+
+    monkeypatch.setattr(pipeline, "optimize", refuse)
+    for n in (*range(4, 50), *range(51, 130)):
+        torch.testing.assert_close(fast(torch.ones(n, 7)), torch.ones(n, 7) * 2)
+    assert len(counted) == 79
+    counted.clear()
+    monkeypatch.setattr(pipeline, "optimize", optimize)
+    assert fast.result(good) is made
+    torch.testing.assert_close(fast(good), good * 2)
 
 
 def test_a_held_nan_is_no_change(warnings: Warnings) -> None:

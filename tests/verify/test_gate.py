@@ -147,6 +147,26 @@ def test_a_variance_by_difference_of_squares_fails():
     assert "tiny_variance" in found.reason
 
 
+def divergence(a, b):
+    """Of nearly equal distributions: all digits cancel."""
+    return (a.softmax(-1) * (a.log_softmax(-1) - b.log_softmax(-1))).sum(-1).mean()
+
+
+def test_where_eager_is_noise_so_may_the_kernel_be():
+    def apart(xs):
+        a, b = xs
+        p = a.softmax(-1)
+        return ((p * a.log_softmax(-1)).sum(-1) - (p * b.log_softmax(-1)).sum(-1)).mean()
+
+    inputs = [normal(33, 101), normal(33, 101, seed=1)]
+    for seed in range(3):
+        found = numeric_gate(lambda xs: divergence(*xs), divergence, inputs, seed=seed)
+        small = next(c for c in found.classes if c.name == "small")
+        assert small.eager > 1.0 and small.limit >= 8 * small.eager
+    assert not numeric_gate(apart, divergence, inputs).passed  # a thousand times the noise
+    assert not numeric_gate(lambda xs: divergence(*xs) + 1e-3, divergence, inputs).passed
+
+
 def test_half_precision_sums_fail():
     def short(xs):
         return (xs[0].bfloat16() @ xs[1].bfloat16()).float()
