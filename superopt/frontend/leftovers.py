@@ -7,7 +7,6 @@ by a later call. It may also count or note its calls, which a kernel would not d
 
 from __future__ import annotations
 
-import array
 import collections
 import contextlib
 import contextvars
@@ -24,10 +23,11 @@ from superopt.frontend.reach import PLAIN, Held, draws, is_library, is_memo, pla
 
 @contextlib.contextmanager
 def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
-    """Takes back what ``fn`` has changed, in all that it reaches, when the block ends.
+    """Takes back the stand-ins that ``fn`` has left, in all that it reaches, when the block ends.
 
-    Raises KeepsState if there was anything: the function then runs in PyTorch, which fills its
-    memory with tensors, and is captured anew when its signature has changed by that.
+    Raises KeepsState if there were any, or if anything else has changed, which may be the work of
+    another thread and stays: the function then runs in PyTorch, which fills its memory with
+    tensors, and is captured anew when its signature has changed by that.
     """
     before = places(fn)  # kept to the end, so that no identity is used twice
     for held in before:
@@ -48,13 +48,18 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
         found = assigned[:1]  # export takes these back itself, by copies of what was there
         for thing, copy in copies.values():
             if copy is not None and not _equal(thing, copy):
-                _fill(thing, copy)
                 found.append(f"a {type(thing).__name__}")
+                if _holds_stand_in(_contents(thing)):
+                    _fill(thing, copy)
         for held in before:
-            if held.key is not None and not _same(_now(held), held.value):
+            now = _now(held)
+            if held.key is None or _same(now, held.value):
+                continue
+            ours = isinstance(held.owner, torch.nn.Module)
+            if ours or _holds_stand_in(now):
                 _put(held.owner, held.key, held.value)
-                if not isinstance(held.owner, torch.nn.Module):
-                    found.append(_called(held))
+            if not ours:
+                found.append(_called(held))
         for held in places(fn):
             if is_memo(held.value) and _misses(held.value) > misses.get(id(held.value), 0):
                 held.value.cache_clear()
@@ -97,6 +102,18 @@ def _stand_in(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and type(value).__module__.startswith("torch._sub")
 
 
+def _holds_stand_in(value: Any, depth: int = 3) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple | set | frozenset | collections.deque):
+        return _stand_in(value)
+    return depth > 0 and any(_holds_stand_in(item, depth - 1) for item in list(value))
+
+
+def _contents(thing: Any) -> Any:
+    return thing if isinstance(thing, list | set | dict | collections.deque) else vars(thing)
+
+
 def _misses(memo: Any) -> int:
     return int(memo.cache_info().misses)
 
@@ -127,14 +144,10 @@ def _put(owner: Any, key: Any, value: Any) -> None:
 
 def _copy(thing: Any) -> Any:
     """What a container, or an object of the user's, holds now; None for anything else."""
-    if isinstance(thing, list | bytearray | array.array):
-        return thing[:]
     if isinstance(thing, set | dict):
         return set(thing) if isinstance(thing, set) else dict(thing)
-    if isinstance(thing, collections.deque):
+    if isinstance(thing, list | collections.deque):
         return list(thing)
-    if type(thing).__name__ == "ndarray":
-        return thing.copy()
     if isinstance(thing, type | types.ModuleType | types.FunctionType | torch.nn.Module):
         return None
     held = getattr(thing, "__dict__", None)
@@ -144,19 +157,14 @@ def _copy(thing: Any) -> Any:
 def _equal(thing: Any, copy: Any) -> bool:
     if isinstance(thing, set):
         return thing == copy
-    if type(thing).__name__ == "ndarray":
-        return bool(thing.tobytes() == copy.tobytes())
     if isinstance(copy, dict):
-        thing = thing if isinstance(thing, dict) else vars(thing)
+        thing = _contents(thing)
         return list(thing) == list(copy) and all(_same(thing[k], copy[k]) for k in copy)
     return len(thing) == len(copy) and all(map(_same, thing, copy))
 
 
 def _fill(thing: Any, copy: Any) -> None:
     """Gives a container or object the contents that it had."""
-    if isinstance(thing, list | bytearray | array.array) or type(thing).__name__ == "ndarray":
-        thing[:] = copy
-        return
-    thing = thing if isinstance(thing, set | dict | collections.deque) else vars(thing)
+    thing = _contents(thing)
     thing.clear()
-    thing.extend(copy) if isinstance(thing, collections.deque) else thing.update(copy)
+    thing.update(copy) if isinstance(thing, set | dict) else thing.extend(copy)

@@ -19,6 +19,7 @@ import torch
 
 from superopt import pipeline, superoptimize
 from superopt.errors import UnsupportedOperator
+from superopt.frontend import capture
 
 SHARED_CACHE = True
 
@@ -244,6 +245,35 @@ def test_numbers_are_drawn_anew(fn: Callable[..., Any], warnings: Warnings) -> N
     x, fast = torch.ones(3, 7), superoptimize(fn, fallbacks=())
     assert len({float(fast(x)[0, 0]) for _ in range(3)}) == 3
     assert warnings()
+
+
+def test_what_another_thread_changes_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembering, new = Remembering(), torch.randn(7)
+    remembering.table, remembering.tables = torch.randn(7), {7: torch.randn(7)}
+    limits, seen = {"high": 0.5}, [1, 2]
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return remembering.dictionary(remembering.attribute(x)).clamp(max=limits["high"]) * len(
+            seen
+        )
+
+    export = capture._export
+
+    def slow(*args: Any) -> Any:  # long enough for others to do this
+        remembering.table = remembering.tables[7] = new
+        limits["high"] = 0.25
+        seen.append(3)
+        return export(*args)
+
+    monkeypatch.setattr(capture, "_export", slow)
+    x, fast = torch.randn(3, 7), superoptimize(fn, fallbacks=())
+    fast(x)
+    assert remembering.table is new and remembering.tables[7] is new
+    assert limits == {"high": 0.25} and seen == [1, 2, 3]
+    monkeypatch.setattr(capture, "_export", export)
+    for _ in range(2):
+        torch.testing.assert_close(fast(x), fn(x))
+    assert fast.result(x).winner == "generated"
 
 
 def test_many_refusals_and_changes_leave_other_calls_alone(
