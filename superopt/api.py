@@ -112,6 +112,13 @@ class Optimized:
             return self.fn(*args, **kwargs)
         if signature in self._failed:
             return self._original(self._failed[signature], args, kwargs)
+        if not pipeline.can_listen():
+            trace.warn_once(
+                "fallback",
+                f"{self._calls.name} runs in PyTorch as long as a profiler is on: the first call "
+                "listens to what it does; warm it up before profiling",
+            )
+            return self.fn(*args, **kwargs)
         seen = pipeline.observe(self.fn, args, kwargs)
         try:
             if self._calls.signature(args, kwargs) != signature:

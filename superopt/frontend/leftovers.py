@@ -18,7 +18,7 @@ import torch
 
 from superopt.errors import KeepsState, UnsupportedOperator
 from superopt.frontend.live import plain_key, read
-from superopt.frontend.reach import PLAIN, Held, draws, is_library, is_memo, places
+from superopt.frontend.reach import PLAIN, Held, draws, is_library, is_memo, of_torch, places
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
             raise UnsupportedOperator(
                 f"what the function draws from {_called(held)} cannot be followed",
                 name,
-                "draw outside of the function, and pass what was drawn",
+                "draw, print and read outside of the function, and pass what was drawn",
             )
     misses = {id(h.value): _misses(h.value) for h in before if is_memo(h.value)}
     copies = {id(h.value): (h.value, _copy(h.value)) for h in before}
@@ -53,7 +53,7 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
                     _fill(thing, copy)
         for held in before:
             now = _now(held)
-            if held.key is None or _same(now, held.value):
+            if held.key is None or isinstance(held.owner, type) or _same(now, held.value):
                 continue
             ours = isinstance(held.owner, torch.nn.Module)
             if ours or _holds_stand_in(now):
@@ -77,7 +77,7 @@ def _noting(modules: set[int], assigned: list[str]) -> Iterator[None]:
 
     def note(self: torch.nn.Module, name: str, value: Any) -> None:
         tables = (self.__dict__.get(t, ()) for t in ("_parameters", "_buffers", "_modules"))
-        if id(self) in modules and name[:1] != "_" and not any(name in t for t in tables):
+        if id(self) in modules and not of_torch(name) and not any(name in t for t in tables):
             assigned.append(name)
         original(self, name, value)
 

@@ -12,7 +12,7 @@ import contextvars
 import functools
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,12 @@ def read(owner: Any, key: Any) -> Any:
         return owner.get()
     if isinstance(owner, weakref.ref):
         return owner()
-    elements = isinstance(owner, list | tuple | dict | collections.deque | types.MappingProxyType)
-    return owner[key] if elements else getattr(owner, key)
+    if isinstance(owner, list | tuple | dict | collections.deque | types.MappingProxyType) and not (
+        isinstance(key, str) and key in getattr(owner, "__dict__", ())
+    ):
+        return owner[key]
+    held = getattr(owner, "__dict__", ())
+    return held[key] if key in held else getattr(owner, key)  # not what a descriptor makes of it
 
 
 def literal(tensor: torch.Tensor) -> Live:
@@ -84,12 +88,13 @@ def found_in(fn: Callable[..., Any], tensor: torch.Tensor) -> Live | None:
     return None
 
 
-def signature(fn: Callable[..., Any]) -> Iterator[Hashable]:
+def signature(fn: Callable[..., Any], leaves: Sequence[Any] = ()) -> Iterator[Hashable]:
     """What decides, beside its arguments, which program ``fn`` is.
 
-    Tensors count by layout, and by which of them are one and the same: a tensor that is rebound to
-    another like it makes no new program.
+    Tensors count by layout, and by which of them are one and the same, or one of the ``leaves`` of
+    the arguments: a tensor that is rebound to another like it makes no new program.
     """
+    given = {id(leaf): k for k, leaf in enumerate(leaves)}
     seen: dict[tuple[int, torch.Size, tuple[int, ...]], int] = {}
     for held in reached(fn):
         value = held.value
@@ -98,7 +103,14 @@ def signature(fn: Callable[..., Any]) -> Iterator[Hashable]:
                 yield id(value)
                 continue
             place = (value.data_ptr(), value.shape, value.stride())
-            yield seen.setdefault(place, len(seen)), *layout(value), value.requires_grad
+            yield (
+                type(value),
+                seen.setdefault(place, len(seen)),
+                *layout(value),
+                value.requires_grad,
+                value.is_neg(),
+                given.get(id(value)),
+            )
         elif type(value) is types.CodeType:
             _CODES[id(value)] = value  # its own hash would read all bytecode, at each call
             yield id(value)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +15,30 @@ import torch
 from torch.utils import _pytree as pytree
 
 from superopt.errors import HasEffects, Miscaptured
-from superopt.frontend.reach import LIBRARIES, reached
+from superopt.frontend.reach import SPEAKING, reached
 
-_SPEAKING = frozenset((builtins.print, builtins.input, builtins.open, builtins.breakpoint))
+_PURE = frozenset(
+    (
+        *("builtins", "torch", "superopt", "numpy", "math", "cmath", "_operator", "itertools"),
+        *(
+            "functools",
+            "_functools",
+            "collections",
+            "_collections",
+            "_abc",
+            "_struct",
+            "_sre",
+            "re",
+        ),
+        *("_weakref", "_thread", "_contextvars", "_bisect", "_heapq", "_statistics", "_string"),
+        *("_decimal", "_typing", "typing", "types", "sys", "gc", "_json", "pybind11_builtins"),
+    )
+)
+"""Modules of C whose functions and types do nothing that is seen outside of the process."""
+
+_EFFECTFUL = frozenset(("logging", "torch.serialization", "torch.random", "subprocess"))
+"""Modules of Python whose functions do more than compute, or set a state."""
+
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Relative to the largest value: both sides run the same operators, so most results are the same."""
 
@@ -58,35 +79,54 @@ def refuse_effects(seen: Observed, name: str) -> None:
         raise HasEffects(f"the function {seen.effects[0]}", name)
 
 
+class _Ears(threading.local):
+    """The lists of effects of the functions that are being observed, one within the other."""
+
+    def __init__(self) -> None:
+        self.lists: list[list[str]] = []
+
+
+_ears = _Ears()
+
+
+def can_listen() -> bool:
+    """Whether no profiler is at work, of which there can be one only."""
+    return sys.getprofile() in (None, _note)
+
+
 @contextmanager
 def _listening(effects: list[str]) -> Iterator[None]:
     """Notes what this thread's Python code says, reads or writes; libraries may warn."""
-    if sys.getprofile() is not None:  # a profiler is at work, and there can be one only
+    if not can_listen():
         yield
         return
-
-    def note(frame: types.FrameType, event: str, arg: Any) -> None:
-        if event == "c_call" and _speaks(arg):
-            what = arg.__name__
-        elif event == "call" and frame.f_globals.get("__name__") == "logging":
-            what = "logging"
-        else:
-            return
-        if by := _caller(frame):
-            effects.append(f"calls {what} (line {by.f_lineno}, in {by.f_code.co_name})")
-
-    sys.setprofile(note)
+    _ears.lists.append(effects)
+    sys.setprofile(_note)
     try:
         yield
     finally:
-        sys.setprofile(None)
+        _ears.lists.pop()
+        sys.setprofile(_note if _ears.lists else None)
+
+
+def _note(frame: types.FrameType, event: str, arg: Any) -> None:
+    if event == "c_call" and not _harmless(arg):
+        what = getattr(arg, "__qualname__", "write")
+    elif event == "call" and frame.f_globals.get("__name__") in _EFFECTFUL:
+        what = f"{frame.f_globals['__name__']}.{frame.f_code.co_name}"
+    else:
+        return
+    if by := _caller(frame.f_back if event == "call" else frame):
+        for effects in _ears.lists:
+            effects.append(f"calls {what} (line {by.f_lineno}, in {by.f_code.co_name})")
 
 
 def _caller(frame: types.FrameType | None) -> types.FrameType | None:
     """The user's frame under a call, None when a library makes it or a warning is shown."""
     while frame is not None:
-        root = str(frame.f_globals.get("__name__", "")).split(".")[0]
-        if root in LIBRARIES or root == "warnings":
+        name = str(frame.f_globals.get("__name__", ""))
+        root = name.split(".")[0]
+        if root in ("torch", "superopt", "numpy", "warnings"):
             return None
         if root not in sys.stdlib_module_names:
             return frame
@@ -94,12 +134,14 @@ def _caller(frame: types.FrameType | None) -> types.FrameType | None:
     return None
 
 
-def _speaks(called: Any) -> bool:
+def _harmless(called: Any) -> bool:
+    """Whether a function in C only computes, or changes what is looked at elsewhere."""
     owner = getattr(called, "__self__", None)
+    if owner is None or isinstance(owner, type):
+        return True  # a method of a class of C; an operator of PyTorch
     if isinstance(owner, types.ModuleType):
-        name = getattr(called, "__name__", "")
-        return called in _SPEAKING or (owner.__name__ == "_warnings" and name == "warn")
-    return isinstance(owner, io.IOBase)
+        return called not in SPEAKING and owner.__name__.split(".")[0] in _PURE
+    return type(owner).__module__.split(".")[0] in _PURE and not isinstance(owner, io.IOBase)
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import array
+import builtins
 import collections
 import contextvars
-import dis
 import enum
 import functools
 import random
+import sys
 import types
 import weakref
 from collections.abc import Hashable, Iterator
@@ -17,17 +18,35 @@ from typing import Any
 
 import torch
 
+from superopt.frontend.names import imported, mentioned, read_globals
+
 PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtype})
 
 MOST = 256
 """Elements up to which a container's contents are looked at."""
 
+_OF_EVERY_MODULE = frozenset(torch.nn.Module().__dict__) - {"training"}
+
+_HOOKS_OF_ALL = (
+    torch.nn.modules.module._global_forward_pre_hooks,
+    torch.nn.modules.module._global_forward_hooks,
+)
+
+_NOT_CALLED = frozenset(
+    ("__init__", "__new__", "__del__", "__repr__", "__str__", "__reduce__", "__getstate__")
+)
+"""Methods of a user's class that operators and calls do not reach."""
+
 CONTAINERS = (list, tuple, dict, types.MappingProxyType, set, frozenset, collections.deque)
+
+SPEAKING = frozenset((builtins.print, builtins.input, builtins.open, builtins.breakpoint))
 
 _DRAWING = frozenset(
     ("random", "time", "secrets", "uuid", "datetime", "numpy.random", "torch.random")
 )
 """Modules of clocks and random numbers; torch's own operators are not among them."""
+
+_BARE = frozenset((*CONTAINERS, collections.OrderedDict, collections.defaultdict, torch.Size))
 
 DEEPEST = 16
 """Levels of containers in containers that are looked at."""
@@ -122,7 +141,7 @@ class _Walk:
         if wrapped is not None and not isinstance(inner, types.FunctionType):
             inner, wrapped = wrapped, None
         if isinstance(inner, types.FunctionType):
-            self.names.update(_names(inner.__code__))
+            self.names.update(mentioned(inner.__code__))
         owner = getattr(fn, "__self__", None)
         if owner is not None and not isinstance(owner, types.ModuleType):
             yield from self.value(fn, "__self__", owner, DEPTH)
@@ -149,7 +168,10 @@ class _Walk:
         for name, item in fn.__dict__.items():
             if name != "__wrapped__":
                 yield from self.value(fn.__dict__, name, item, DEPTH)
-        yield from self.namespace(fn.__globals__, _globals(fn.__code__), _names(fn.__code__))
+        yield from self.namespace(fn.__globals__, read_globals(fn.__code__), mentioned(fn.__code__))
+        for name in imported(fn.__code__):
+            if name in sys.modules:
+                yield from self.value(sys.modules, name, sys.modules[name], DEPTH)
 
     def namespace(
         self, table: dict[str, Any], read: tuple[str, ...], names: tuple[str, ...]
@@ -164,16 +186,18 @@ class _Walk:
             elif id(value) not in self.seen:
                 self.seen.add(id(value))
                 inside = value.__dict__
-                if value.__name__.split(".")[0] in LIBRARIES:  # its flags, numbers and clocks
+                if value.__name__.split(".")[0] in LIBRARIES:  # no classes of its own
                     inside = {
                         n: inside[n]
                         for n in names
-                        if n in inside and (type(inside[n]) in PLAIN or draws(inside[n]))
+                        if n in inside and not isinstance(inside[n], type | torch.Tensor)
                     }
                 yield from self.namespace(inside, names, names)
 
     def module(self, module: torch.nn.Module) -> Iterator[Held]:
         """A module and all it contains."""
+        for hooks in _HOOKS_OF_ALL:
+            yield from self.elements(hooks, DEPTH)
         parts = [m for m in module.modules() if m is module or id(m) not in self.seen]
         self.seen.update(map(id, parts))
         for part in parts:
@@ -186,7 +210,7 @@ class _Walk:
                 if hooks:
                     yield from self.elements(hooks, DEPTH)
             for name, value in part.__dict__.items():
-                if name[:1] != "_":
+                if not of_torch(name):
                     yield from self.value(part, name, value, DEPTH - 1)
             if not is_library(type(part)):
                 yield from self.function(type(part).forward)
@@ -207,8 +231,12 @@ class _Walk:
         elif isinstance(value, type):
             yield Held(owner, key, value)
             yield from self.classes(value)
+            yield from self.classes(type(value))
         elif isinstance(value, CONTAINERS):
             yield from self.elements(value, depth)
+            if not is_library(kind) and kind not in _BARE and id(value) not in self.seen:
+                self.seen.add(id(value))
+                yield from self.attributes(value, depth)
         elif isinstance(value, bytearray | array.array):
             yield Held(value, None, (kind, bytes(value)))
         elif isinstance(value, contextvars.ContextVar):
@@ -217,10 +245,18 @@ class _Walk:
             yield from self.value(value, None, value(), depth)
         elif isinstance(value, types.BuiltinFunctionType) or is_library(value):
             yield Held(owner, key, _token(value))
+            holder = getattr(value, "__self__", None)  # of list.append, the list
+            if isinstance(holder, CONTAINERS):
+                yield from self.value(value, "__self__", holder, depth)
         elif isinstance(value, types.FunctionType):
             yield from self.function(value)
-        elif not isinstance(value, types.ModuleType) and id(value) not in self.seen:
+        elif isinstance(value, types.ModuleType):
+            names = tuple(self.names)
+            yield from self.namespace({"": value}, ("",), names)
+        elif id(value) not in self.seen:
             self.seen.add(id(value))
+            if isinstance(value, int | float | complex | str | bytes):  # of a subclass
+                yield Held(owner, key, _token(value))
             inner = _wrapped(value)
             if is_memo(value):
                 yield Held(owner, key, value)
@@ -239,7 +275,7 @@ class _Walk:
         for name, item in getattr(value, "__dict__", {}).items():
             if depth > 0 or name in self.names:
                 yield from self.value(value, name, item, depth - 1)
-        for name in sorted(self.names.intersection(getattr(type(value), "__slots__", ()))):
+        for name in sorted(self.names.intersection(_slots(type(value)))):
             if hasattr(value, name):
                 yield from self.value(value, name, getattr(value, name), depth - 1)
         yield from self.classes(type(value))
@@ -247,50 +283,29 @@ class _Walk:
     def classes(self, kind: type) -> Iterator[Held]:
         """The attributes of a user's class, and of those it inherits from, that code names."""
         for base in kind.__mro__:
-            if id(base) in self.seen or is_library(base):
+            if id(base) in self.seen or is_library(base) or _is_standard(base):
                 continue
             self.seen.add(id(base))
             for name, item in list(base.__dict__.items()):
-                if name in self.names or name == "__call__":
-                    item = item.fget if isinstance(item, property) else item
-                    yield from self.value(base, name, getattr(item, "__func__", item), 1)
+                item = getattr(item, "__func__", item.fget if isinstance(item, property) else item)
+                if isinstance(item, types.FunctionType):
+                    if name in self.names or (name[:2] == "__" and name not in _NOT_CALLED):
+                        yield from self.function(item)
+                elif name in self.names:
+                    yield from self.value(base, name, item, 1)
 
     def elements(self, value: Any, depth: int) -> Iterator[Held]:
         """The elements of a container, and how many they are."""
         yield Held(value, None, len(value))
         if isinstance(value, set | frozenset):
-            plain = all(type(item) in PLAIN or isinstance(item, enum.Enum) for item in value)
+            plain = all(_is_plain(item) for item in value)
             yield Held(value, None, frozenset(value) if plain else id(value))
         elif len(value) <= MOST and depth > -DEEPEST:
             mapping = isinstance(value, dict | types.MappingProxyType)
             for key, item in list(value.items()) if mapping else enumerate(value):
-                if mapping and (type(key) in PLAIN or isinstance(key, type)):
+                if mapping and (_is_plain(key) or isinstance(key, type)):
                     yield Held(value, None, key)
                 yield from self.value(value, key, item, depth - 1)
-
-
-@functools.lru_cache(maxsize=4096)
-def _names(code: types.CodeType) -> tuple[str, ...]:
-    """The global and attribute names of a function's code, and of functions defined in it."""
-    names = dict.fromkeys(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names.update(dict.fromkeys(_names(const)))
-    return tuple(names)
-
-
-@functools.lru_cache(maxsize=4096)
-def _globals(code: types.CodeType) -> tuple[str, ...]:
-    """The names that a function's code, and that of functions defined in it, reads from globals."""
-    names = {
-        i.argval: None
-        for i in dis.get_instructions(code)
-        if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    }
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names.update(dict.fromkeys(_globals(const)))
-    return tuple(names)
 
 
 def _token(value: Any) -> Hashable:
@@ -313,12 +328,15 @@ def _wrapped(value: Any) -> Any:
 
 
 def draws(value: Any) -> bool:
-    """Whether a value is another one whenever it is asked: clocks, random numbers, iterators."""
+    """Whether a value is another one whenever it is asked: clocks, random numbers, iterators, input.
+
+    So are, held under a name of the user's, functions that print: no call of theirs is noticed.
+    """
     if isinstance(value, types.ModuleType):
         return value.__name__ in _DRAWING
     if isinstance(value, types.BuiltinFunctionType | types.MethodType):
         owner = value.__self__  # of a builtin function of a module, that module
-        return owner is not None and draws(owner)
+        return value in SPEAKING or (owner is not None and draws(owner))
     if isinstance(value, types.FunctionType | type):
         return value.__module__ in _DRAWING
     return isinstance(value, Iterator | random.Random | torch.Generator) or (
@@ -331,6 +349,27 @@ def is_memo(value: Any) -> bool:
     return type(value).__name__ == "_lru_cache_wrapper"
 
 
+def _is_standard(kind: type) -> bool:
+    return kind.__module__.split(".")[0] in sys.stdlib_module_names
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return type(value) in PLAIN or isinstance(value, enum.Enum)
+
+
+def _slots(kind: type) -> Iterator[str]:
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        yield from (slots,) if isinstance(slots, str) else slots
+
+
+def of_torch(name: str) -> bool:
+    """Whether an attribute of a module is PyTorch's, or this package's, own book-keeping."""
+    return name in _OF_EVERY_MODULE or name.startswith("_superopt_")
+
+
 def _is_number(kind: type) -> bool:
     """Whether a type is one of numpy's scalar types (numpy need not be there)."""
     return kind.__module__ == "numpy" and hasattr(kind, "item") and kind.__name__ != "ndarray"
@@ -338,4 +377,6 @@ def _is_number(kind: type) -> bool:
 
 def is_library(thing: Any) -> bool:
     """Whether a function, class or object belongs to PyTorch, numpy, Python or this package."""
+    if isinstance(thing, types.FunctionType):  # functools.wraps copies a function's __module__
+        return str(thing.__globals__.get("__name__")).split(".")[0] in LIBRARIES
     return (getattr(thing, "__module__", None) or "").split(".")[0] in LIBRARIES

@@ -20,6 +20,7 @@ from superopt.cost.measure import interleave
 from superopt.errors import SuperoptError, UnsupportedDevice
 from superopt.frontend.identity import identity
 from superopt.frontend.observe import Observed as Observed
+from superopt.frontend.observe import can_listen as can_listen
 from superopt.frontend.observe import confirm, refuse_effects, same_random_numbers
 from superopt.frontend.observe import observe as observe
 from superopt.mugraph.placement import MuGraph

@@ -34,7 +34,7 @@ class Calls:
         """Raises SuperoptError for a call that is PyTorch's own: traced, autocast, odd tensors."""
         if _watched():
             raise UnsupportedOperator(
-                "the call is being traced or transformed (vmap, forward AD, a dispatch mode)",
+                "the call is being traced or transformed (vmap, forward AD, a mode)",
                 self.name,
                 "call it outside of the transformation",
             )
@@ -55,6 +55,8 @@ class Calls:
             torch.get_default_dtype(),
             grad,
             torch.are_deterministic_algorithms_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.get_float32_matmul_precision(),
         ]
         if len({id(leaf) for leaf in leaves}) < len(leaves):
             key.append(repeats(leaves))
@@ -69,7 +71,9 @@ class Calls:
                         self.name,
                         "call under torch.no_grad(), or detach the argument",
                     )
-                key.append((leaf.dtype, leaf.device.type, *_shape(leaf, ranges)))
+                key.append(
+                    (leaf.dtype, leaf.device.type, leaf.requires_grad, *_shape(leaf, ranges))
+                )
             else:
                 try:
                     hash(leaf)
@@ -80,7 +84,7 @@ class Calls:
                         "pass tensors, numbers, or containers of them",
                     ) from None
                 key.append(plain_key(leaf))
-        return tuple(key), *signature(self.fn)
+        return tuple(key), *signature(self.fn, leaves)
 
     def ranges(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Ranges]:
         """The dynamic dimensions of these tensors, by identity; empty unless all sizes fit."""
@@ -135,10 +139,22 @@ def _watched() -> bool:
     """Whether PyTorch records or transforms what operators do: kernels would go unseen."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
+        or _other_functions()
         or torch.autograd.forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
     )
+
+
+def _other_functions() -> bool:
+    """Whether a mode replaces functions; a default device of the CPU replaces nothing."""
+    count = torch._C._len_torch_function_stack()
+    if not count:
+        return False
+    from torch.utils._device import DeviceContext
+
+    modes = [torch._C._get_function_stack_at(k) for k in range(count)]
+    return any(not isinstance(m, DeviceContext) or m.device.type != "cpu" for m in modes)
 
 
 def _parameters(fn: Callable[..., Any]) -> inspect.Signature:

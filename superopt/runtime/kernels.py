@@ -33,7 +33,9 @@ class Kernels:
     def _empty(self, shapes: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
         """New outputs; row-major ones by the call that costs least."""
         return [
-            torch.empty_permuted(s, o.order, dtype=d) if o.order else torch.empty(s, dtype=d)
+            torch.empty_permuted(s, o.order, dtype=d, device="cpu")
+            if o.order
+            else torch.empty(s, dtype=d, device="cpu")  # whatever the default device is
             for s, d, o in zip(shapes, self._dtypes, self.plan.outputs, strict=True)
         ]
 
@@ -73,7 +75,7 @@ class Kernels:
         need = [e.value(sizes) for e in self.plan.scratch]
         held: list[torch.Tensor] = getattr(self._local, "scratch", [])
         if [t.numel() for t in held] != need:
-            held = [torch.empty(n, dtype=torch.uint8) for n in need]
+            held = [torch.empty(n, dtype=torch.uint8, device="cpu") for n in need]
             self._local.scratch = held
         return held
 

@@ -1,0 +1,38 @@
+"""The names that a function's code mentions, reads from globals, and imports."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import types
+from collections.abc import Iterator
+
+
+@functools.lru_cache(maxsize=4096)
+def mentioned(code: types.CodeType) -> tuple[str, ...]:
+    """The global and attribute names of a function's code, and of functions defined in it."""
+    return tuple(dict.fromkeys(name for c in _nested(code) for name in c.co_names))
+
+
+@functools.lru_cache(maxsize=4096)
+def read_globals(code: types.CodeType) -> tuple[str, ...]:
+    """The names that such code reads from globals."""
+    return _named(code, ("LOAD_GLOBAL", "LOAD_NAME"))
+
+
+@functools.lru_cache(maxsize=4096)
+def imported(code: types.CodeType) -> tuple[str, ...]:
+    """The modules that such code imports."""
+    return _named(code, ("IMPORT_NAME",))
+
+
+def _named(code: types.CodeType, operations: tuple[str, ...]) -> tuple[str, ...]:
+    found = (i for c in _nested(code) for i in dis.get_instructions(c) if i.opname in operations)
+    return tuple(dict.fromkeys(i.argval for i in found))
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            yield from _nested(const)
