@@ -132,6 +132,9 @@ def capture(
         _outputs(graph),
         tuple((m, m.training) for m in fn.modules()) if isinstance(fn, torch.nn.Module) else (),
     )
+    for value in captured.values:
+        if isinstance(value, Live) and (value.get().is_neg() or value.get().is_conj()):
+            raise UnsupportedOperator("the function holds a negated or conjugated view", name)
     _refuse_aliases(captured)
     reason = captured.changed()
     if reason is not None:

@@ -16,17 +16,25 @@ from typing import Any
 
 import torch
 
+from superopt.frontend.names import imported, mentioned
+
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_TRUSTED = ("torch", "math", "operator", "builtins")
 _IMPURE = frozenset(
-    ("globals", "locals", "vars", "getattr", "eval", "exec", "open", "input", "is_grad_enabled")
+    (
+        *("globals", "locals", "vars", "getattr", "setattr", "hasattr", "eval", "exec", "compile"),
+        *("open", "input", "print", "id", "hash", "next", "iter", "super", "type", "__import__"),
+        *("is_grad_enabled", "requires_grad", "is_leaf", "storage_offset", "data_ptr"),
+    )
 )
 """Names that let code read what is not looked at here."""
 
 _OPERATORS = frozenset(
-    ("torch.functional", "torch.nn", "torch.nn.functional", "torch.special", "torch.linalg")
+    (
+        *("torch", "torch.functional", "torch.nn", "torch.nn.functional", "torch.special"),
+        *("torch.linalg", "math", "torch._C._nn", "torch._C._linalg", "torch._C._special"),
+    )
 )
-"""Modules whose functions depend on their arguments alone."""
+"""Modules whose operators depend on their arguments alone."""
 
 
 class _NoIdentity(Exception):
@@ -58,20 +66,29 @@ def _feed(value: Any, put: Callable[[bytes], None], seen: set[int]) -> None:
     elif isinstance(value, types.CodeType):
         _feed_code(value, put, seen)
     elif isinstance(value, types.ModuleType):
-        if value.__name__.split(".")[0] not in _TRUSTED:
+        if value.__name__ not in _OPERATORS:
             raise _NoIdentity
         put(value.__name__.encode())
-    elif isinstance(value, types.BuiltinFunctionType) or _trusted(value):
-        put(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}".encode())
+    elif _operator(value):
+        put(f"{value.__module__}.{value.__qualname__}".encode())
     elif isinstance(value, types.FunctionType):
         _feed_function(value, put, seen)
     else:
         raise _NoIdentity
 
 
-def _trusted(value: Any) -> bool:
-    module = getattr(value, "__module__", None) or ""
-    return callable(value) and module.split(".")[0] in _TRUSTED and hasattr(value, "__qualname__")
+def _operator(value: Any) -> bool:
+    """Whether a function is PyTorch's, or Python's, and depends on its arguments alone."""
+    if isinstance(value, types.FunctionType):
+        # By its globals: functools.wraps gives a function any __module__.
+        home = value.__globals__.get("__name__")
+        return home in _OPERATORS and home != "torch"  # its own functions tell and set states
+    if isinstance(value, types.BuiltinFunctionType):
+        owner = value.__self__
+        if isinstance(owner, types.ModuleType):
+            return owner.__name__ in _OPERATORS
+        return hasattr(torch._C._VariableFunctions, value.__name__)
+    return False
 
 
 def _feed_function(fn: types.FunctionType, put: Callable[[bytes], None], seen: set[int]) -> None:
@@ -79,6 +96,8 @@ def _feed_function(fn: types.FunctionType, put: Callable[[bytes], None], seen: s
         put(b"again")
         return
     seen.add(id(fn))
+    if fn.__dict__:  # attributes, which its code may read
+        raise _NoIdentity
     _feed(fn.__code__, put, seen)
     _feed(fn.__defaults__ or (), put, seen)
     for name, default in sorted((fn.__kwdefaults__ or {}).items()):
@@ -89,43 +108,32 @@ def _feed_function(fn: types.FunctionType, put: Callable[[bytes], None], seen: s
             _feed(cell.cell_contents, put, seen)
         except ValueError:
             raise _NoIdentity from None
-    names = _global_names(fn.__code__)
+    names = sorted(mentioned(fn.__code__))
+    if imported(fn.__code__):
+        raise _NoIdentity
     if not _IMPURE.isdisjoint(names):
         raise _NoIdentity
     for name in names:
         if name in fn.__globals__:
             put(name.encode())
             _feed(fn.__globals__[name], put, seen)
-            if fn.__globals__[name] is torch:
-                _feed_torch(names, put, seen)
+            _feed_inside(fn.__globals__[name], names, put, seen)
 
 
-def _feed_torch(names: list[str], put: Callable[[bytes], None], seen: set[int]) -> None:
-    """What code may name of torch: operators, types and constants; no functions that tell a state."""
+def _feed_inside(
+    module: Any, names: list[str], put: Callable[[bytes], None], seen: set[int]
+) -> None:
+    """What code may name of a module of operators: anything else may tell a state."""
+    if not isinstance(module, types.ModuleType) or id(module) in seen:
+        return
+    seen.add(id(module))
     for name in names:
-        value = getattr(torch, name, None)
-        if value is None or value is torch or isinstance(value, type):
+        value = getattr(module, name, None)
+        if value is None or value is module or isinstance(value, type):
             continue
-        if isinstance(value, types.ModuleType):
-            if value.__name__ not in _OPERATORS:
-                raise _NoIdentity
-        elif isinstance(value, types.FunctionType):
-            if value.__module__ not in _OPERATORS:
-                raise _NoIdentity
-        elif isinstance(value, types.BuiltinFunctionType):
-            if not hasattr(torch._C._VariableFunctions, name):
-                raise _NoIdentity
-        else:
-            put(name.encode())
-            _feed(value, put, seen)
-
-
-def _global_names(code: types.CodeType) -> list[str]:
-    names = set(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names.update(_global_names(const))
-    return sorted(names)
+        put(name.encode())
+        _feed(value, put, seen)
+        _feed_inside(value, names, put, seen)
 
 
 def _feed_code(code: types.CodeType, put: Callable[[bytes], None], seen: set[int]) -> None:

@@ -23,7 +23,10 @@ from superopt.frontend.names import imported, mentioned, read_globals
 PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtype})
 
 MOST = 256
-"""Elements up to which a container's contents are looked at."""
+"""Elements up to which a container's contents are looked at, unless all are plain."""
+
+MOST_BYTES = 1 << 20
+"""Size up to which the contents of an array count."""
 
 _OF_EVERY_MODULE = frozenset(torch.nn.Module().__dict__) - {"training"}
 
@@ -134,7 +137,7 @@ class _Walk:
         if isinstance(fn, functools.partial):
             for place in (fn.args, fn.keywords):
                 yield from self.elements(place, DEPTH)
-            yield from self.function(fn.func)
+            yield from self.value(fn, "func", fn.func, DEPTH)
             return
         inner = getattr(fn, "__func__", fn)
         wrapped = getattr(inner, "__wrapped__", None)
@@ -226,6 +229,8 @@ class _Walk:
             or _is_number(kind)
         ):
             yield Held(owner, key, value)
+            if isinstance(value, torch.Tensor) and value.__dict__:
+                yield from self.elements(value.__dict__, depth)
         elif isinstance(value, torch.nn.Module | functools.partial | types.MethodType):
             yield from self.function(value)
         elif isinstance(value, type):
@@ -288,6 +293,7 @@ class _Walk:
             self.seen.add(id(base))
             for name, item in list(base.__dict__.items()):
                 item = getattr(item, "__func__", item.fget if isinstance(item, property) else item)
+                item = item.func if isinstance(item, functools.partialmethod) else item
                 if isinstance(item, types.FunctionType):
                     if name in self.names or (name[:2] == "__" and name not in _NOT_CALLED):
                         yield from self.function(item)
@@ -306,6 +312,8 @@ class _Walk:
                 if mapping and (_is_plain(key) or isinstance(key, type)):
                     yield Held(value, None, key)
                 yield from self.value(value, key, item, depth - 1)
+        elif isinstance(value, list | tuple) and PLAIN.issuperset(map(type, value)):
+            yield Held(value, None, tuple(value))
 
 
 def _token(value: Any) -> Hashable:
@@ -313,7 +321,7 @@ def _token(value: Any) -> Hashable:
     try:
         hash(value)
     except TypeError:
-        if type(value).__name__ == "ndarray" and value.nbytes <= MOST * 8:
+        if type(value).__name__ == "ndarray" and value.nbytes <= MOST_BYTES:
             return type(value), value.shape, str(value.dtype), value.tobytes()
         return type(value), id(value)
     return value

@@ -21,7 +21,7 @@ from superopt.errors import SuperoptError, UnsupportedDevice
 from superopt.frontend.identity import identity
 from superopt.frontend.observe import Observed as Observed
 from superopt.frontend.observe import can_listen as can_listen
-from superopt.frontend.observe import confirm, refuse_effects, same_random_numbers
+from superopt.frontend.observe import confirm, difference, refuse_effects, same_random_numbers
 from superopt.frontend.observe import observe as observe
 from superopt.mugraph.placement import MuGraph
 from superopt.runtime.cache import Cache
@@ -58,10 +58,12 @@ def optimize(
     options: Options | None = None,
     config: Config | None = None,
     seen: Observed | None = None,
+    recall: bool = True,
 ) -> Result:
     """Runs every stage for one function at one signature; see ``Result``.
 
-    seen: the function's first run on these arguments; made here when it is not given.
+    seen: the function's first run on these arguments, made here when it is not given; recall:
+    whether a program that another process has left under the function's identity may serve.
     Raises SuperoptError when nothing could be generated; the caller then runs the original.
     """
     options, config = options or Options(), config or Config.from_env()
@@ -71,7 +73,7 @@ def optimize(
     refuse_effects(seen, getattr(fn, "__name__", type(fn).__name__))
     with trace.stage("optimize") as span:
         shortcut = site.shortcut(identity(fn), args, kwargs)
-        program: Any = site.recall(shortcut)
+        program: Any = site.recall(shortcut) if recall else None
         fresh = program is None
         if fresh:
             with trace.stage("frontend"):
@@ -101,7 +103,10 @@ def optimize(
 
         # One run on the example, piece by piece: each piece sees the tensors it will be given.
         with same_random_numbers(bool(program.boundaries)):
-            program.run(args, kwargs, build)
+            answer = program.run(args, kwargs, build)
+        if not fresh and (wrong := difference(answer, seen.answer, near=False)):
+            trace.log("fallback", f"what was kept under the function's identity gives {wrong}")
+            return optimize(fn, args, kwargs, options, config, seen, recall=False)
         site.remember(shortcut, program, [b.key for b in built.values()])
         calls = {piece: b.kernels for piece, b in built.items()}
 

@@ -1,0 +1,288 @@
+"""What a function reads in a roundabout way is part of its signature as well."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from superopt.frontend.identity import identity
+from superopt.frontend.live import signature
+from tests.frontend.test_changed import Change, replaced
+
+LIMITS: dict[str, Any] = {"a": 2.0}
+plain = types.ModuleType("superopt_test_settings")
+plain.__dict__["SCALE"] = 2.0
+sys.modules[plain.__name__] = plain
+
+
+class Private(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self._scale = 2.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self._scale
+
+
+class Number(float):
+    """A float of the user's."""
+
+
+class Table(dict[str, float]):
+    scale = 2.0
+
+
+class Slots:
+    __slots__ = ("scale",)
+
+
+class MoreSlots(Slots):
+    __slots__ = ()
+
+
+class OneSlot:
+    __slots__ = "scale"
+
+
+class Reading:
+    """Reads a global in its operators."""
+
+    def __getitem__(self, key: str) -> float:
+        return float(LIMITS["a"])
+
+    def __getattr__(self, key: str) -> float:
+        if key.startswith("_"):
+            raise AttributeError(key)
+        return float(LIMITS["a"])
+
+    def __mul__(self, x: torch.Tensor) -> torch.Tensor:
+        return x * LIMITS["a"]
+
+    def _by(self, x: torch.Tensor, factor: float) -> torch.Tensor:
+        return x * factor * LIMITS["a"]
+
+    twice = functools.partialmethod(_by, factor=2.0)
+
+
+class Row(NamedTuple):
+    a: float
+
+    @property
+    def scale(self) -> float:
+        return self.a * float(LIMITS["a"])
+
+
+class Meta(type):
+    @property
+    def scale(cls) -> float:
+        return cls._scale * 1.0  # type: ignore[attr-defined,no-any-return]
+
+
+class WithMeta(metaclass=Meta):
+    _scale = 2.0
+
+
+@functools.wraps(F.silu)
+def like_silu(x: torch.Tensor) -> torch.Tensor:
+    return x.sigmoid() * LIMITS["a"]
+
+
+def importing(x: torch.Tensor) -> torch.Tensor:
+    import superopt_test_settings
+
+    return x * superopt_test_settings.SCALE  # type: ignore[no-any-return]
+
+
+def importing_from(x: torch.Tensor) -> torch.Tensor:
+    from superopt_test_settings import SCALE
+
+    return x * SCALE  # type: ignore[no-any-return]
+
+
+def of(holder: Any, fn: Callable[..., Any]) -> Change:
+    """A function that reads ``scale`` of an object."""
+    holder.scale = 2.0
+    return replaced(holder, "scale", 3.0, fn)
+
+
+def limit(fn: Callable[..., Any]) -> Change:
+    """A function that reads ``LIMITS``."""
+    return fn, lambda: LIMITS.update(a=4.0), lambda: LIMITS.update(a=2.0)
+
+
+def element(holder: Any, key: Any, fn: Callable[..., Any]) -> Change:
+    old = holder[key]
+    return fn, lambda: holder.__setitem__(key, old + 1), lambda: holder.__setitem__(key, old)
+
+
+def closure_module() -> Callable[..., Any]:
+    import superopt_test_settings as settings
+
+    return lambda x: x * settings.SCALE
+
+
+def with_table() -> Change:
+    table = Table()
+    return of(table, lambda x: x * table.scale)
+
+
+def slots(holder: Any) -> Change:
+    holder.scale = 2.0
+    return (
+        (lambda x: x * holder.scale),
+        lambda: setattr(holder, "scale", 3.0),
+        lambda: setattr(holder, "scale", 2.0),
+    )
+
+
+def long_list() -> Change:
+    many = [1.0] * 300
+    return element(many, 5, lambda x: x * many[5])
+
+
+def large_array() -> Change:
+    big = np.ones((100, 100))
+    return element(big, (3, 3), lambda x: x * float(big[0, 0]))
+
+
+def attribute_of_a_tensor() -> Change:
+    w = torch.ones(7)
+    return of(w, lambda x: x * w * w.scale)  # type: ignore[attr-defined]
+
+
+def tuple_keys() -> Change:
+    table = {("s", 2): 1.0}
+
+    def change(new: int) -> None:
+        table.clear()
+        table["s", new] = 1.0
+
+    return (lambda x: x * next(iter(table))[1]), lambda: change(5), lambda: change(2)
+
+
+def set_of_tuples() -> Change:
+    held = {(1, 2)}
+
+    def change(new: tuple[int, int]) -> None:
+        held.clear()
+        held.add(new)
+
+    return (
+        (lambda x: x * 2 if (1, 2) in held else x),
+        lambda: change((3, 4)),
+        lambda: change((1, 2)),
+    )
+
+
+def hook_of_all_modules() -> Change:
+    handles: list[Any] = []
+    register = torch.nn.modules.module.register_module_forward_hook
+    return (
+        torch.nn.Linear(7, 7),
+        lambda: handles.append(register(lambda m, i, o: o * 2)),
+        lambda: handles.pop().remove(),
+    )
+
+
+def negated_view() -> Change:
+    z = torch.randn(7, dtype=torch.complex64)
+    held = [z.imag]
+    return (
+        (lambda x: x * held[0]),
+        lambda: held.__setitem__(0, z.conj().imag),
+        lambda: held.__setitem__(0, z.imag),
+    )
+
+
+get, reading, row = LIMITS.get, Reading(), Row(1.0)
+CASES: dict[str, Callable[[], Change]] = {
+    "a private attribute of a module": lambda: replaced(b := Private(), "_scale", 3.0, b),
+    "a float of a subclass": lambda: replaced(sys.modules[__name__], "number", Number(3.0), by),
+    "an attribute of a dict": with_table,
+    "inherited slots": lambda: slots(MoreSlots()),
+    "one slot": lambda: slots(OneSlot()),
+    "an operator: getitem": lambda: limit(lambda x: x * reading["a"]),
+    "an operator: getattr": lambda: limit(lambda x: x * reading.a),
+    "an operator: mul": lambda: limit(lambda x: reading * x),
+    "a partial method": lambda: limit(lambda x: reading.twice(x)),
+    "a property of a tuple": lambda: limit(lambda x: x * row.scale),
+    "a property of a metaclass": lambda: replaced(
+        WithMeta, "_scale", 3.0, lambda x: x * WithMeta.scale
+    ),
+    "a bound function of Python": lambda: limit(lambda x: x * get("a")),
+    "a function that says it is PyTorch's": lambda: limit(lambda x: like_silu(x)),
+    "a function of PyTorch": lambda: replaced(F, "silu", lambda x: x * 3, lambda x: F.silu(x)),
+    "by its full name": lambda: replaced(
+        F, "silu", lambda x: x * 3, lambda x: torch.nn.functional.silu(x)
+    ),
+    "an import": lambda: replaced(plain, "SCALE", 3.0, importing),
+    "an import of a name": lambda: replaced(plain, "SCALE", 3.0, importing_from),
+    "a module in a closure": lambda: replaced(plain, "SCALE", 3.0, closure_module()),
+    "a long list": long_list,
+    "a large array": large_array,
+    "an attribute of a tensor": attribute_of_a_tensor,
+    "tuples as keys": tuple_keys,
+    "tuples in a set": set_of_tuples,
+    "a hook of all modules": hook_of_all_modules,
+    "a negated view": negated_view,
+}
+
+number: Any = Number(2.0)
+
+
+def by(x: torch.Tensor) -> torch.Tensor:
+    return x * number  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_change_is_another_signature(name: str) -> None:
+    fn, change, undo = CASES[name]()
+    before = tuple(signature(fn))
+    assert tuple(signature(fn)) == before
+    hash(before)
+    change()
+    try:
+        assert tuple(signature(fn)) != before
+    finally:
+        undo()
+    assert tuple(signature(fn)) == before
+
+
+def with_attribute(x: torch.Tensor) -> torch.Tensor:
+    return x * with_attribute.factor  # type: ignore[attr-defined,no-any-return]
+
+
+with_attribute.factor = 2.0  # type: ignore[attr-defined]
+precision = torch.get_float32_matmul_precision
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        importing,
+        importing_from,
+        with_attribute,
+        lambda x: with_attribute(x),
+        lambda x: x * 2 if precision() == "highest" else x,
+        lambda x: x * 2 if torch.get_float32_matmul_precision() == "highest" else x,
+        lambda x: x * 2 if x.requires_grad else x,
+        lambda x: like_silu(x),
+    ],
+)
+def test_what_may_change_has_no_lasting_identity(fn: Callable[..., Any]) -> None:
+    assert identity(fn) is None
+
+
+def test_a_patched_operator_is_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    fn = lambda x: F.silu(x) * 2  # noqa: E731
+    before = identity(fn)
+    monkeypatch.setattr(F, "silu", lambda x: x * 3)
+    assert before is not None and identity(fn) != before
