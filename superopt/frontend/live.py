@@ -106,7 +106,9 @@ def signature(fn: Callable[..., Any], leaves: Sequence[Any] = ()) -> Iterator[Ha
             yield (
                 type(value),
                 seen.setdefault(place, len(seen)),
-                *layout(value),
+                value.dtype,
+                *place[1:],
+                value.device,
                 value.requires_grad,
                 value.is_neg(),
                 given.get(id(value)),

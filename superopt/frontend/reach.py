@@ -13,8 +13,7 @@ import sys
 import types
 import weakref
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -70,8 +69,7 @@ LIBRARIES = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Held:
+class Held(NamedTuple):
     """A tensor or plain value that a function can reach: ``owner`` has it under ``key``."""
 
     owner: Any
@@ -102,9 +100,9 @@ def _walked(fn: Any) -> tuple[list[Held], list[tuple[Any, Any, Any]]]:
     while True:
         count = len(names)
         walk = _Walk(names)
-        held = list(walk.function(fn))
+        walk.function(fn)
         if len(names) == count:  # else something was passed by before code named it
-            return held, walk.places
+            return walk.held, walk.places
 
 
 _NAMES: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
@@ -124,20 +122,22 @@ class _Walk:
     def __init__(self, names: set[str]) -> None:
         self.seen: set[int] = set()
         self.names = names
+        self.held: list[Held] = []
         self.places: list[tuple[Any, Any, Any]] = []
+        self.add = self.held.append
 
-    def function(self, fn: Any) -> Iterator[Held]:
+    def function(self, fn: Any) -> None:
         """A function, method, module, partial or callable object."""
         if id(fn) in self.seen:
             return
         self.seen.add(id(fn))
         if isinstance(fn, torch.nn.Module):
-            yield from self.module(fn)
+            self.module(fn)
             return
         if isinstance(fn, functools.partial):
             for place in (fn.args, fn.keywords):
-                yield from self.elements(place, DEPTH)
-            yield from self.value(fn, "func", fn.func, DEPTH)
+                self.elements(place, DEPTH)
+            self.value(fn, "func", fn.func, DEPTH)
             return
         inner = getattr(fn, "__func__", fn)
         wrapped = getattr(inner, "__wrapped__", None)
@@ -147,45 +147,45 @@ class _Walk:
             self.names.update(mentioned(inner.__code__))
         owner = getattr(fn, "__self__", None)
         if owner is not None and not isinstance(owner, types.ModuleType):
-            yield from self.value(fn, "__self__", owner, DEPTH)
+            self.value(fn, "__self__", owner, DEPTH)
         if isinstance(inner, types.FunctionType):
-            yield from self.code(inner)
+            self.code(inner)
             if wrapped is not None:
-                yield from self.function(wrapped)
+                self.function(wrapped)
         elif not is_library(type(inner)):  # an object that can be called
-            yield from self.function(type(inner).__call__)
-            yield from self.attributes(inner, DEPTH)
+            self.function(type(inner).__call__)
+            self.attributes(inner, DEPTH)
 
-    def code(self, fn: types.FunctionType) -> Iterator[Held]:
+    def code(self, fn: types.FunctionType) -> None:
         """A Python function: its code, its defaults, closure and globals."""
-        yield Held(fn, "__code__", fn.__code__)
+        self.add(Held(fn, "__code__", fn.__code__))
         for name in ("__defaults__", "__kwdefaults__"):
             if getattr(fn, name):
-                yield from self.elements(getattr(fn, name), DEPTH)
+                self.elements(getattr(fn, name), DEPTH)
         for cell in fn.__closure__ or ():
             try:
                 value = cell.cell_contents
             except ValueError:
                 continue  # a cell that is still empty
-            yield from self.value(cell, "cell_contents", value, DEPTH)
+            self.value(cell, "cell_contents", value, DEPTH)
         for name, item in fn.__dict__.items():
             if name != "__wrapped__":
-                yield from self.value(fn.__dict__, name, item, DEPTH)
-        yield from self.namespace(fn.__globals__, read_globals(fn.__code__), mentioned(fn.__code__))
+                self.value(fn.__dict__, name, item, DEPTH)
+        self.namespace(fn.__globals__, read_globals(fn.__code__), mentioned(fn.__code__))
         for name in imported(fn.__code__):
             if name in sys.modules:
-                yield from self.value(sys.modules, name, sys.modules[name], DEPTH)
+                self.value(sys.modules, name, sys.modules[name], DEPTH)
 
     def namespace(
         self, table: dict[str, Any], read: tuple[str, ...], names: tuple[str, ...]
-    ) -> Iterator[Held]:
+    ) -> None:
         """The values of a module's namespace that code reads; of modules in it, what it mentions."""
         for name in read:
             if name not in table:
                 continue
             value = table[name]
             if draws(value) or not isinstance(value, types.ModuleType):
-                yield from self.value(table, name, value, DEPTH)
+                self.value(table, name, value, DEPTH)
             elif id(value) not in self.seen:
                 self.seen.add(id(value))
                 inside = value.__dict__
@@ -195,100 +195,100 @@ class _Walk:
                         for n in names
                         if n in inside and not isinstance(inside[n], type | torch.Tensor)
                     }
-                yield from self.namespace(inside, names, names)
+                self.namespace(inside, names, names)
 
-    def module(self, module: torch.nn.Module) -> Iterator[Held]:
+    def module(self, module: torch.nn.Module) -> None:
         """A module and all it contains."""
         for hooks in _HOOKS_OF_ALL:
-            yield from self.elements(hooks, DEPTH)
+            if hooks:
+                self.elements(hooks, DEPTH)
         parts = [m for m in module.modules() if m is module or id(m) not in self.seen]
         self.seen.update(map(id, parts))
         for part in parts:
-            yield Held(part, "__class__", type(part))
-            yield from self.classes(type(part))
+            self.add(Held(part, "__class__", type(part)))
+            self.classes(type(part))
             for table in (part._parameters, part._buffers):
                 for name, value in table.items():
-                    yield Held(table, name, value)
+                    self.add(Held(table, name, value))
             for hooks in (part._forward_pre_hooks, part._forward_hooks):
                 if hooks:
-                    yield from self.elements(hooks, DEPTH)
+                    self.elements(hooks, DEPTH)
             for name, value in part.__dict__.items():
-                if not of_torch(name):
-                    yield from self.value(part, name, value, DEPTH - 1)
+                if name not in _OF_EVERY_MODULE and not of_torch(name):
+                    self.value(part, name, value, DEPTH - 1)
             if not is_library(type(part)):
-                yield from self.function(type(part).forward)
+                self.function(type(part).forward)
 
-    def value(self, owner: Any, key: Any, value: Any, depth: int) -> Iterator[Held]:
+    def value(self, owner: Any, key: Any, value: Any, depth: int) -> None:
         """Whatever ``owner`` has under ``key``; objects are opened while ``depth`` lasts."""
         kind = type(value)
         self.places.append((owner, key, value))
-        if (
-            draws(value)
-            or isinstance(value, torch.Tensor | enum.Enum)
-            or kind in PLAIN
-            or _is_number(kind)
-        ):
-            yield Held(owner, key, value)
-            if isinstance(value, torch.Tensor) and value.__dict__:
-                yield from self.elements(value.__dict__, depth)
+        if kind in PLAIN:
+            self.add(Held(owner, key, value))
+        elif isinstance(value, torch.Tensor):
+            self.add(Held(owner, key, value))
+            if value.__dict__:
+                self.elements(value.__dict__, depth)
+        elif isinstance(value, enum.Enum) or _is_number(kind) or draws(value):
+            self.add(Held(owner, key, value))
         elif isinstance(value, torch.nn.Module | functools.partial | types.MethodType):
-            yield from self.function(value)
+            self.function(value)
         elif isinstance(value, type):
-            yield Held(owner, key, value)
-            yield from self.classes(value)
-            yield from self.classes(type(value))
+            self.add(Held(owner, key, value))
+            self.classes(value)
+            self.classes(type(value))
         elif isinstance(value, CONTAINERS):
-            yield from self.elements(value, depth)
+            self.elements(value, depth)
             if not is_library(kind) and kind not in _BARE and id(value) not in self.seen:
                 self.seen.add(id(value))
-                yield from self.attributes(value, depth)
+                self.attributes(value, depth)
         elif isinstance(value, bytearray | array.array):
-            yield Held(value, None, (kind, bytes(value)))
+            self.add(Held(value, None, (kind, bytes(value))))
         elif isinstance(value, contextvars.ContextVar):
-            yield from self.value(value, None, value.get(None), depth)
+            self.value(value, None, value.get(None), depth)
         elif isinstance(value, weakref.ref):
-            yield from self.value(value, None, value(), depth)
+            self.value(value, None, value(), depth)
         elif isinstance(value, types.BuiltinFunctionType) or is_library(value):
-            yield Held(owner, key, _token(value))
+            self.add(Held(owner, key, _token(value)))
             holder = getattr(value, "__self__", None)  # of list.append, the list
             if isinstance(holder, CONTAINERS):
-                yield from self.value(value, "__self__", holder, depth)
+                self.value(value, "__self__", holder, depth)
         elif isinstance(value, types.FunctionType):
-            yield from self.function(value)
+            self.function(value)
         elif isinstance(value, types.ModuleType):
             names = tuple(self.names)
-            yield from self.namespace({"": value}, ("",), names)
+            self.namespace({"": value}, ("",), names)
         elif id(value) not in self.seen:
             self.seen.add(id(value))
             if isinstance(value, int | float | complex | str | bytes):  # of a subclass
-                yield Held(owner, key, _token(value))
+                self.add(Held(owner, key, _token(value)))
             inner = _wrapped(value)
             if is_memo(value):
-                yield Held(owner, key, value)
+                self.add(Held(owner, key, value))
             if callable(inner):  # a decorated function
-                yield from self.function(inner)
+                self.function(inner)
             elif is_library(kind):
-                yield Held(owner, key, _token(value))
+                self.add(Held(owner, key, _token(value)))
             if not is_library(kind):
                 if not hasattr(value, "__dict__"):
-                    yield Held(owner, key, _token(value))
-                yield Held(value, "__class__", kind)
-                yield from self.attributes(value, depth)
+                    self.add(Held(owner, key, _token(value)))
+                self.add(Held(value, "__class__", kind))
+                self.attributes(value, depth)
 
-    def attributes(self, value: Any, depth: int) -> Iterator[Held]:
+    def attributes(self, value: Any, depth: int) -> None:
         """The attributes of an object, and those of its classes that code names."""
         for name, item in getattr(value, "__dict__", {}).items():
             if depth > 0 or name in self.names:
-                yield from self.value(value, name, item, depth - 1)
+                self.value(value, name, item, depth - 1)
         for name in sorted(self.names.intersection(_slots(type(value)))):
             if hasattr(value, name):
-                yield from self.value(value, name, getattr(value, name), depth - 1)
-        yield from self.classes(type(value))
+                self.value(value, name, getattr(value, name), depth - 1)
+        self.classes(type(value))
 
-    def classes(self, kind: type) -> Iterator[Held]:
+    def classes(self, kind: type) -> None:
         """The attributes of a user's class, and of those it inherits from, that code names."""
-        for base in kind.__mro__:
-            if id(base) in self.seen or is_library(base) or _is_standard(base):
+        for base in _of_users(kind.__mro__):
+            if id(base) in self.seen:
                 continue
             self.seen.add(id(base))
             for name, item in list(base.__dict__.items()):
@@ -296,24 +296,24 @@ class _Walk:
                 item = item.func if isinstance(item, functools.partialmethod) else item
                 if isinstance(item, types.FunctionType):
                     if name in self.names or (name[:2] == "__" and name not in _NOT_CALLED):
-                        yield from self.function(item)
+                        self.function(item)
                 elif name in self.names:
-                    yield from self.value(base, name, item, 1)
+                    self.value(base, name, item, 1)
 
-    def elements(self, value: Any, depth: int) -> Iterator[Held]:
+    def elements(self, value: Any, depth: int) -> None:
         """The elements of a container, and how many they are."""
-        yield Held(value, None, len(value))
+        self.add(Held(value, None, len(value)))
         if isinstance(value, set | frozenset):
             plain = all(_is_plain(item) for item in value)
-            yield Held(value, None, frozenset(value) if plain else id(value))
+            self.add(Held(value, None, frozenset(value) if plain else id(value)))
         elif len(value) <= MOST and depth > -DEEPEST:
             mapping = isinstance(value, dict | types.MappingProxyType)
             for key, item in list(value.items()) if mapping else enumerate(value):
                 if mapping and (_is_plain(key) or isinstance(key, type)):
-                    yield Held(value, None, key)
-                yield from self.value(value, key, item, depth - 1)
+                    self.add(Held(value, None, key))
+                self.value(value, key, item, depth - 1)
         elif isinstance(value, list | tuple) and PLAIN.issuperset(map(type, value)):
-            yield Held(value, None, tuple(value))
+            self.add(Held(value, None, tuple(value)))
 
 
 def _token(value: Any) -> Hashable:
@@ -357,8 +357,14 @@ def is_memo(value: Any) -> bool:
     return type(value).__name__ == "_lru_cache_wrapper"
 
 
-def _is_standard(kind: type) -> bool:
-    return kind.__module__.split(".")[0] in sys.stdlib_module_names
+@functools.lru_cache(maxsize=1024)
+def _of_users(bases: tuple[type, ...]) -> tuple[type, ...]:
+    """Those classes that are neither a library's nor Python's."""
+    return tuple(
+        base
+        for base in bases
+        if not is_library(base) and base.__module__.split(".")[0] not in sys.stdlib_module_names
+    )
 
 
 def _is_plain(value: Any) -> bool:
