@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import sys
 import threading
@@ -44,7 +43,7 @@ class Optimized:
         functools.update_wrapper(self, fn)
         self.fn, self.options = fn, options
         self._of_instance = False
-        self._changes: collections.Counter[Any] = collections.Counter()
+        self._changes: dict[Any, set[Signature]] = {}
         self._results: dict[Signature, Any] = {}
         self._failed: dict[Signature, Exception] = {}
         self._locks: dict[Signature, threading.Lock] = {}
@@ -107,7 +106,8 @@ class Optimized:
         self, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Runs the function as it was written, once, and makes what later calls will run."""
-        restless = len(self._changes) >= RESTLESS or self._changes.get(signature[0], 0) >= CHANGES
+        changes = len(self._changes.get(signature[0], ()))
+        restless = len(self._changes) >= RESTLESS or changes >= CHANGES
         if restless or _settings().disable:
             return self.fn(*args, **kwargs)
         if signature in self._failed:
@@ -137,13 +137,22 @@ class Optimized:
 
         It may have filled a table that later calls only read; one that goes on is left as it is.
         """
-        self._changes[signature[0]] += 1
-        if self._changes[signature[0]] == CHANGES or len(self._changes) == RESTLESS:
+        if self._count_change(signature):
             raise KeepsState(
                 "every call changes what the function keeps between calls",
                 self._calls.name,
             )
         return answer
+
+    def _count_change(self, signature: Signature) -> bool:
+        """Whether the function has changed what it reads too often to go on looking at it.
+
+        Calls that began alike count once: they may be those of several threads.
+        """
+        with self._lock:
+            began = self._changes.setdefault(signature[0], set())
+            began.add(signature)
+            return len(began) >= CHANGES or len(self._changes) >= RESTLESS
 
     def result(self, *args: Any, **kwargs: Any) -> pipeline.Result:
         """What the search found for these arguments (searching now if it has not yet)."""
@@ -168,12 +177,12 @@ class Optimized:
                     options = replace(options, dynamic=())
                 try:
                     config = Config.from_env()
-                    with trace.terminal_progress(self._calls.name, config):
+                    with pipeline.unheard(), trace.terminal_progress(self._calls.name, config):
                         result = pipeline.optimize(self.fn, args, kwargs, options, config, seen)
                 except Exception as error:
                     self._failed[signature] = error
                     if isinstance(error, KeepsState):
-                        self._changes[signature[0]] += 1
+                        self._count_change(signature)
                     raise
                 self._results[signature] = result
                 self._changes.clear()

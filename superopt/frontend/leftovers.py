@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from superopt.errors import KeepsState, UnsupportedOperator
+from superopt.frontend.kinds import PLAIN, draws, is_library, is_memo, of_torch
 from superopt.frontend.live import plain_key, read
-from superopt.frontend.reach import PLAIN, Held, draws, is_library, is_memo, of_torch, places
+from superopt.frontend.reach import Held, places
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from superopt.errors import HasEffects, Miscaptured
-from superopt.frontend.reach import SPEAKING, reached
+from superopt.frontend.kinds import SPEAKING, is_standard
+from superopt.frontend.reach import reached
 
 _PURE = frozenset(
     (
@@ -114,6 +115,19 @@ def _listening(effects: list[str]) -> Iterator[None]:
         sys.setprofile(_note if _ears.lists else None)
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Where this package works itself: none of that is an effect of a function around the call."""
+    mine = sys.getprofile() is _note
+    if mine:
+        sys.setprofile(None)
+    try:
+        yield
+    finally:
+        if mine:
+            sys.setprofile(_note)
+
+
 def _note(frame: types.FrameType, event: str, arg: Any) -> None:
     if event == "c_call" and not _harmless(arg):
         what = getattr(arg, "__qualname__", "write")
@@ -133,7 +147,7 @@ def _caller(frame: types.FrameType | None) -> types.FrameType | None:
         root = name.split(".")[0]
         if root in ("torch", "superopt", "numpy", "warnings"):
             return None
-        if root not in sys.stdlib_module_names:
+        if not is_standard(name):
             return frame
         frame = frame.f_back
     return None

@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import array
-import builtins
 import collections
 import contextvars
 import enum
 import functools
-import random
 import sys
 import types
 import weakref
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 
+from superopt.frontend.kinds import (
+    CONTAINERS,
+    LIBRARIES,
+    OF_EVERY_MODULE,
+    PLAIN,
+    decorated,
+    draws,
+    is_library,
+    is_memo,
+    is_number,
+    is_plain,
+    is_standard,
+    of_torch,
+    of_users,
+    slots,
+    token,
+)
 from superopt.frontend.names import imported, mentioned, read_globals
-
-PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtype})
 
 MOST = 256
 """Elements up to which a container's contents are looked at, unless all are plain."""
-
-MOST_BYTES = 1 << 20
-"""Size up to which the contents of an array count."""
-
-_OF_EVERY_MODULE = frozenset(torch.nn.Module().__dict__) - {"training"}
 
 _HOOKS_OF_ALL = (
     torch.nn.modules.module._global_forward_pre_hooks,
     torch.nn.modules.module._global_forward_hooks,
 )
 
-_NOT_CALLED = frozenset(
-    ("__init__", "__new__", "__del__", "__repr__", "__str__", "__reduce__", "__getstate__")
-)
+_MAKING = frozenset(("__init__", "__new__", "__post_init__", "__init_subclass__"))
+"""Methods that matter where code names a class, and not where it holds an object of it."""
+
+_NOT_CALLED = frozenset(("__del__", "__repr__", "__str__", "__reduce__", "__getstate__"))
 """Methods of a user's class that operators and calls do not reach."""
-
-CONTAINERS = (list, tuple, dict, types.MappingProxyType, set, frozenset, collections.deque)
-
-SPEAKING = frozenset((builtins.print, builtins.input, builtins.open, builtins.breakpoint))
-
-_DRAWING = frozenset(
-    ("random", "time", "secrets", "uuid", "datetime", "numpy.random", "torch.random")
-)
-"""Modules of clocks and random numbers; torch's own operators are not among them."""
 
 _BARE = frozenset((*CONTAINERS, collections.OrderedDict, collections.defaultdict, torch.Size))
 
@@ -55,18 +55,6 @@ DEEPEST = 16
 
 DEPTH = 2
 """Levels of attributes and elements that are looked at whether code names them or not."""
-
-LIBRARIES = (
-    "logging",
-    "warnings",
-    "torch",
-    "superopt",
-    "numpy",
-    "builtins",
-    "math",
-    "typing",
-    "functools",
-)
 
 
 class Held(NamedTuple):
@@ -189,7 +177,8 @@ class _Walk:
             elif id(value) not in self.seen:
                 self.seen.add(id(value))
                 inside = value.__dict__
-                if value.__name__.split(".")[0] in LIBRARIES:  # no classes of its own
+                library = value.__name__.split(".")[0] in LIBRARIES or is_standard(value.__name__)
+                if library:  # no classes of its own
                     inside = {
                         n: inside[n]
                         for n in names
@@ -214,7 +203,7 @@ class _Walk:
                 if hooks:
                     self.elements(hooks, DEPTH)
             for name, value in part.__dict__.items():
-                if name not in _OF_EVERY_MODULE and not of_torch(name):
+                if name not in OF_EVERY_MODULE and not of_torch(name):
                     self.value(part, name, value, DEPTH - 1)
             if not is_library(type(part)):
                 self.function(type(part).forward)
@@ -229,13 +218,13 @@ class _Walk:
             self.add(Held(owner, key, value))
             if value.__dict__:
                 self.elements(value.__dict__, depth)
-        elif isinstance(value, enum.Enum) or _is_number(kind) or draws(value):
+        elif isinstance(value, enum.Enum) or is_number(kind) or draws(value):
             self.add(Held(owner, key, value))
         elif isinstance(value, torch.nn.Module | functools.partial | types.MethodType):
             self.function(value)
         elif isinstance(value, type):
             self.add(Held(owner, key, value))
-            self.classes(value)
+            self.classes(value, makes=True)
             self.classes(type(value))
         elif isinstance(value, CONTAINERS):
             self.elements(value, depth)
@@ -248,30 +237,32 @@ class _Walk:
             self.value(value, None, value.get(None), depth)
         elif isinstance(value, weakref.ref):
             self.value(value, None, value(), depth)
+        elif isinstance(value, types.FunctionType) and (
+            value.__closure__ or "__wrapped__" in value.__dict__ or not is_library(value)
+        ):
+            self.function(value)  # a library's decorator may hold a user's function
         elif isinstance(value, types.BuiltinFunctionType) or is_library(value):
-            self.add(Held(owner, key, _token(value)))
+            self.add(Held(owner, key, token(value)))
             holder = getattr(value, "__self__", None)  # of list.append, the list
             if isinstance(holder, CONTAINERS):
                 self.value(value, "__self__", holder, depth)
-        elif isinstance(value, types.FunctionType):
-            self.function(value)
         elif isinstance(value, types.ModuleType):
             names = tuple(self.names)
             self.namespace({"": value}, ("",), names)
         elif id(value) not in self.seen:
             self.seen.add(id(value))
             if isinstance(value, int | float | complex | str | bytes):  # of a subclass
-                self.add(Held(owner, key, _token(value)))
-            inner = _wrapped(value)
+                self.add(Held(owner, key, token(value)))
+            inner = decorated(value)
             if is_memo(value):
                 self.add(Held(owner, key, value))
             if callable(inner):  # a decorated function
                 self.function(inner)
             elif is_library(kind):
-                self.add(Held(owner, key, _token(value)))
+                self.add(Held(owner, key, token(value)))
             if not is_library(kind):
                 if not hasattr(value, "__dict__"):
-                    self.add(Held(owner, key, _token(value)))
+                    self.add(Held(owner, key, token(value)))
                 self.add(Held(value, "__class__", kind))
                 self.attributes(value, depth)
 
@@ -280,22 +271,26 @@ class _Walk:
         for name, item in getattr(value, "__dict__", {}).items():
             if depth > 0 or name in self.names:
                 self.value(value, name, item, depth - 1)
-        for name in sorted(self.names.intersection(_slots(type(value)))):
+        for name in sorted(self.names.intersection(slots(type(value)))):
             if hasattr(value, name):
                 self.value(value, name, getattr(value, name), depth - 1)
         self.classes(type(value))
 
-    def classes(self, kind: type) -> None:
+    def classes(self, kind: type, makes: bool = False) -> None:
         """The attributes of a user's class, and of those it inherits from, that code names."""
-        for base in _of_users(kind.__mro__):
-            if id(base) in self.seen:
+        for base in of_users(kind.__mro__):
+            if id(base) + makes in self.seen:  # ids are even
                 continue
-            self.seen.add(id(base))
+            self.seen.add(id(base) + makes)
             for name, item in list(base.__dict__.items()):
                 item = getattr(item, "__func__", item.fget if isinstance(item, property) else item)
-                item = item.func if isinstance(item, functools.partialmethod) else item
+                if isinstance(item, functools.partialmethod | functools.cached_property):
+                    item = item.func
+                if isinstance(item, functools.singledispatchmethod):
+                    item = item.dispatcher
                 if isinstance(item, types.FunctionType):
-                    if name in self.names or (name[:2] == "__" and name not in _NOT_CALLED):
+                    called = name[:2] == "__" and name not in _NOT_CALLED
+                    if name in self.names or (called and (makes or name not in _MAKING)):
                         self.function(item)
                 elif name in self.names:
                     self.value(base, name, item, 1)
@@ -304,93 +299,13 @@ class _Walk:
         """The elements of a container, and how many they are."""
         self.add(Held(value, None, len(value)))
         if isinstance(value, set | frozenset):
-            plain = all(_is_plain(item) for item in value)
+            plain = all(is_plain(item) for item in value)
             self.add(Held(value, None, frozenset(value) if plain else id(value)))
         elif len(value) <= MOST and depth > -DEEPEST:
             mapping = isinstance(value, dict | types.MappingProxyType)
             for key, item in list(value.items()) if mapping else enumerate(value):
-                if mapping and (_is_plain(key) or isinstance(key, type)):
+                if mapping and (is_plain(key) or isinstance(key, type)):
                     self.add(Held(value, None, key))
                 self.value(value, key, item, depth - 1)
         elif isinstance(value, list | tuple) and PLAIN.issuperset(map(type, value)):
             self.add(Held(value, None, tuple(value)))
-
-
-def _token(value: Any) -> Hashable:
-    """What stands for an object of a library: itself if it can be a key, an array's contents."""
-    try:
-        hash(value)
-    except TypeError:
-        if type(value).__name__ == "ndarray" and value.nbytes <= MOST_BYTES:
-            return type(value), value.shape, str(value.dtype), value.tobytes()
-        return type(value), id(value)
-    return value
-
-
-def _wrapped(value: Any) -> Any:
-    """What an object decorates, if it does."""
-    try:
-        return getattr(value, "__wrapped__", None) or getattr(value, "fn", None)
-    except Exception:  # a __getattr__ of the user's may raise anything
-        return None
-
-
-def draws(value: Any) -> bool:
-    """Whether a value is another one whenever it is asked: clocks, random numbers, iterators, input.
-
-    So are, held under a name of the user's, functions that print: no call of theirs is noticed.
-    """
-    if isinstance(value, types.ModuleType):
-        return value.__name__ in _DRAWING
-    if isinstance(value, types.BuiltinFunctionType | types.MethodType):
-        owner = value.__self__  # of a builtin function of a module, that module
-        return value in SPEAKING or (owner is not None and draws(owner))
-    if isinstance(value, types.FunctionType | type):
-        return value.__module__ in _DRAWING
-    return isinstance(value, Iterator | random.Random | torch.Generator) or (
-        type(value).__module__.startswith("numpy.random")
-    )
-
-
-def is_memo(value: Any) -> bool:
-    """Whether a function remembers its results (``functools.lru_cache``, ``functools.cache``)."""
-    return type(value).__name__ == "_lru_cache_wrapper"
-
-
-@functools.lru_cache(maxsize=1024)
-def _of_users(bases: tuple[type, ...]) -> tuple[type, ...]:
-    """Those classes that are neither a library's nor Python's."""
-    return tuple(
-        base
-        for base in bases
-        if not is_library(base) and base.__module__.split(".")[0] not in sys.stdlib_module_names
-    )
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return type(value) in PLAIN or isinstance(value, enum.Enum)
-
-
-def _slots(kind: type) -> Iterator[str]:
-    for base in kind.__mro__:
-        slots = base.__dict__.get("__slots__", ())
-        yield from (slots,) if isinstance(slots, str) else slots
-
-
-def of_torch(name: str) -> bool:
-    """Whether an attribute of a module is PyTorch's, or this package's, own book-keeping."""
-    return name in _OF_EVERY_MODULE or name.startswith("_superopt_")
-
-
-def _is_number(kind: type) -> bool:
-    """Whether a type is one of numpy's scalar types (numpy need not be there)."""
-    return kind.__module__ == "numpy" and hasattr(kind, "item") and kind.__name__ != "ndarray"
-
-
-def is_library(thing: Any) -> bool:
-    """Whether a function, class or object belongs to PyTorch, numpy, Python or this package."""
-    if isinstance(thing, types.FunctionType):  # functools.wraps copies a function's __module__
-        return str(thing.__globals__.get("__name__")).split(".")[0] in LIBRARIES
-    return (getattr(thing, "__module__", None) or "").split(".")[0] in LIBRARIES

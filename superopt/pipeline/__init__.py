@@ -23,6 +23,7 @@ from superopt.frontend.observe import Observed as Observed
 from superopt.frontend.observe import can_listen as can_listen
 from superopt.frontend.observe import confirm, difference, refuse_effects, same_random_numbers
 from superopt.frontend.observe import observe as observe
+from superopt.frontend.observe import unheard as unheard
 from superopt.mugraph.placement import MuGraph
 from superopt.runtime.cache import Cache
 from superopt.runtime.doctor import doctor as machine_doctor

@@ -8,8 +8,11 @@ import copy
 import functools
 import itertools
 import random
+import re
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from random import random as drawn
 from typing import Any
 
@@ -310,6 +313,50 @@ def test_a_held_nan_is_no_change(warnings: Warnings) -> None:
     def fn(x: torch.Tensor) -> torch.Tensor:
         return x.clamp(max=limits["high"])
 
+    x, fast = torch.randn(3, 7), superoptimize(fn, fallbacks=())
+    torch.testing.assert_close(fast(x), fn(x))
+    assert fast.result(x).winner == "generated"
+    assert warnings() == []
+
+
+def test_threads_that_fill_a_table_together() -> None:
+    tables: dict[int, torch.Tensor] = {}
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] not in tables:
+            meeting.wait(10)
+            tables[x.shape[-1]] = torch.arange(float(x.shape[-1]))
+        return x + tables[x.shape[-1]]
+
+    meeting = threading.Barrier(6)
+    x, fast = torch.randn(3, 7), superoptimize(fn, fallbacks=())
+    with ThreadPoolExecutor(6) as pool:
+        for got in pool.map(fast, [x] * 6):
+            torch.testing.assert_close(got, x + torch.arange(7.0))
+    fast(x)
+    assert fast.result(x).winner == "generated"
+
+
+def test_a_decorated_function_within_another(warnings: Warnings) -> None:
+    @superoptimize(fallbacks=())
+    def inner(x: torch.Tensor) -> torch.Tensor:
+        return x.softmax(-1) * 3.5
+
+    @superoptimize(fallbacks=())
+    def outer(x: torch.Tensor) -> torch.Tensor:
+        return inner(x) + 1.25
+
+    x = torch.randn(3, 7)
+    for _ in range(3):
+        torch.testing.assert_close(outer(x), x.softmax(-1) * 3.5 + 1.25)
+    assert warnings() == []
+
+
+def test_what_pythons_own_modules_keep_is_no_state(warnings: Warnings) -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return x * len(re.split("[, ]+", "b n"))
+
+    re.purge()
     x, fast = torch.randn(3, 7), superoptimize(fn, fallbacks=())
     torch.testing.assert_close(fast(x), fn(x))
     assert fast.result(x).winner == "generated"

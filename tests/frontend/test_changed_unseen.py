@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from superopt.frontend import kinds
 from superopt.frontend.identity import identity
 from superopt.frontend.live import signature
 from tests.frontend.test_changed import Change, replaced
@@ -105,6 +108,41 @@ def importing_from(x: torch.Tensor) -> torch.Tensor:
     from superopt_test_settings import SCALE
 
     return x * SCALE  # type: ignore[no-any-return]
+
+
+class Made:
+    """Reads a global when it is made."""
+
+    def __init__(self) -> None:
+        self.a = float(LIMITS["a"])
+
+
+class AlsoMade(Made):
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@dataclasses.dataclass
+class Fields:
+    a: float = dataclasses.field(default_factory=lambda: float(LIMITS["a"]))
+
+    @functools.cached_property
+    def scale(self) -> float:
+        return self.a * float(LIMITS["a"])
+
+
+@torch.no_grad()
+def without_gradient(x: torch.Tensor) -> torch.Tensor:
+    return x * LIMITS["a"]
+
+
+@functools.singledispatch
+def by_type(x: Any) -> Any:
+    return x * LIMITS["a"]
+
+
+unnamed: dict[str, Any] = {}
+exec("class K:\n    s = 2.0\ndef fn(x):\n    return x * K.s\n", unnamed)
 
 
 def of(holder: Any, fn: Callable[..., Any]) -> Change:
@@ -223,6 +261,13 @@ CASES: dict[str, Callable[[], Change]] = {
     "by its full name": lambda: replaced(
         F, "silu", lambda x: x * 3, lambda x: torch.nn.functional.silu(x)
     ),
+    "a constructor": lambda: limit(lambda x: x * Made().a),
+    "an inherited constructor": lambda: limit(lambda x: x * AlsoMade().a),
+    "a default of a field": lambda: limit(lambda x: x * Fields().a),
+    "a property that is kept": lambda: limit(lambda x: x * Fields(2.0).scale),
+    "behind a decorator of PyTorch": lambda: limit(lambda x: without_gradient(x)),
+    "behind a dispatcher": lambda: limit(lambda x: by_type(x)),
+    "code without a name": lambda: replaced(unnamed["K"], "s", 3.0, unnamed["fn"]),
     "an import": lambda: replaced(plain, "SCALE", 3.0, importing),
     "an import of a name": lambda: replaced(plain, "SCALE", 3.0, importing_from),
     "a module in a closure": lambda: replaced(plain, "SCALE", 3.0, closure_module()),
@@ -286,3 +331,23 @@ def test_a_patched_operator_is_another_program(monkeypatch: pytest.MonkeyPatch) 
     before = identity(fn)
     monkeypatch.setattr(F, "silu", lambda x: x * 3)
     assert before is not None and identity(fn) != before
+
+
+def test_a_users_file_named_like_one_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sched.py").write_text("class Settings:\n    scale = 2.0\n")
+    monkeypatch.delitem(sys.modules, "sched", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds.is_standard.cache_clear()
+    kinds.of_users.cache_clear()
+    import sched
+
+    settings: Any = sched
+    fn = lambda x: x * settings.Settings.scale  # noqa: E731
+    before = tuple(signature(fn))
+    settings.Settings.scale = 3.0
+    assert tuple(signature(fn)) != before
+    monkeypatch.delitem(sys.modules, "sched")
+    kinds.is_standard.cache_clear()
+    kinds.of_users.cache_clear()

@@ -1,0 +1,144 @@
+"""What kinds of values a function may reach: plain ones, libraries', those that draw or remember."""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import enum
+import functools
+import random
+import sys
+import sysconfig
+import types
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import torch
+
+PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtype})
+
+MOST_BYTES = 1 << 20
+"""Size up to which the contents of an array count."""
+
+OF_EVERY_MODULE = frozenset(torch.nn.Module().__dict__) - {"training"}
+
+CONTAINERS = (list, tuple, dict, types.MappingProxyType, set, frozenset, collections.deque)
+
+SPEAKING = frozenset((builtins.print, builtins.input, builtins.open, builtins.breakpoint))
+
+_DRAWING = frozenset(
+    ("random", "time", "secrets", "uuid", "datetime", "numpy.random", "torch.random")
+)
+"""Modules of clocks and random numbers; torch's own operators are not among them."""
+
+LIBRARIES = (
+    "logging",
+    "warnings",
+    "torch",
+    "superopt",
+    "numpy",
+    "builtins",
+    "math",
+    "typing",
+    "functools",
+)
+
+
+def token(value: Any) -> Hashable:
+    """What stands for an object of a library: itself if it can be a key, an array's contents."""
+    try:
+        hash(value)
+    except TypeError:
+        if type(value).__name__ == "ndarray" and value.nbytes <= MOST_BYTES:
+            return type(value), value.shape, str(value.dtype), value.tobytes()
+        return type(value), id(value)
+    return value
+
+
+def decorated(value: Any) -> Any:
+    """What an object decorates, if it does."""
+    try:
+        return getattr(value, "__wrapped__", None) or getattr(value, "fn", None)
+    except Exception:  # a __getattr__ of the user's may raise anything
+        return None
+
+
+def draws(value: Any) -> bool:
+    """Whether a value is another one whenever it is asked: clocks, random numbers, iterators, input.
+
+    So are, held under a name of the user's, functions that print: no call of theirs is noticed.
+    """
+    if isinstance(value, types.ModuleType):
+        return value.__name__ in _DRAWING
+    if isinstance(value, types.BuiltinFunctionType | types.MethodType):
+        owner = value.__self__  # of a builtin function of a module, that module
+        return value in SPEAKING or (owner is not None and draws(owner))
+    if isinstance(value, types.FunctionType | type):
+        return value.__module__ in _DRAWING
+    return isinstance(value, Iterator | random.Random | torch.Generator) or (
+        type(value).__module__.startswith("numpy.random")
+    )
+
+
+def is_memo(value: Any) -> bool:
+    """Whether a function remembers its results (``functools.lru_cache``, ``functools.cache``)."""
+    return type(value).__name__ == "_lru_cache_wrapper"
+
+
+@functools.lru_cache(maxsize=1024)
+def is_standard(module: str) -> bool:
+    """Whether a module is of Python itself, and no user's file of the same name."""
+    if module.split(".")[0] not in sys.stdlib_module_names:
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return file is None or (file.startswith(_STANDARD) and "-packages" not in file)
+
+
+_STANDARD = sysconfig.get_paths()["stdlib"]
+
+
+@functools.lru_cache(maxsize=1024)
+def of_users(bases: tuple[type, ...]) -> tuple[type, ...]:
+    """Those classes that are neither a library's nor Python's."""
+    return tuple(
+        base
+        for base in bases
+        if not is_library(base)
+        and (base.__module__ == "builtins" or not is_standard(base.__module__))
+    )
+
+
+def is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(is_plain, value))
+    return type(value) in PLAIN or isinstance(value, enum.Enum)
+
+
+def slots(kind: type) -> Iterator[str]:
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        yield from (slots,) if isinstance(slots, str) else slots
+
+
+def of_torch(name: str) -> bool:
+    """Whether an attribute of a module is PyTorch's, or this package's, own book-keeping."""
+    return name in OF_EVERY_MODULE or name.startswith("_superopt_")
+
+
+def is_number(kind: type) -> bool:
+    """Whether a type is one of numpy's scalar types (numpy need not be there)."""
+    return kind.__module__ == "numpy" and hasattr(kind, "item") and kind.__name__ != "ndarray"
+
+
+_MADE_BY_CODE = 1 << 9
+"""The flag of a class that a class statement made (Py_TPFLAGS_HEAPTYPE)."""
+
+
+def is_library(thing: Any) -> bool:
+    """Whether a function, class or object belongs to PyTorch, numpy, Python or this package."""
+    if isinstance(thing, types.FunctionType):  # functools.wraps copies a function's __module__
+        home = str(thing.__globals__.get("__name__"))
+        return home.split(".")[0] in LIBRARIES or is_standard(home)
+    if isinstance(thing, type) and thing.__module__ == "builtins":
+        return not thing.__flags__ & _MADE_BY_CODE  # code without a name makes such, too
+    return (getattr(thing, "__module__", None) or "").split(".")[0] in LIBRARIES
