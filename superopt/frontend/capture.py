@@ -21,6 +21,7 @@ from superopt.errors import BadOption, MutatesInput, RequiresGrad, UnsupportedOp
 from superopt.frontend import cleanup
 from superopt.frontend.leftovers import forgotten
 from superopt.frontend.live import Live, found_in, literal, of_module
+from superopt.frontend.names import name_of
 from superopt.frontend.where import UNKNOWN, location, recorded
 from superopt.mugraph.axes import Sym
 
@@ -97,7 +98,7 @@ def capture(
     a tensor it holds requires a gradient here, BadOption for a ``dynamic`` that fits no argument.
     """
     kwargs = kwargs or {}
-    name = getattr(fn, "__name__", type(fn).__name__)
+    name = name_of(fn)
     module = fn if isinstance(fn, torch.nn.Module) else _Wrapped(fn)
     shapes = _dynamic_shapes(fn, args, kwargs, dynamic) if dynamic else None
     with _ONE_AT_A_TIME, _quiet(), recorded(), forgotten(fn, name):
@@ -236,7 +237,7 @@ def _held(
         return literal(tensors[target])
     raise UnsupportedOperator(
         f"the function holds a tensor of shape {tuple(tensors[target].shape)} that cannot be followed",
-        getattr(fn, "__name__", type(fn).__name__),
+        name_of(fn),
         "pass it as an argument, or keep it in a global, a closure or a module",
     )
 

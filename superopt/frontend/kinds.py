@@ -20,7 +20,7 @@ PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtyp
 MOST_BYTES = 1 << 20
 """Size up to which the contents of an array count."""
 
-OF_EVERY_MODULE = frozenset(torch.nn.Module().__dict__) - {"training"}
+_OF_EVERY_MODULE = frozenset(torch.nn.Module().__dict__) - {"training"}
 
 CONTAINERS = (list, tuple, dict, types.MappingProxyType, set, frozenset, collections.deque)
 
@@ -109,20 +109,22 @@ def of_users(bases: tuple[type, ...]) -> tuple[type, ...]:
 
 
 def is_plain(value: Any) -> bool:
+    """Whether a value, or every one in a tuple of tuples, is plain or of an enum."""
     if isinstance(value, tuple):
         return all(map(is_plain, value))
     return type(value) in PLAIN or isinstance(value, enum.Enum)
 
 
 def slots(kind: type) -> Iterator[str]:
+    """The names of the slots of a class and those it inherits from."""
     for base in kind.__mro__:
-        slots = base.__dict__.get("__slots__", ())
-        yield from (slots,) if isinstance(slots, str) else slots
+        own = base.__dict__.get("__slots__", ())
+        yield from (own,) if isinstance(own, str) else own
 
 
 def of_torch(name: str) -> bool:
     """Whether an attribute of a module is PyTorch's, or this package's, own book-keeping."""
-    return name in OF_EVERY_MODULE or name.startswith("_superopt_")
+    return name in _OF_EVERY_MODULE or name.startswith("_superopt_")
 
 
 def is_number(kind: type) -> bool:
@@ -135,7 +137,9 @@ _MADE_BY_CODE = 1 << 9
 
 
 def is_library(thing: Any) -> bool:
-    """Whether a function, class or object belongs to PyTorch, numpy, Python or this package."""
+    """Whether a module, function, class or object is of PyTorch, numpy, Python or this package."""
+    if isinstance(thing, types.ModuleType):
+        return thing.__name__.split(".")[0] in LIBRARIES or is_standard(thing.__name__)
     if isinstance(thing, types.FunctionType):  # functools.wraps copies a function's __module__
         home = str(thing.__globals__.get("__name__"))
         return home.split(".")[0] in LIBRARIES or is_standard(home)

@@ -1,11 +1,17 @@
-"""The names that a function's code mentions, reads from globals, and imports."""
+"""The name of a function, and those that its code mentions, reads from globals, and imports."""
 
 from __future__ import annotations
 
 import dis
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """What messages call a function; a module or object by its class."""
+    return str(getattr(fn, "__name__", type(fn).__name__))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -21,19 +21,11 @@ from superopt.frontend.reach import reached
 
 _PURE = frozenset(
     (
-        *("builtins", "torch", "superopt", "numpy", "math", "cmath", "_operator", "itertools"),
-        *(
-            "functools",
-            "_functools",
-            "collections",
-            "_collections",
-            "_abc",
-            "_struct",
-            "_sre",
-            "re",
-        ),
-        *("_weakref", "_thread", "_contextvars", "_bisect", "_heapq", "_statistics", "_string"),
-        *("_decimal", "_typing", "typing", "types", "sys", "gc", "_json", "pybind11_builtins"),
+        *("builtins", "types", "typing", "_typing", "sys", "gc", "_abc", "_weakref", "_thread"),
+        *("torch", "pybind11_builtins", "numpy", "superopt", "math", "cmath", "_statistics"),
+        *("functools", "_functools", "itertools", "_operator", "collections", "_collections"),
+        *("re", "_sre", "_struct", "_string", "_decimal", "_json", "_bisect", "_heapq"),
+        "_contextvars",
     )
 )
 """Modules of C whose functions and types do nothing that is seen outside of the process."""

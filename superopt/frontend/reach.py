@@ -17,8 +17,6 @@ import torch
 
 from superopt.frontend.kinds import (
     CONTAINERS,
-    LIBRARIES,
-    OF_EVERY_MODULE,
     PLAIN,
     decorated,
     draws,
@@ -26,7 +24,6 @@ from superopt.frontend.kinds import (
     is_memo,
     is_number,
     is_plain,
-    is_standard,
     of_torch,
     of_users,
     slots,
@@ -177,8 +174,7 @@ class _Walk:
             elif id(value) not in self.seen:
                 self.seen.add(id(value))
                 inside = value.__dict__
-                library = value.__name__.split(".")[0] in LIBRARIES or is_standard(value.__name__)
-                if library:  # no classes of its own
+                if is_library(value):  # no classes of its own
                     inside = {
                         n: inside[n]
                         for n in names
@@ -203,7 +199,7 @@ class _Walk:
                 if hooks:
                     self.elements(hooks, DEPTH)
             for name, value in part.__dict__.items():
-                if name not in OF_EVERY_MODULE and not of_torch(name):
+                if not of_torch(name):
                     self.value(part, name, value, DEPTH - 1)
             if not is_library(type(part)):
                 self.function(type(part).forward)
@@ -237,6 +233,8 @@ class _Walk:
             self.value(value, None, value.get(None), depth)
         elif isinstance(value, weakref.ref):
             self.value(value, None, value(), depth)
+        elif isinstance(value, types.ModuleType):
+            self.namespace({"": value}, ("",), tuple(self.names))
         elif isinstance(value, types.FunctionType) and (
             value.__closure__ or "__wrapped__" in value.__dict__ or not is_library(value)
         ):
@@ -246,9 +244,6 @@ class _Walk:
             holder = getattr(value, "__self__", None)  # of list.append, the list
             if isinstance(holder, CONTAINERS):
                 self.value(value, "__self__", holder, depth)
-        elif isinstance(value, types.ModuleType):
-            names = tuple(self.names)
-            self.namespace({"": value}, ("",), names)
         elif id(value) not in self.seen:
             self.seen.add(id(value))
             if isinstance(value, int | float | complex | str | bytes):  # of a subclass

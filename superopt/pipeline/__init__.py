@@ -19,6 +19,7 @@ from superopt.config import Config, Options
 from superopt.cost.measure import interleave
 from superopt.errors import SuperoptError, UnsupportedDevice
 from superopt.frontend.identity import identity
+from superopt.frontend.names import name_of
 from superopt.frontend.observe import Observed as Observed
 from superopt.frontend.observe import can_listen as can_listen
 from superopt.frontend.observe import confirm, difference, refuse_effects, same_random_numbers
@@ -71,7 +72,7 @@ def optimize(
     _check_devices(args, kwargs, options)
     site = Site.of(options, config)
     seen = seen or observe(fn, args, kwargs)
-    refuse_effects(seen, getattr(fn, "__name__", type(fn).__name__))
+    refuse_effects(seen, name_of(fn))
     with trace.stage("optimize") as span:
         shortcut = site.shortcut(identity(fn), args, kwargs)
         program: Any = site.recall(shortcut) if recall else None

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from superopt.config import Options
 from superopt.errors import BadOption, RequiresGrad, UnsupportedOperator, WrongType, closest
 from superopt.frontend.live import plain_key, signature
+from superopt.frontend.names import name_of
 from superopt.runtime.keys import repeats
 
 Signature = tuple[Any, ...]
@@ -26,7 +27,7 @@ class Calls:
 
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         self.fn = fn
-        self.name: str = getattr(fn, "__name__", type(fn).__name__)
+        self.name = name_of(fn)
         self._parameters = _parameters(fn) if options.dynamic else None
         self._dynamic = _dynamic_ranges(self._parameters, options)
 
