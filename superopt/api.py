@@ -88,14 +88,14 @@ class Optimized:
         if torch.compiler.is_compiling():
             return self.fn(*args, **kwargs)
         try:
-            signature = self._calls.signature(args, kwargs)
+            signature, held = self._calls.look(args, kwargs)
         except Exception as error:
             return self._original(error, args, kwargs)
         found = self._results.get(signature)
         if found is None:
             return self._first_call(signature, args, kwargs)
         try:
-            return found.call(*args, **kwargs)
+            return found.run(args, kwargs, held)
         except IndexOutside:
             return self.fn(*args, **kwargs)  # PyTorch says which index, and of what
         except SuperoptError as error:

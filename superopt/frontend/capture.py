@@ -7,7 +7,7 @@ import inspect
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from superopt import trace
 from superopt.errors import BadOption, MutatesInput, RequiresGrad, UnsupportedOperator, closest
 from superopt.frontend import cleanup
 from superopt.frontend.leftovers import forgotten
-from superopt.frontend.live import Live, found_in, literal, of_module
+from superopt.frontend.live import Live, found_in, layout, literal, of_module, state
 from superopt.frontend.names import name_of
 from superopt.frontend.where import UNKNOWN, location, recorded
 from superopt.mugraph.axes import Sym
@@ -51,7 +51,8 @@ class Captured:
     fn: what was captured; gm: its FX graph (ATen, not decomposed, without mutation); placeholders
     and values: each graph input, and the position of the flat argument that it is, or the tensor
     that the function holds; symbols: size symbols by FX name; out_spec: how the flat ``outputs``
-    (FX nodes and plain values) make the result; modes: modules and whether they were in training.
+    (FX nodes and plain values) make the result; state: what
+    the function read beside its arguments (``live.state``).
     """
 
     name: str
@@ -62,27 +63,22 @@ class Captured:
     symbols: Mapping[str, Sym]
     out_spec: Any
     outputs: tuple[Any, ...]
-    modes: tuple[tuple[torch.nn.Module, bool], ...] = ()
+    state: list[Hashable]
 
     def changed(self) -> str | None:
         """What is no longer as it was when the function was captured, or None."""
+        now, tensors = state(self.fn)
+        same = now == self.state
         grad = torch.is_grad_enabled()
         for node, value in zip(self.placeholders, self.values, strict=True):
-            if isinstance(value, int):
+            if isinstance(value, int) or value.position >= len(tensors):
                 continue
-            try:
-                now: Any = value.get()
-            except (LookupError, ValueError, AttributeError):
-                return f"{node.target} is gone"
-            if not isinstance(now, torch.Tensor):
-                return f"{node.target} is no tensor any more"
-            if grad and now.requires_grad:
+            held = value.among(tensors)
+            if grad and held.requires_grad:
                 return f"{node.target} requires a gradient"
-            if (now.dtype, now.shape, now.stride(), now.device) != value.layout:
+            if not same and layout(held) != value.layout:
                 return f"{node.target} has another dtype, shape, strides or device"
-        if any(module.training != mode for module, mode in self.modes):
-            return "a module changed between training and evaluation"
-        return None
+        return None if same else "what it reads beside its arguments has changed"
 
 
 def capture(
@@ -122,6 +118,7 @@ def capture(
             position += 1
         else:
             values.append(_held(fn, module, tensors, str(spec.target), node in literals))
+    read, now = state(fn)
     captured = Captured(
         name,
         fn,
@@ -131,11 +128,13 @@ def capture(
         _symbols(program),
         program.call_spec.out_spec,
         _outputs(graph),
-        tuple((m, m.training) for m in fn.modules()) if isinstance(fn, torch.nn.Module) else (),
+        read,
     )
     for value in captured.values:
-        if isinstance(value, Live) and (value.get().is_neg() or value.get().is_conj()):
-            raise UnsupportedOperator("the function holds a negated or conjugated view", name)
+        if isinstance(value, Live):
+            tensor = value.among(now)
+            if tensor.is_neg() or tensor.is_conj():
+                raise UnsupportedOperator("the function holds a negated or conjugated view", name)
     _refuse_aliases(captured)
     reason = captured.changed()
     if reason is not None:
@@ -230,7 +229,7 @@ def _held(
     target: str,
     only_copied: bool,
 ) -> Live:
-    named = of_module(module, target) or found_in(fn, tensors[target])
+    named = of_module(fn, module, target) or found_in(fn, tensors[target])
     if named is not None:
         return named
     if only_copied:

@@ -55,12 +55,18 @@ def token(value: Any) -> Hashable:
     return value
 
 
-def decorated(value: Any) -> Any:
-    """What an object decorates, if it does."""
+def decorated(value: Any) -> tuple[str, Any] | None:
+    """The attribute that has what an object decorates; a __getattr__ of the user's is not asked."""
+    of_class: Any = getattr(type(value), "__dict__", {}).get("__wrapped__")
+    if hasattr(of_class, "__get__"):  # of a proxy in C
+        return "__wrapped__", of_class.__get__(value)
     try:
-        return getattr(value, "__wrapped__", None) or getattr(value, "fn", None)
-    except Exception:  # a __getattr__ of the user's may raise anything
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
         return None
+    return next(
+        ((name, own[name]) for name in ("__wrapped__", "fn") if callable(own.get(name))), None
+    )
 
 
 def draws(value: Any) -> bool:
@@ -130,6 +136,12 @@ def of_torch(name: str) -> bool:
 def is_number(kind: type) -> bool:
     """Whether a type is one of numpy's scalar types (numpy need not be there)."""
     return kind.__module__ == "numpy" and hasattr(kind, "item") and kind.__name__ != "ndarray"
+
+
+@functools.lru_cache(maxsize=1024)
+def of_library(method: Any) -> bool:
+    """Whether a method of a library's class is that library's own, and not patched by the user."""
+    return is_library(method)
 
 
 _MADE_BY_CODE = 1 << 9

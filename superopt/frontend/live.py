@@ -1,24 +1,25 @@
 """Tensors, values and code that a function holds beside its arguments: weights, closure, globals.
 
 Held tensors are inputs of the graph, found anew at every call: a weight may be updated, or replaced
-by another tensor, after the function was captured. What else the function reads (numbers, flags,
-other functions) is fixed by its capture, so it is part of the function's signature.
+by another tensor, or what owns it by another object, after the function was captured. What else the
+function reads (numbers, flags, other functions) is fixed by its capture, so it is part of the
+function's signature.
 """
 
 from __future__ import annotations
 
 import collections
 import contextvars
-import functools
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from superopt.frontend.reach import Held, reached
+from superopt.frontend.kinds import is_plain
+from superopt.frontend.reach import Held, reached, walked
 
 Layout = tuple[torch.dtype, torch.Size, tuple[int, ...], torch.device]
 
@@ -30,19 +31,23 @@ def layout(tensor: torch.Tensor) -> Layout:
 
 @dataclass(frozen=True, eq=False)
 class Live:
-    """A tensor that the function holds: ``get`` finds it now; ``layout`` is as captured.
+    """A tensor that the function holds: the ``position``-th that it reaches; ``layout`` as captured.
 
-    constant: a literal of the function's code, which nothing can change.
+    literal: a tensor literal of the function's code, which nothing can change.
     """
 
-    get: Callable[[], torch.Tensor]
+    position: int
     layout: Layout
-    constant: bool = False
+    literal: torch.Tensor | None = None
 
+    @property
+    def constant(self) -> bool:
+        """Whether it is a literal."""
+        return self.literal is not None
 
-def _live(held: Held) -> Live:
-    """A tensor that a function reaches, looked up anew at each call."""
-    return Live(functools.partial(read, held.owner, held.key), layout(held.value))
+    def among(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The tensor, among those that the function reaches now."""
+        return tensors[self.position] if self.literal is None else self.literal
 
 
 def read(owner: Any, key: Any) -> Any:
@@ -61,19 +66,19 @@ def read(owner: Any, key: Any) -> Any:
 
 def literal(tensor: torch.Tensor) -> Live:
     """A tensor literal of the function's code."""
-    return Live(lambda: tensor, layout(tensor), constant=True)
+    return Live(-1, layout(tensor), tensor)
 
 
-def of_module(module: torch.nn.Module, target: str) -> Live | None:
-    """The parameter or buffer called ``target``, looked up by name at each call."""
+def of_module(fn: Callable[..., Any], module: torch.nn.Module, target: str) -> Live | None:
+    """The parameter or buffer called ``target`` of a module, which ``fn`` is or holds."""
     owner: Any = module
     *path, name = target.split(".")
     for part in path:
         owner = getattr(owner, part, None)
-    for table in ("_parameters", "_buffers"):
-        held = getattr(owner, table, {})
-        if held.get(name) is not None:
-            return _live(Held(held, name, held[name]))
+    tables = [id(getattr(owner, table, None)) for table in ("_parameters", "_buffers")]
+    for place, held in enumerate(_tensors(fn)):
+        if held.key == name and id(held.owner) in tables:
+            return Live(place, layout(held.value))
     return None
 
 
@@ -82,42 +87,64 @@ def found_in(fn: Callable[..., Any], tensor: torch.Tensor) -> Live | None:
 
     Export hands out detached tensors; they are recognized by their memory.
     """
-    for held in reached(fn):
-        if isinstance(held.value, torch.Tensor) and _same_memory(held.value, tensor):
-            return _live(held)
+    for place, held in enumerate(_tensors(fn)):
+        if _same_memory(held.value, tensor):
+            return Live(place, layout(held.value))
     return None
 
 
-def signature(fn: Callable[..., Any], leaves: Sequence[Any] = ()) -> Iterator[Hashable]:
-    """What decides, beside its arguments, which program ``fn`` is.
+def _tensors(fn: Callable[..., Any]) -> list[Held]:
+    return [held for held in reached(fn) if isinstance(held.value, torch.Tensor)]
+
+
+def state(
+    fn: Callable[..., Any], leaves: Sequence[Any] = ()
+) -> tuple[list[Hashable], list[torch.Tensor]]:
+    """What decides, beside its arguments, which program ``fn`` is, and the tensors that it holds.
 
     Tensors count by layout, and by which of them are one and the same, or one of the ``leaves`` of
-    the arguments: a tensor that is rebound to another like it makes no new program.
+    the arguments: a tensor that is rebound to another like it makes no new program. Where two
+    states are equal, tensors at one position have the same role (see ``reached``).
     """
     given = {id(leaf): k for k, leaf in enumerate(leaves)}
     seen: dict[tuple[int, torch.Size, tuple[int, ...]], int] = {}
-    for held in reached(fn):
-        value = held.value
+    out: list[Hashable] = []
+    tensors: list[torch.Tensor] = []
+    add = out.append
+    for _, key, value in walked(fn):
+        add(key if type(key) in _NAMES else _key(key))
         if isinstance(value, torch.Tensor):
+            tensors.append(value)
             if value.layout != torch.strided:
-                yield id(value)
+                add(id(value))
                 continue
             place = (value.data_ptr(), value.shape, value.stride())
-            yield (
-                type(value),
-                seen.setdefault(place, len(seen)),
-                value.dtype,
-                *place[1:],
-                value.device,
-                value.requires_grad,
-                value.is_neg(),
-                given.get(id(value)),
+            add(
+                (
+                    type(value),
+                    seen.setdefault(place, len(seen)),
+                    value.dtype,
+                    *place[1:],
+                    value.device,
+                    value.requires_grad,
+                    value.is_neg(),
+                    given.get(id(value)),
+                )
             )
         elif type(value) is types.CodeType:
             _CODES[id(value)] = value  # its own hash would read all bytecode, at each call
-            yield id(value)
+            add(id(value))
         else:
-            yield plain_key(value)
+            add(plain_key(value))
+    return out, tensors
+
+
+_NAMES = frozenset((str, int, type(None)))
+
+
+def _key(key: Any) -> Hashable:
+    """What stands for a key of a mapping that is no name: the walk notes those that are plain."""
+    return None if is_plain(key) or isinstance(key, type) else id(key)
 
 
 _CODES: dict[int, types.CodeType] = {}

@@ -20,6 +20,7 @@ from superopt.frontend.cleanup import op_name
 from superopt.frontend.convert import Converter, computes, refusal
 from superopt.frontend.live import Live
 from superopt.frontend.numbers import blank, free, number, symbol_values
+from superopt.frontend.reach import tensors_of
 from superopt.frontend.tensors import NotSupported
 from superopt.frontend.where import location
 from superopt.mugraph.graph import Graph
@@ -109,20 +110,28 @@ class Program:
         positions = [v for v in values if isinstance(v, int)]
         return positions if len(positions) == len(values) else None
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Any:
+    def run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        call: Call,
+        held: Sequence[torch.Tensor] | None = None,
+    ) -> Any:
         """Runs all pieces: supported ones by ``call``, the others in PyTorch.
 
-        When a tensor that the function holds is no longer as it was captured (another dtype, a
-        required gradient, ...), the original function runs instead, with a warning.
+        held: the tensors that the function reaches, of a state equal to that of its capture. They
+        are looked up here when they are not given: when one is no longer as it was captured
+        (another dtype, a required gradient, ...), the original function runs, with a warning.
         """
         captured = self.captured
-        changed = captured.changed()
-        if changed is not None:
-            trace.warn_once("fallback", f"{captured.name} runs in PyTorch: {changed}")
-            return captured.fn(*args, **kwargs)
+        if held is None:
+            if (changed := captured.changed()) is not None:
+                trace.warn_once("fallback", f"{captured.name} runs in PyTorch: {changed}")
+                return captured.fn(*args, **kwargs)
+            held = tensors_of(captured.fn)
         flat = pytree.tree_leaves((args, kwargs)) if kwargs or not _plain(args) else args
         env: Env = {
-            node: value.get() if isinstance(value, Live) else flat[value]
+            node: value.among(held) if isinstance(value, Live) else flat[value]
             for node, value in zip(captured.placeholders, captured.values, strict=True)
         }
         sizes = symbol_values(captured.placeholders, env) if captured.symbols else {}
@@ -159,9 +168,9 @@ class _Cutter:
             if isinstance(v := n.meta.get("val"), torch.Tensor)
         }
         self.literals = {
-            n: v.get()
+            n: v.literal
             for n, v in zip(captured.placeholders, captured.values, strict=True)
-            if isinstance(v, Live) and v.constant
+            if isinstance(v, Live) and v.literal is not None
         }
         self.kept = cleanup.entangled_views(captured.outputs)
         self.run: list[fx.Node] = []

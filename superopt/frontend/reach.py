@@ -10,7 +10,6 @@ import functools
 import sys
 import types
 import weakref
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from superopt.frontend.kinds import (
     is_memo,
     is_number,
     is_plain,
+    of_library,
     of_torch,
     of_users,
     slots,
@@ -42,10 +42,14 @@ _HOOKS_OF_ALL = (
 _MAKING = frozenset(("__init__", "__new__", "__post_init__", "__init_subclass__"))
 """Methods that matter where code names a class, and not where it holds an object of it."""
 
-_NOT_CALLED = frozenset(("__del__", "__repr__", "__str__", "__reduce__", "__getstate__"))
+_UNMAKING = frozenset(("__del__",))
+
+_NOT_CALLED = _UNMAKING | {"__repr__", "__str__", "__reduce__", "__getstate__"}
 """Methods of a user's class that operators and calls do not reach."""
 
 _BARE = frozenset((*CONTAINERS, collections.OrderedDict, collections.defaultdict, torch.Size))
+
+_SUBCLASSED = (int, float, complex, str, bytes)
 
 DEEPEST = 16
 """Levels of containers in containers that are looked at."""
@@ -55,14 +59,14 @@ DEPTH = 2
 
 
 class Held(NamedTuple):
-    """A tensor or plain value that a function can reach: ``owner`` has it under ``key``."""
+    """A tensor, plain value or mark that a walk finds: ``owner`` has it under ``key``."""
 
     owner: Any
     key: Any
     value: Any
 
 
-def reached(fn: Any) -> Iterator[Held]:
+def reached(fn: Any) -> list[Held]:
     """What ``fn`` reads beside its arguments, in a fixed order: tensors, plain values, code.
 
     Looked through are closure cells, defaults, the globals that its code names, functions and
@@ -71,23 +75,36 @@ def reached(fn: Any) -> Iterator[Held]:
     whose names occur in the code; containers in containers ``DEEPEST`` levels. Functions count by
     their code, classes and functions of libraries by identity. Not seen are the environment, files,
     and attributes deeper than that whose names are put together at run time.
+
+    Keys, values and marks (where a thing is opened, met again, and closed) tell the whole structure:
+    where two walks give the same, what stands at one position has the same role in both.
     """
-    return iter(_walked(fn)[0])
+    return [Held(*held) for held in _walked(fn).held]
+
+
+def tensors_of(fn: Any) -> list[torch.Tensor]:
+    """The tensors that ``fn`` reaches, in the order of ``reached``."""
+    return [value for _, _, value in _walked(fn).held if isinstance(value, torch.Tensor)]
 
 
 def places(fn: Any) -> list[Held]:
     """Every place that ``reached`` looks at, with what is there: containers and objects as well."""
-    return [Held(*place) for place in _walked(fn)[1]]
+    return [Held(*place) for place in _walked(fn).places]
 
 
-def _walked(fn: Any) -> tuple[list[Held], list[tuple[Any, Any, Any]]]:
+def walked(fn: Any) -> list[tuple[Any, Any, Any]]:
+    """As ``reached``, in plain tuples: this is done at every call."""
+    return _walked(fn).held
+
+
+def _walked(fn: Any) -> _Walk:
     names = _known_names(fn)
     while True:
         count = len(names)
         walk = _Walk(names)
-        walk.function(fn)
+        walk.root(fn)
         if len(names) == count:  # else something was passed by before code named it
-            return walk.held, walk.places
+            return walk
 
 
 _NAMES: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
@@ -101,33 +118,51 @@ def _known_names(fn: Any) -> set[str]:
         return set()
 
 
+_AGAIN = "again"
+
+_CLOSED = (None, None, ")")
+"""The mark after the last thing inside of a function, module, object or namespace."""
+
+
 class _Walk:
-    """One look through all that a function reaches; nothing is looked at twice."""
+    """One look through all that a function reaches; nothing is looked into twice."""
 
     def __init__(self, names: set[str]) -> None:
-        self.seen: set[int] = set()
+        self.seen: dict[int, int] = {}
         self.names = names
-        self.held: list[Held] = []
+        self.held: list[tuple[Any, Any, Any]] = []
         self.places: list[tuple[Any, Any, Any]] = []
         self.add = self.held.append
 
-    def function(self, fn: Any) -> None:
+    def root(self, fn: Any) -> None:
+        """Where the walk begins."""
+        if self.opened(None, None, fn):
+            self.inside(fn)
+
+    def opened(self, owner: Any, key: Any, thing: Any) -> bool:
+        """Notes a thing to look into by its class; one that was met before, by which one it is."""
+        before = len(self.seen)
+        which = self.seen.setdefault(id(thing), before)
+        self.add((owner, key, type(thing) if which == before else (_AGAIN, which)))
+        return which == before
+
+    def inside(self, fn: Any) -> None:
         """A function, method, module, partial or callable object."""
-        if id(fn) in self.seen:
-            return
-        self.seen.add(id(fn))
         if isinstance(fn, torch.nn.Module):
             self.module(fn)
-            return
-        if isinstance(fn, functools.partial):
-            for place in (fn.args, fn.keywords):
-                self.elements(place, DEPTH)
+        elif isinstance(fn, functools.partial):
+            self.elements(fn, "args", fn.args, DEPTH)
+            self.elements(fn, "keywords", fn.keywords, DEPTH)
             self.value(fn, "func", fn.func, DEPTH)
-            return
+        else:
+            self.called(fn)
+        self.add(_CLOSED)
+
+    def called(self, fn: Any) -> None:
+        """A function, method or callable object."""
         inner = getattr(fn, "__func__", fn)
-        wrapped = getattr(inner, "__wrapped__", None)
-        if wrapped is not None and not isinstance(inner, types.FunctionType):
-            inner, wrapped = wrapped, None
+        if not isinstance(inner, types.FunctionType) and (under := decorated(inner)):
+            inner = under[1]
         if isinstance(inner, types.FunctionType):
             self.names.update(mentioned(inner.__code__))
         owner = getattr(fn, "__self__", None)
@@ -135,27 +170,25 @@ class _Walk:
             self.value(fn, "__self__", owner, DEPTH)
         if isinstance(inner, types.FunctionType):
             self.code(inner)
-            if wrapped is not None:
-                self.function(wrapped)
         elif not is_library(type(inner)):  # an object that can be called
-            self.function(type(inner).__call__)
+            self.value(type(inner), "__call__", type(inner).__call__, DEPTH)
             self.attributes(inner, DEPTH)
 
     def code(self, fn: types.FunctionType) -> None:
-        """A Python function: its code, its defaults, closure and globals."""
-        self.add(Held(fn, "__code__", fn.__code__))
+        """A Python function: its code, its defaults, closure, attributes and globals."""
+        self.add((fn, "__code__", fn.__code__))
         for name in ("__defaults__", "__kwdefaults__"):
-            if getattr(fn, name):
-                self.elements(getattr(fn, name), DEPTH)
+            if values := getattr(fn, name):
+                self.elements(fn, name, values, DEPTH)
         for cell in fn.__closure__ or ():
             try:
                 value = cell.cell_contents
             except ValueError:
-                continue  # a cell that is still empty
+                self.add((cell, "cell_contents", "empty"))
+                continue
             self.value(cell, "cell_contents", value, DEPTH)
         for name, item in fn.__dict__.items():
-            if name != "__wrapped__":
-                self.value(fn.__dict__, name, item, DEPTH)
+            self.value(fn.__dict__, name, item, DEPTH)
         self.namespace(fn.__globals__, read_globals(fn.__code__), mentioned(fn.__code__))
         for name in imported(fn.__code__):
             if name in sys.modules:
@@ -171,8 +204,7 @@ class _Walk:
             value = table[name]
             if draws(value) or not isinstance(value, types.ModuleType):
                 self.value(table, name, value, DEPTH)
-            elif id(value) not in self.seen:
-                self.seen.add(id(value))
+            elif self.opened(table, name, value):
                 inside = value.__dict__
                 if is_library(value):  # no classes of its own
                     inside = {
@@ -181,85 +213,87 @@ class _Walk:
                         if n in inside and not isinstance(inside[n], type | torch.Tensor)
                     }
                 self.namespace(inside, names, names)
+                self.add(_CLOSED)
 
     def module(self, module: torch.nn.Module) -> None:
         """A module and all it contains."""
-        for hooks in _HOOKS_OF_ALL:
-            if hooks:
-                self.elements(hooks, DEPTH)
-        parts = [m for m in module.modules() if m is module or id(m) not in self.seen]
-        self.seen.update(map(id, parts))
-        for part in parts:
-            self.add(Held(part, "__class__", type(part)))
-            self.classes(type(part))
-            for table in (part._parameters, part._buffers):
-                for name, value in table.items():
-                    self.add(Held(table, name, value))
-            for hooks in (part._forward_pre_hooks, part._forward_hooks):
-                if hooks:
-                    self.elements(hooks, DEPTH)
-            for name, value in part.__dict__.items():
-                if not of_torch(name):
-                    self.value(part, name, value, DEPTH - 1)
-            if not is_library(type(part)):
-                self.function(type(part).forward)
+        kind = type(module)
+        for hooks in (*_HOOKS_OF_ALL, module._forward_pre_hooks, module._forward_hooks):
+            if hooks:  # their numbers differ from one registration to the next
+                self.elements(module, "hooks", tuple(hooks.values()), DEPTH)
+        self.classes(kind)
+        if not is_library(kind) or not of_library(kind.forward):
+            self.value(kind, "forward", kind.forward, DEPTH)
+        for table in (module._parameters, module._buffers):
+            for name, value in table.items():
+                self.add((table, name, value))
+        for name, value in module.__dict__.items():
+            if not of_torch(name):
+                self.value(module, name, value, DEPTH - 1)
+        for name, part in module._modules.items():
+            self.value(module._modules, name, part, DEPTH - 1)
 
     def value(self, owner: Any, key: Any, value: Any, depth: int) -> None:
         """Whatever ``owner`` has under ``key``; objects are opened while ``depth`` lasts."""
         kind = type(value)
         self.places.append((owner, key, value))
         if kind in PLAIN:
-            self.add(Held(owner, key, value))
+            self.add((owner, key, value))
         elif isinstance(value, torch.Tensor):
-            self.add(Held(owner, key, value))
+            self.add((owner, key, value))
             if value.__dict__:
-                self.elements(value.__dict__, depth)
+                self.elements(value, "__dict__", value.__dict__, depth)
         elif isinstance(value, enum.Enum) or is_number(kind) or draws(value):
-            self.add(Held(owner, key, value))
+            self.add((owner, key, value))
         elif isinstance(value, torch.nn.Module | functools.partial | types.MethodType):
-            self.function(value)
+            if self.opened(owner, key, value):
+                self.inside(value)
         elif isinstance(value, type):
-            self.add(Held(owner, key, value))
+            self.add((owner, key, value))
             self.classes(value, makes=True)
             self.classes(type(value))
         elif isinstance(value, CONTAINERS):
-            self.elements(value, depth)
-            if not is_library(kind) and kind not in _BARE and id(value) not in self.seen:
-                self.seen.add(id(value))
+            self.elements(owner, key, value, depth)
+            if not is_library(kind) and kind not in _BARE and self.opened(owner, key, value):
                 self.attributes(value, depth)
+                self.add(_CLOSED)
         elif isinstance(value, bytearray | array.array):
-            self.add(Held(value, None, (kind, bytes(value))))
+            self.add((owner, key, (kind, bytes(value))))
         elif isinstance(value, contextvars.ContextVar):
+            self.add((owner, key, kind))
             self.value(value, None, value.get(None), depth)
         elif isinstance(value, weakref.ref):
+            self.add((owner, key, kind))
             self.value(value, None, value(), depth)
         elif isinstance(value, types.ModuleType):
-            self.namespace({"": value}, ("",), tuple(self.names))
+            self.namespace({key: value}, (key,), tuple(self.names))
         elif isinstance(value, types.FunctionType) and (
             value.__closure__ or "__wrapped__" in value.__dict__ or not is_library(value)
-        ):
-            self.function(value)  # a library's decorator may hold a user's function
+        ):  # a library's decorator may hold a user's function
+            if self.opened(owner, key, value):
+                self.inside(value)
         elif isinstance(value, types.BuiltinFunctionType) or is_library(value):
-            self.add(Held(owner, key, token(value)))
+            self.add((owner, key, token(value)))
             holder = getattr(value, "__self__", None)  # of list.append, the list
             if isinstance(holder, CONTAINERS):
                 self.value(value, "__self__", holder, depth)
-        elif id(value) not in self.seen:
-            self.seen.add(id(value))
-            if isinstance(value, int | float | complex | str | bytes):  # of a subclass
-                self.add(Held(owner, key, token(value)))
-            inner = decorated(value)
-            if is_memo(value):
-                self.add(Held(owner, key, value))
-            if callable(inner):  # a decorated function
-                self.function(inner)
-            elif is_library(kind):
-                self.add(Held(owner, key, token(value)))
-            if not is_library(kind):
-                if not hasattr(value, "__dict__"):
-                    self.add(Held(owner, key, token(value)))
-                self.add(Held(value, "__class__", kind))
-                self.attributes(value, depth)
+        elif self.opened(owner, key, value):
+            self.object(owner, key, value, depth)
+            self.add(_CLOSED)
+
+    def object(self, owner: Any, key: Any, value: Any, depth: int) -> None:
+        """An object of a class that is not known here: the user's, or a library's."""
+        kind = type(value)
+        if is_memo(value):
+            self.add((owner, key, value))
+        if under := decorated(value):
+            self.value(value, *under, depth)
+        elif is_library(kind):
+            self.add((owner, key, token(value)))
+        if not is_library(kind):
+            if isinstance(value, _SUBCLASSED) or not hasattr(value, "__dict__"):
+                self.add((owner, key, token(value)))
+            self.attributes(value, depth)
 
     def attributes(self, value: Any, depth: int) -> None:
         """The attributes of an object, and those of its classes that code names."""
@@ -274,33 +308,31 @@ class _Walk:
     def classes(self, kind: type, makes: bool = False) -> None:
         """The attributes of a user's class, and of those it inherits from, that code names."""
         for base in of_users(kind.__mro__):
-            if id(base) + makes in self.seen:  # ids are even
+            before = len(self.seen)
+            if self.seen.setdefault(id(base) + makes, before) != before:  # ids are even
                 continue
-            self.seen.add(id(base) + makes)
+            skipped = _NOT_CALLED - _UNMAKING if makes else _NOT_CALLED | _MAKING
             for name, item in list(base.__dict__.items()):
                 item = getattr(item, "__func__", item.fget if isinstance(item, property) else item)
                 if isinstance(item, functools.partialmethod | functools.cached_property):
                     item = item.func
                 if isinstance(item, functools.singledispatchmethod):
                     item = item.dispatcher
-                if isinstance(item, types.FunctionType):
-                    called = name[:2] == "__" and name not in _NOT_CALLED
-                    if name in self.names or (called and (makes or name not in _MAKING)):
-                        self.function(item)
-                elif name in self.names:
+                called = isinstance(item, types.FunctionType) and name[:2] == "__"
+                if name in self.names or (called and name not in skipped):
                     self.value(base, name, item, 1)
 
-    def elements(self, value: Any, depth: int) -> None:
+    def elements(self, owner: Any, key: Any, value: Any, depth: int) -> None:
         """The elements of a container, and how many they are."""
-        self.add(Held(value, None, len(value)))
+        self.add((owner, key, (type(value), len(value))))
         if isinstance(value, set | frozenset):
             plain = all(is_plain(item) for item in value)
-            self.add(Held(value, None, frozenset(value) if plain else id(value)))
+            self.add((value, None, frozenset(value) if plain else id(value)))
         elif len(value) <= MOST and depth > -DEEPEST:
             mapping = isinstance(value, dict | types.MappingProxyType)
-            for key, item in list(value.items()) if mapping else enumerate(value):
-                if mapping and (is_plain(key) or isinstance(key, type)):
-                    self.add(Held(value, None, key))
-                self.value(value, key, item, depth - 1)
+            for name, item in list(value.items()) if mapping else enumerate(value):
+                if mapping and type(name) is not str and (is_plain(name) or isinstance(name, type)):
+                    self.add((value, None, name))
+                self.value(value, name, item, depth - 1)
         elif isinstance(value, list | tuple) and PLAIN.issuperset(map(type, value)):
-            self.add(Held(value, None, tuple(value)))
+            self.add((value, None, tuple(value)))

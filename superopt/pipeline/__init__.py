@@ -30,19 +30,22 @@ from superopt.runtime.cache import Cache
 from superopt.runtime.doctor import doctor as machine_doctor
 from superopt.runtime.site import Built, Site
 
+Run = Callable[[tuple[Any, ...], dict[str, Any], Sequence[torch.Tensor] | None], Any]
+
 
 @dataclass(frozen=True)
 class Result:
     """What came of one function at one signature.
 
-    call: the winner, with the function's own calling convention; generated: the generated kernels
-    alone (None if nothing was generated); winner: "generated", "eager" or "inductor"; timings in
-    seconds; states: values and kernels that the search looked at; cache: "warm" when every kernel
-    came from the cache; boundaries: what was left to PyTorch, and why; pieces: what was built.
+    run: the winner, on (args, kwargs, held), where held are the tensors that the function reaches
+    now (``Calls.look``), or None to look them up; generated: the generated kernels alone, called as
+    the function is; winner: "generated", "eager" or "inductor"; timings in seconds; states: values
+    and kernels that the search looked at; cache: "warm" when every kernel came from the cache;
+    boundaries: what was left to PyTorch, and why; pieces: what was built.
     """
 
-    call: Callable[..., Any]
-    generated: Callable[..., Any] | None
+    run: Run
+    generated: Callable[..., Any]
     winner: str
     mugraph: MuGraph | None
     certificate: dict[str, Any] | None
@@ -51,6 +54,10 @@ class Result:
     cache: str
     boundaries: tuple[Any, ...] = ()
     pieces: tuple[Built, ...] = field(default=(), repr=False)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """The winner, with the function's own calling convention."""
+        return self.run(args, kwargs, None)
 
 
 def optimize(
@@ -112,19 +119,19 @@ def optimize(
         site.remember(shortcut, program, [b.key for b in built.values()])
         calls = {piece: b.kernels for piece, b in built.items()}
 
-        def generated(*args: Any, **kwargs: Any) -> Any:
-            return program.run(args, kwargs, lambda piece, xs: calls[id(piece)](xs))
+        def run(args: tuple[Any, ...], kwargs: dict[str, Any], held: Any) -> Any:
+            return program.run(args, kwargs, lambda piece, xs: calls[id(piece)](xs), held)
 
         pieces = tuple(built.values())
         whole = not program.boundaries
         with same_random_numbers(not whole):
-            winner, call, timings = _choose(fn, generated, args, kwargs, options, pieces, whole)
+            winner, best, timings = _choose(fn, run, args, kwargs, options, pieces, whole)
     timings["total_s"] = span.seconds
     states = sum(int(b.meta.get("states", 0)) for b in pieces)
     warm = "warm" if all(b.warm for b in pieces) else "cold"
     return Result(
-        call,
-        generated,
+        best,
+        lambda *args, **kwargs: run(args, kwargs, None),
         winner,
         pieces[0].mugraph,
         pieces[0].certificate,
@@ -150,13 +157,13 @@ def _in_pytorch(piece: Any, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Te
 
 def _choose(
     fn: Callable[..., Any],
-    generated: Callable[..., Any],
+    generated: Run,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     options: Options,
     built: Sequence[Built],
     whole: bool,
-) -> tuple[str, Callable[..., Any], dict[str, float]]:
+) -> tuple[str, Run, dict[str, float]]:
     """The fastest of the generated kernels and the fallbacks, each as the user would call it."""
     timings = {
         k: sum(float(b.meta.get(k, 0.0)) for b in built)
@@ -164,9 +171,9 @@ def _choose(
     }
     names, calls = ["generated"], [generated]
     if "eager" in options.fallbacks:
-        names, calls = [*names, "eager"], [*calls, fn]
+        names, calls = [*names, "eager"], [*calls, _runs(fn)]
     if "inductor" in options.fallbacks:
-        names, calls = [*names, "inductor"], [*calls, torch.compile(fn)]
+        names, calls = [*names, "inductor"], [*calls, _runs(torch.compile(fn))]
     if whole and names == ["generated", "eager"] and all(b.warm for b in built):
         # Measured when it was made; a warm start does not measure again.
         medians = [
@@ -175,13 +182,17 @@ def _choose(
     else:
         with trace.stage("choose"), torch.no_grad():
             runs = interleave(
-                [partial(c, *args, **kwargs) for c in calls], seconds=0.3 * len(calls)
+                [partial(c, args, kwargs, None) for c in calls], seconds=0.3 * len(calls)
             )
             medians = [t.median_s for t in runs]
     for name, median in zip(names, medians, strict=True):
         timings[f"{name}_median_s"] = median
     best = min(range(len(names)), key=lambda k: (medians[k], k))
     return names[best], calls[best], timings
+
+
+def _runs(fn: Callable[..., Any]) -> Run:
+    return lambda args, kwargs, held: fn(*args, **kwargs)
 
 
 def _check_devices(args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> None:

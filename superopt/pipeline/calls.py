@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from superopt.config import Options
 from superopt.errors import BadOption, RequiresGrad, UnsupportedOperator, WrongType, closest
-from superopt.frontend.live import plain_key, signature
+from superopt.frontend.live import plain_key, state
 from superopt.frontend.names import name_of
 from superopt.runtime.keys import repeats
 
@@ -32,7 +32,16 @@ class Calls:
         self._dynamic = _dynamic_ranges(self._parameters, options)
 
     def signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
-        """Raises SuperoptError for a call that is PyTorch's own: traced, autocast, odd tensors."""
+        """The signature of a call; raises as ``look`` does."""
+        return self.look(args, kwargs)[0]
+
+    def look(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Signature, list[torch.Tensor]]:
+        """The signature of a call, and the tensors that the function holds now.
+
+        Raises SuperoptError for a call that is PyTorch's own: traced, autocast, odd tensors.
+        """
         if _watched():
             raise UnsupportedOperator(
                 "the call is being traced or transformed (vmap, forward AD, a mode)",
@@ -85,7 +94,8 @@ class Calls:
                         "pass tensors, numbers, or containers of them",
                     ) from None
                 key.append(plain_key(leaf))
-        return tuple(key), *signature(self.fn, leaves)
+        read, tensors = state(self.fn, leaves)
+        return (tuple(key), *read), tensors
 
     def ranges(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Ranges]:
         """The dynamic dimensions of these tensors, by identity; empty unless all sizes fit."""

@@ -194,8 +194,14 @@ class Shortcut:
         """The one piece."""
         return (self.piece,)
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Callable[..., Any]) -> Any:
-        """Runs the kernel on the arguments it takes."""
+    def run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        call: Callable[..., Any],
+        held: Any = None,
+    ) -> Any:
+        """Runs the kernel on the arguments it takes; such a function holds no tensors."""
         flat = pytree.tree_leaves((args, kwargs)) if kwargs else pytree.tree_leaves(args)
         out = call(self.piece, [flat[p] for p in self.positions])
         return pytree.tree_unflatten(list(out), self.result)

@@ -268,6 +268,6 @@ def test_a_kernel_that_refuses_at_run_time(
     def refuse(*args: object) -> None:
         raise SuperoptError("a kernel returned 1")
 
-    object.__setattr__(result, "call", refuse)
+    object.__setattr__(result, "run", refuse)
     assert torch.equal(fast(*args), gated_mlp(*args))
     only(warnings(), "a kernel returned 1")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from superopt.frontend.live import signature
+from superopt.frontend.live import state
 
 Change = tuple[Callable[..., Any], Callable[[], Any], Callable[[], Any]]
 """A function, a change of what it reads, and the change undone."""
@@ -255,15 +255,15 @@ CASES: dict[str, Callable[[], Change]] = {
 def assert_another_signature(made: Change) -> None:
     """The change gives a function another signature, and undone the one that it had."""
     fn, change, undo = made
-    before = tuple(signature(fn))
-    assert tuple(signature(fn)) == before
+    before = tuple(state(fn)[0])
+    assert tuple(state(fn)[0]) == before
     hash(before)
     change()
     try:
-        assert tuple(signature(fn)) != before
+        assert tuple(state(fn)[0]) != before
     finally:
         undo()
-    assert tuple(signature(fn)) == before
+    assert tuple(state(fn)[0]) == before
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from superopt.frontend import kinds
 from superopt.frontend.identity import identity
-from superopt.frontend.live import signature
+from superopt.frontend.live import state
 from tests.frontend.test_changed import Change, assert_another_signature, replaced
 
 LIMITS: dict[str, Any] = {"a": 2.0}
@@ -336,9 +336,9 @@ def test_a_users_file_named_like_one_of_python(
 
     settings: Any = sched
     fn = lambda x: x * settings.Settings.scale  # noqa: E731
-    before = tuple(signature(fn))
+    before = tuple(state(fn)[0])
     settings.Settings.scale = 3.0
-    assert tuple(signature(fn)) != before
+    assert tuple(state(fn)[0]) != before
     monkeypatch.delitem(sys.modules, "sched")
     kinds.is_standard.cache_clear()
     kinds.of_users.cache_clear()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from superopt.errors import RequiresGrad, UnsupportedOperator
 from superopt.frontend.capture import Captured, capture
-from superopt.frontend.live import Live, signature
+from superopt.frontend.live import Live, state
 from superopt.frontend.partition import Program, partition
 from tests.frontend.harness import check, close, floats
 
@@ -190,7 +190,7 @@ def right(program: Program, fn: Callable[..., Any], *args: Any) -> None:
 
 
 def key(fn: Callable[..., Any]) -> list[Any]:
-    return list(signature(fn))
+    return list(state(fn)[0])
 
 
 @each_place
@@ -240,7 +240,7 @@ def test_a_required_gradient_is_noticed(make: Callable[[], Place]) -> None:
     assert key(place.fn) != before
     assert program.run((x,), {}, floats(None)).requires_grad
     with torch.no_grad():
-        assert program.captured.changed() is None
+        assert "has changed" in str(program.captured.changed())
     with pytest.raises(RequiresGrad):
         capture(place.fn, (x,))
 
@@ -249,9 +249,9 @@ def test_a_tensor_that_is_gone() -> None:
     held = types.SimpleNamespace(scale=r(4))
     captured = capture(lambda x: x * held.scale, (r(3, 4),))
     del held.scale
-    assert "is gone" in str(captured.changed())
+    assert "has changed" in str(captured.changed())
     held.scale = 3.0
-    assert "no tensor" in str(captured.changed())
+    assert "has changed" in str(captured.changed())
 
 
 def test_tied_tensors_that_are_separated() -> None:
@@ -364,4 +364,4 @@ def test_modes_of_modules() -> None:
     captured: Captured = capture(module, (r(3, 4),))
     assert captured.changed() is None
     module.train()
-    assert "training" in str(captured.changed())
+    assert "has changed" in str(captured.changed())
