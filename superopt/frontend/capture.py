@@ -67,6 +67,10 @@ class Captured:
 
     def changed(self) -> str | None:
         """What is no longer as it was when the function was captured, or None."""
+        return self.look()[0]
+
+    def look(self) -> tuple[str | None, list[torch.Tensor]]:
+        """What has changed since, or None, and the tensors that the function holds now."""
         now, tensors = state(self.fn)
         same = now == self.state
         grad = torch.is_grad_enabled()
@@ -75,10 +79,10 @@ class Captured:
                 continue
             held = value.among(tensors)
             if grad and held.requires_grad:
-                return f"{node.target} requires a gradient"
+                return f"{node.target} requires a gradient", tensors
             if not same and layout(held) != value.layout:
-                return f"{node.target} has another dtype, shape, strides or device"
-        return None if same else "what it reads beside its arguments has changed"
+                return f"{node.target} has another dtype, shape, strides or device", tensors
+        return (None if same else "what it reads beside its arguments has changed"), tensors
 
 
 def capture(

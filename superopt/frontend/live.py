@@ -134,9 +134,15 @@ def state(
         elif type(value) is types.CodeType:
             _CODES[id(value)] = value  # its own hash would read all bytecode, at each call
             add(id(value))
+        elif type(value) in _TOLD_APART:
+            add(value)
         else:
             add(plain_key(value))
     return out, tensors
+
+
+_TOLD_APART = frozenset((str, type, type(None), tuple))
+"""Types of values that equal none of another type."""
 
 
 _NAMES = frozenset((str, int, type(None)))

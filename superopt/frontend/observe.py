@@ -54,6 +54,8 @@ def observe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
     leaves, spec = pytree.tree_flatten((args, kwargs))
     tensors = [h.value for h in reached(fn) if isinstance(h.value, torch.Tensor)]
     versions = [_version(t) for t in tensors]
+    given = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    marks = [dict(t.__dict__) for t in (*given, *tensors)]
     if any(kind(fn) for kind in _LATER):
         seen.effects.append("is a coroutine or a generator, and runs later")
     with _listening(seen.effects):
@@ -63,12 +65,25 @@ def observe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
         seen.effects.append("changes a container among its arguments")
     if versions != [_version(t) for t in tensors]:
         seen.effects.append("writes to a tensor that it holds")
+    if any(not _same_marks(t, m) for t, m in zip((*given, *tensors), marks, strict=True)):
+        seen.effects.append("sets an attribute of a tensor")
+    if any(_marked(leaf) for leaf in pytree.tree_leaves(seen.answer)):
+        seen.effects.append("returns a tensor with attributes of its own")
     return seen
 
 
 def _version(tensor: torch.Tensor) -> int:
     """How often a tensor was written to in place; tensors of inference mode do not count it."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+def _same_marks(tensor: torch.Tensor, marks: dict[str, Any]) -> bool:
+    now = tensor.__dict__
+    return now.keys() == marks.keys() and all(now[k] is marks[k] for k in marks)
+
+
+def _marked(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and bool(leaf.__dict__)
 
 
 def refuse_effects(seen: Observed, name: str) -> None:
@@ -191,6 +206,8 @@ def difference(got: Any, want: Any, near: bool = True) -> str:
             if type(x) is not type(y) or x != y:
                 return f"{x!r} where the function gives {y!r}"
             continue
+        if type(x) is not type(y):
+            return f"a {type(x).__name__}, not a {type(y).__name__}"
         for what in ("dtype", "shape", "layout", "requires_grad"):
             if getattr(x, what) != getattr(y, what):
                 return f"another {what}: {getattr(x, what)}, not {getattr(y, what)}"

@@ -20,7 +20,6 @@ from superopt.frontend.cleanup import op_name
 from superopt.frontend.convert import Converter, computes, refusal
 from superopt.frontend.live import Live
 from superopt.frontend.numbers import blank, free, number, symbol_values
-from superopt.frontend.reach import tensors_of
 from superopt.frontend.tensors import NotSupported
 from superopt.frontend.where import location
 from superopt.mugraph.graph import Graph
@@ -125,10 +124,10 @@ class Program:
         """
         captured = self.captured
         if held is None:
-            if (changed := captured.changed()) is not None:
+            changed, held = captured.look()
+            if changed is not None:
                 trace.warn_once("fallback", f"{captured.name} runs in PyTorch: {changed}")
                 return captured.fn(*args, **kwargs)
-            held = tensors_of(captured.fn)
         flat = pytree.tree_leaves((args, kwargs)) if kwargs or not _plain(args) else args
         env: Env = {
             node: value.among(held) if isinstance(value, Live) else flat[value]

@@ -82,11 +82,6 @@ def reached(fn: Any) -> list[Held]:
     return [Held(*held) for held in _walked(fn).held]
 
 
-def tensors_of(fn: Any) -> list[torch.Tensor]:
-    """The tensors that ``fn`` reaches, in the order of ``reached``."""
-    return [value for _, _, value in _walked(fn).held if isinstance(value, torch.Tensor)]
-
-
 def places(fn: Any) -> list[Held]:
     """Every place that ``reached`` looks at, with what is there: containers and objects as well."""
     return [Held(*place) for place in _walked(fn).places]
@@ -335,4 +330,4 @@ class _Walk:
                     self.add((value, None, name))
                 self.value(value, name, item, depth - 1)
         elif isinstance(value, list | tuple) and PLAIN.issuperset(map(type, value)):
-            self.add((value, None, tuple(value)))
+            self.add((value, None, repr(value)))  # 1 is not 1.0

@@ -19,6 +19,7 @@ from superopt.config import Config, Options
 from superopt.cost.measure import interleave
 from superopt.errors import SuperoptError, UnsupportedDevice
 from superopt.frontend.identity import identity
+from superopt.frontend.live import state
 from superopt.frontend.names import name_of
 from superopt.frontend.observe import Observed as Observed
 from superopt.frontend.observe import can_listen as can_listen
@@ -38,13 +39,14 @@ class Result:
     """What came of one function at one signature.
 
     run: the winner, on (args, kwargs, held), where held are the tensors that the function reaches
-    now (``Calls.look``), or None to look them up; generated: the generated kernels alone, called as
-    the function is; winner: "generated", "eager" or "inductor"; timings in seconds; states: values
-    and kernels that the search looked at; cache: "warm" when every kernel came from the cache;
-    boundaries: what was left to PyTorch, and why; pieces: what was built.
+    now (``Calls.look``), or None to look them up; call: the same, called as the function is;
+    generated: the generated kernels alone; winner: "generated", "eager" or "inductor"; timings in
+    seconds; states: values and kernels that the search looked at; cache: "warm" when every kernel
+    came from the cache; boundaries: what was left to PyTorch, and why; pieces: what was built.
     """
 
     run: Run
+    call: Callable[..., Any]
     generated: Callable[..., Any]
     winner: str
     mugraph: MuGraph | None
@@ -54,10 +56,6 @@ class Result:
     cache: str
     boundaries: tuple[Any, ...] = ()
     pieces: tuple[Built, ...] = field(default=(), repr=False)
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        """The winner, with the function's own calling convention."""
-        return self.run(args, kwargs, None)
 
 
 def optimize(
@@ -122,16 +120,23 @@ def optimize(
         def run(args: tuple[Any, ...], kwargs: dict[str, Any], held: Any) -> Any:
             return program.run(args, kwargs, lambda piece, xs: calls[id(piece)](xs), held)
 
+        def generated(*args: Any, **kwargs: Any) -> Any:
+            return run(args, kwargs, None)
+
         pieces = tuple(built.values())
         whole = not program.boundaries
         with same_random_numbers(not whole):
-            winner, best, timings = _choose(fn, run, args, kwargs, options, pieces, whole)
+            timed = partial(run, args, kwargs, state(fn)[1])
+            winner, call, timings = _choose(
+                fn, generated, timed, args, kwargs, options, pieces, whole
+            )
     timings["total_s"] = span.seconds
     states = sum(int(b.meta.get("states", 0)) for b in pieces)
     warm = "warm" if all(b.warm for b in pieces) else "cold"
     return Result(
-        best,
-        lambda *args, **kwargs: run(args, kwargs, None),
+        run if call is generated else lambda args, kwargs, held: call(*args, **kwargs),
+        call,
+        generated,
         winner,
         pieces[0].mugraph,
         pieces[0].certificate,
@@ -157,23 +162,28 @@ def _in_pytorch(piece: Any, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Te
 
 def _choose(
     fn: Callable[..., Any],
-    generated: Run,
+    generated: Callable[..., Any],
+    timed: Callable[[], Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     options: Options,
     built: Sequence[Built],
     whole: bool,
-) -> tuple[str, Run, dict[str, float]]:
-    """The fastest of the generated kernels and the fallbacks, each as the user would call it."""
+) -> tuple[str, Callable[..., Any], dict[str, float]]:
+    """The fastest of the generated kernels and the fallbacks, each as the user would call it.
+
+    timed: the generated kernels, with the tensors that the function holds looked up already: that is
+    done at every call, whichever wins.
+    """
     timings = {
         k: sum(float(b.meta.get(k, 0.0)) for b in built)
         for k in ("search_s", "verify_s", "compile_s")
     }
     names, calls = ["generated"], [generated]
     if "eager" in options.fallbacks:
-        names, calls = [*names, "eager"], [*calls, _runs(fn)]
+        names, calls = [*names, "eager"], [*calls, fn]
     if "inductor" in options.fallbacks:
-        names, calls = [*names, "inductor"], [*calls, _runs(torch.compile(fn))]
+        names, calls = [*names, "inductor"], [*calls, torch.compile(fn)]
     if whole and names == ["generated", "eager"] and all(b.warm for b in built):
         # Measured when it was made; a warm start does not measure again.
         medians = [
@@ -182,17 +192,13 @@ def _choose(
     else:
         with trace.stage("choose"), torch.no_grad():
             runs = interleave(
-                [partial(c, args, kwargs, None) for c in calls], seconds=0.3 * len(calls)
+                [timed, *(partial(c, *args, **kwargs) for c in calls[1:])], seconds=0.3 * len(calls)
             )
             medians = [t.median_s for t in runs]
     for name, median in zip(names, medians, strict=True):
         timings[f"{name}_median_s"] = median
     best = min(range(len(names)), key=lambda k: (medians[k], k))
     return names[best], calls[best], timings
-
-
-def _runs(fn: Callable[..., Any]) -> Run:
-    return lambda args, kwargs, held: fn(*args, **kwargs)
 
 
 def _check_devices(args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> None:
