@@ -245,9 +245,10 @@ def superoptimize(fn: Callable[..., Any] | None = None, /, **options: Any) -> An
     checked = Options.of(**options)
     if fn is None:
         return lambda f: superoptimize(f, **options)
-    if not callable(fn):
+    if not callable(fn) or isinstance(fn, type):
+        given = f"the class {fn.__name__}" if isinstance(fn, type) else type(fn).__name__
         raise WrongType(
-            f"superoptimize takes a function, not {type(fn).__name__}",
+            f"superoptimize takes a function, not {given}",
             "superoptimize",
             "decorate a function or pass a module",
         )

@@ -88,6 +88,12 @@ class UnsupportedDevice(SuperoptError):
     default_fix = "move the tensors to the CPU, or give target='cpu' or 'cuda:sm_NN'"
 
 
+class StaysWhole(UnsupportedOperator):
+    """An operator that cannot be a boundary: the whole function stays in PyTorch."""
+
+    default_fix = "leave this function to PyTorch"
+
+
 class KeepsState(UnsupportedOperator):
     """The function changes, as it runs, what it reads beside its arguments."""
 

@@ -223,6 +223,8 @@ def _dynamic(given: Any) -> tuple[DynamicAxis, ...]:
         for dim, size in dims.items():
             if isinstance(dim, bool) or not isinstance(dim, int):
                 raise _bad("dynamic", given, fix)
+            if dim < 0:
+                raise _bad("dynamic", given, "count the dimensions from 0")
             if size is not None:
                 axes.append(_dynamic_axis(argument, dim, size, given, fix))
     ranges: dict[str, tuple[int, int | None]] = {}

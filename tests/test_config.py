@@ -149,6 +149,7 @@ def test_a_misspelt_option_is_named():
         {"dynamic": {"x": 0}},
         {"dynamic": {"x": {"0": ("n", 1, 2)}}},
         {"dynamic": {"x": {0: ("n", 5, 2)}}},
+        {"dynamic": {"x": {-1: ("n", 1, 2)}}},
         {"dynamic": {"x": {0: ("a b", 1, 2)}}},
         {"dynamic": {"x": {0: ("n", 1, 2)}, "y": {0: ("n", 1, 3)}}},
     ],

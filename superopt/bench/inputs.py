@@ -23,10 +23,19 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
-        """Normal values for floats, zeros and ones for bool and integers (valid as indices)."""
-        if self.dtype.is_floating_point:
-            return torch.randn(self.shape, generator=generator).to(self.dtype)
-        return torch.randint(0, 2, self.shape, generator=generator).to(self.dtype)
+        """Normal values for floats, zeros and ones for bool and integers (valid as indices).
+
+        Raises BadOption for a tensor that does not fit into memory.
+        """
+        try:
+            if self.dtype.is_floating_point:
+                return torch.randn(self.shape, generator=generator).to(self.dtype)
+            return torch.randint(0, 2, self.shape, generator=generator).to(self.dtype)
+        except (RuntimeError, MemoryError) as error:
+            sizes = ",".join(map(str, self.shape))
+            raise BadOption(
+                f"there is no memory for a tensor of [{sizes}]", "option --inputs", _FIX
+            ) from error
 
 
 def parse_inputs(text: str) -> tuple[TensorSpec, ...]:

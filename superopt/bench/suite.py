@@ -102,6 +102,8 @@ def run_suite(
     torch.set_num_threads(threads)
     try:
         document["machine"] = machine()
+        if json_path is not None:
+            _write(json_path, document)  # what cannot be written is better known before hours
         floors = Floors()
         for n, case in enumerate(cases):
             if progress is not None:
@@ -114,12 +116,21 @@ def run_suite(
                 rows[row_key(row.to_json())] = row.to_json()
             document["rows"] = list(rows.values())
             if json_path is not None:
-                results.write(json_path, _ordered(document))
+                _write(json_path, document)
         if progress is not None:
             progress(len(cases), len(cases), "done")
     finally:
         torch.set_num_threads(before)
     return _ordered(document)
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    try:
+        results.write(path, _ordered(document))
+    except OSError as error:
+        raise BadOption(
+            f"the results cannot be written: {error}", "option --json", "name another file"
+        ) from error
 
 
 def _ordered(document: Mapping[str, Any]) -> dict[str, Any]:

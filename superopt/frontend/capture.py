@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from superopt import trace
 from superopt.errors import BadOption, MutatesInput, RequiresGrad, UnsupportedOperator, closest
 from superopt.frontend import cleanup
-from superopt.frontend.leftovers import forgotten
+from superopt.frontend.leftovers import forgotten, let_go
 from superopt.frontend.live import Live, found_in, layout, literal, of_module, state
 from superopt.frontend.names import name_of
 from superopt.frontend.where import UNKNOWN, location, recorded
@@ -111,6 +111,8 @@ def capture(
         # Made functional, a program holds stand-ins for its literals; the tensors are the first's.
         tensors = {**exported.state_dict, **exported.constants}
         program = _functional(exported, name)
+        let_go(exported.graph)
+        let_go(program.graph)
     signature, graph = program.graph_signature, program.graph
     placeholders = tuple(n for n in graph.nodes if n.op == "placeholder")
     literals = {n for n in placeholders if _is_literal(n)}
@@ -137,6 +139,11 @@ def capture(
     for value in captured.values:
         if isinstance(value, Live):
             tensor = value.among(now)
+            if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+                kind = type(tensor).__name__
+                raise UnsupportedOperator(
+                    f"the function holds a {kind}, a subclass of Tensor", name
+                )
             if tensor.is_neg() or tensor.is_conj():
                 raise UnsupportedOperator("the function holds a negated or conjugated view", name)
     _refuse_aliases(captured)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from superopt.errors import SuperoptError
+from superopt.errors import StaysWhole, SuperoptError
 from superopt.frontend import rows_contract, rows_index, rows_layout, rows_reduce, rows_scalar
 from superopt.frontend.cleanup import op_name
 from superopt.frontend.context import Context
@@ -174,7 +174,7 @@ class Converter:
         }
         try:
             result = ROWS[name](self.cx, first.dtype, *args, **kwargs)
-        except NotSupported:
+        except (NotSupported, StaysWhole):
             raise
         except (SuperoptError, TypeError, ValueError, IndexError, KeyError, AttributeError) as e:
             raise NotSupported(f"this use of {name} ({e})") from e

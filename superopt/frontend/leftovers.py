@@ -71,6 +71,17 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
         raise KeepsState(f"the function changes {found[0]}, which it keeps between calls", name)
 
 
+def let_go(graph: Any) -> None:
+    """Ends the weak references to the user's tensors that the stand-ins of a graph would keep.
+
+    A tensor with weak references cannot be exchanged (``torch.utils.swap_tensors``).
+    """
+    modes = {id(m): m for n in graph.nodes if (m := getattr(n.meta.get("val"), "fake_mode", None))}
+    for mode in modes.values():
+        with contextlib.suppress(AttributeError):  # not of PyTorch's public interface
+            mode.fake_tensor_converter.meta_converter.describer.lookup_tensor.clear()
+
+
 @contextlib.contextmanager
 def _noting(modules: set[int], assigned: list[str]) -> Iterator[None]:
     """Notes the attributes, other than weights and parts, that these modules are given."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from superopt.errors import StaysWhole
 from superopt.frontend.context import Context
 from superopt.frontend.rows import ROWS, Row, row
 from superopt.frontend.tensors import NotSupported, Tensor, compute_name, floating
@@ -59,7 +60,10 @@ def _spread_row(root: bool, with_mean: bool) -> Row:
         def build(b: Any, n: int, over: Any) -> int:
             most = math.prod(a.size if isinstance(a.size, int) else a.size.hi for a in over)
             if most <= correction:
-                raise NotSupported(f"variance of {most} elements with correction {correction:g}")
+                # Not a boundary: outside of Python PyTorch would warn of it at every call.
+                raise StaysWhole(
+                    f"variance of {most} elements with correction {correction:g}", "var, std"
+                )
             v = ops.var(b, n, over, correction)
             return b.map("sqrt", v) if root else v
 

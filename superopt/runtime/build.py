@@ -97,11 +97,15 @@ def find_compiler(config: Config | None = None) -> Compiler:
             why.append(f"{name} is not there")
             continue
         try:
-            return _probe(path, config)
+            found = _probe(path, config)
         except (CompileFailed, CompilerMissing, OSError) as error:
             why.append(
                 f"{name} does not work ({error.what if isinstance(error, SuperoptError) else error})"
             )
+        else:
+            if why and os.environ.get("CXX"):
+                trace.warn_once("build", f"$CXX cannot be used, {path} is: {', '.join(why)}")
+            return found
     source = "SUPEROPT_CXX" if config.cxx is not None else "PATH"
     raise CompilerMissing(f"no working C++ compiler: {', '.join(why)}", source)
 
@@ -294,6 +298,11 @@ def compile_many(
                 compiler=compiler,
                 cancel=cancel,
             )
+        except CompileFailed as error:
+            if not config.cxxflags:
+                return error
+            fix = f"look at SUPEROPT_CXXFLAGS first: it adds {shlex.join(config.cxxflags)}"
+            return type(error)(error.what, error.where, fix, details=error.details)
         except SuperoptError as error:
             return error
 

@@ -92,8 +92,10 @@ def numeric_gate(
     What passes (design section 6.2). The error of a row (the last dim of an output) is its largest
     absolute error over its largest reference magnitude, that of an output the largest of its rows:
     an element far below its row's scale is not held to its own scale, since eager does not meet
-    that either. With E the error of eager and S the change of the float64 result when each input
-    is changed by one unit roundoff of the compute type,
+    that either. What is within the smallest normal number of the compute type is no error: the
+    processors' dot products of 16-bit numbers flush subnormal ones. With E the error of eager and
+    S the change of the float64 result when each input is changed by one unit roundoff of the
+    compute type,
 
         error <= factor * E + 4 S + 128 units of the compute type + 2 units of the output type.
 
@@ -199,11 +201,14 @@ def _compare(
     finite = r.isfinite() & y.isfinite()
     scale = torch.where(r.isfinite(), r.abs(), 0.0).amax(-1, keepdim=True).clamp_min(tiny)
 
+    compute = DTYPES[compute_dtype(dtype)]
+    unit, smallest = compute.ulp, torch.finfo(compute.torch).tiny
+
     def error(x: torch.Tensor) -> float:
         both = finite & x.isfinite()
-        return float((torch.where(both, (x - r).abs(), 0.0) / scale).max())
+        off = ((x - r).abs() - smallest).clamp_min(0.0)
+        return float((torch.where(both, off, 0.0) / scale).max())
 
-    unit = DTYPES[compute_dtype(dtype)].ulp
     mine, theirs = error(y), error(e)
     factor = factor if theirs <= 1.0 else max(factor, NOISE)
     limit = factor * theirs + ROUNDINGS * unit + 2 * DTYPES[dtype].ulp

@@ -12,7 +12,7 @@ import sys
 import warnings as python_warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -216,3 +216,88 @@ def test_a_deque_is_emptied_as_the_function_does() -> None:
     assert [float(fast(x)[0, 0]) for _ in range(5)] == [1.0, 2.0, 3.0, 4.0, 5.0]
     with pytest.raises(IndexError):
         fast(x)
+
+
+def test_attributes_set_on_tensors_are_kept() -> None:
+    x, w = torch.randn(4, 16), torch.randn(16, 16)
+
+    def tags(x: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.silu(x @ w)
+        y.scale = 2.0  # type: ignore[attr-defined]
+        return y
+
+    def marks(x: torch.Tensor) -> torch.Tensor:
+        x.seen = True  # type: ignore[attr-defined]
+        return torch.nn.functional.silu(x @ w)
+
+    fast = superoptimize(tags)
+    assert all(fast(x).scale == 2.0 for _ in range(3))
+    fast = superoptimize(marks)
+    for _ in range(3):
+        given = torch.randn(4, 16)
+        fast(given)
+        assert given.seen  # type: ignore[attr-defined]
+
+
+class Counted:
+    """Says when it goes."""
+
+    gone: ClassVar[list[int]] = []
+
+    def __del__(self) -> None:
+        Counted.gone.append(1)
+
+
+def test_destructors_run_as_often_as_in_pytorch() -> None:
+    w = torch.randn(16, 16)
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        kept = Counted()
+        return torch.nn.functional.silu(x @ w) * (2.0 if kept else 1.0)
+
+    fast, x = superoptimize(fn), torch.randn(4, 16)
+    Counted.gone.clear()
+    for _ in range(6):
+        fast(x)
+    assert len(Counted.gone) == 6
+
+
+class Asked:
+    """Answers whatever it is asked for, and notes it."""
+
+    def __init__(self) -> None:
+        self.__dict__["asked"] = []
+
+    def __getattr__(self, name: str) -> float:
+        self.asked.append(name)
+        return 2.0
+
+
+def test_attributes_are_not_asked_for_behind_the_users_back() -> None:
+    thing, x = Asked(), torch.randn(4, 16)
+    fast = superoptimize(lambda x: torch.nn.functional.silu(x @ x.T) * thing.scale)
+    for _ in range(6):
+        fast(x)
+    assert thing.asked == ["scale"] * 6
+
+
+def test_tensors_can_still_be_exchanged() -> None:
+    held = torch.nn.Linear(16, 16)
+    fast = superoptimize(lambda x, w: torch.nn.functional.silu(held(x @ w)), fallbacks=())
+    x, w = torch.randn(4, 16), torch.randn(16, 16)
+    with torch.no_grad():
+        fast(x, w)
+        torch.utils.swap_tensors(w, torch.randn(16, 16))
+        torch.utils.swap_tensors(held.weight, torch.nn.Parameter(torch.randn(16, 16)))
+        want = torch.nn.functional.silu(held(x @ w))
+        torch.testing.assert_close(fast(x, w), want, rtol=1e-4, atol=1e-4)
+
+
+class Named(torch.Tensor):
+    """A subclass that does nothing more."""
+
+
+def test_a_held_subclass_stays_one() -> None:
+    w = torch.randn(16, 16).as_subclass(Named)
+    fast, x = superoptimize(lambda x: torch.nn.functional.silu(x @ w)), torch.randn(4, 16)
+    assert all(type(fast(x)) is Named for _ in range(3))

@@ -271,3 +271,14 @@ def test_a_kernel_that_refuses_at_run_time(
     object.__setattr__(result, "run", refuse)
     assert torch.equal(fast(*args), gated_mlp(*args))
     only(warnings(), "a kernel returned 1")
+
+
+def test_a_variance_of_one_element_is_left_to_pytorch(warnings: Warnings) -> None:
+    fast = superoptimize(lambda x: x.var(-1) * 2)
+    assert torch.isnan(fast(torch.randn(6, 1))).all()
+    assert "variance of 1 elements" in warnings()[0] and len(warnings()) == 1
+
+
+def test_a_class_is_no_function() -> None:
+    with pytest.raises(WrongType, match="not the class Linear"):
+        superoptimize(torch.nn.Linear)

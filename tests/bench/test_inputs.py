@@ -64,3 +64,8 @@ def test_dtype_names():
     assert parse_dtype("bf16") == parse_dtype("bfloat16") == torch.bfloat16
     with pytest.raises(BadOption, match="option --dtypes"):
         parse_dtype("fp32")
+
+
+def test_what_does_not_fit_into_memory():
+    with pytest.raises(BadOption, match="no memory for a tensor of"):
+        make_inputs("f32[99999999,99999999]", 0)

@@ -258,6 +258,9 @@ CASES: dict[str, Callable[[], Change]] = {
     "a bound function of Python": lambda: limit(lambda x: x * get("a")),
     "a function that says it is PyTorch's": lambda: limit(lambda x: like_silu(x)),
     "a function of PyTorch": lambda: replaced(F, "silu", lambda x: x * 3, lambda x: F.silu(x)),
+    "a method of a module of PyTorch": lambda: replaced(
+        torch.nn.Linear, "forward", lambda self, x: x * 3, torch.nn.Linear(4, 4)
+    ),
     "by its full name": lambda: replaced(
         F, "silu", lambda x: x * 3, lambda x: torch.nn.functional.silu(x)
     ),

@@ -8,6 +8,7 @@ by almost zero, huge values) are not taken, so that every difference that is see
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -147,8 +148,11 @@ class Maker:
         if step is None:
             return False
         try:
-            new, wide = step(self.values, False), step(self.wide, True)
-        except (RuntimeError, IndexError, ValueError, NotImplementedError):
+            with warnings.catch_warnings():
+                # A variance of one element; such a function is left to PyTorch as a whole.
+                warnings.filterwarnings("error", message=".*degrees of freedom")
+                new, wide = step(self.values, False), step(self.wide, True)
+        except (RuntimeError, IndexError, ValueError, NotImplementedError, UserWarning):
             return False  # these shapes do not fit the operator
         for x in wide:
             finite = x[torch.isfinite(x)] if x.is_floating_point() else x.new_zeros(0)

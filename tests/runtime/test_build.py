@@ -165,6 +165,20 @@ def test_a_compiler_that_cannot_build_is_passed_over(config, monkeypatch, tmp_pa
     assert found.version == compiler.version
 
 
+def test_a_named_compiler_that_is_not_used_is_said(config, monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    build.find_compiler(config)
+    assert "no-such-compiler is not there" in caplog.text
+
+
+def test_flags_of_the_user_that_break_the_build_are_named(config, compiler, tmp_path):
+    wrong = config.with_values(cxxflags=("-fno-such-flag",))
+    (error,) = build.compile_many(
+        [build.Job(GOOD, (), tmp_path / "k.so")], wrong, compiler=compiler
+    )
+    assert isinstance(error, CompileFailed) and "SUPEROPT_CXXFLAGS" in error.fix
+
+
 def wrapper(tmp_path, compiler, refuse=""):
     """A compiler that notes each of its runs, and can refuse a flag."""
     log = tmp_path / "runs"

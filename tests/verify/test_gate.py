@@ -167,6 +167,28 @@ def test_where_eager_is_noise_so_may_the_kernel_be():
     assert not numeric_gate(lambda xs: divergence(*xs) + 1e-3, divergence, inputs).passed
 
 
+def flushed(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x.abs() < torch.finfo(torch.float32).tiny, 0.0, x)
+
+
+def test_subnormal_numbers_may_be_flushed_where_that_is_all():
+    inputs = [normal(8, 30), normal(30, 40)]
+    assert "denormals" in {
+        c.name for c in numeric_gate(lambda xs: linear(*xs), linear, inputs).classes
+    }
+    assert numeric_gate(lambda xs: linear(*map(flushed, xs)), linear, inputs).passed
+
+    def unit(x):
+        return x / x.abs().amax(-1, keepdim=True)
+
+    assert not numeric_gate(lambda xs: unit(flushed(xs[0])), unit, [normal(8, 30)]).passed
+    assert not numeric_gate(  # half precision's own subnormals are no small matter
+        lambda xs: torch.where(xs[0].abs() < 6e-5, 0, xs[0]),
+        lambda x: x * 1.0,
+        [normal(8, 30).half() * 1e-5],
+    ).passed
+
+
 def test_half_precision_sums_fail():
     def short(xs):
         return (xs[0].bfloat16() @ xs[1].bfloat16()).float()
