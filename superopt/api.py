@@ -179,6 +179,11 @@ class Optimized:
                     config = Config.from_env()
                     with pipeline.unheard(), trace.terminal_progress(self._calls.name, config):
                         result = pipeline.optimize(self.fn, args, kwargs, options, config, seen)
+                    if self._calls.signature(args, kwargs) != signature:  # by another thread
+                        raise KeepsState(
+                            "what the function reads changed while it was optimized",
+                            self._calls.name,
+                        )
                 except Exception as error:
                     self._failed[signature] = error
                     if isinstance(error, KeepsState):

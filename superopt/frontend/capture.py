@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -175,6 +176,13 @@ def _export(
         except Exception as error:
             first = first or error
     text = str(first).strip()
+    if unknown := re.search(r"Found <class '([^']*)'> in output", text):
+        raise UnsupportedOperator(
+            f"the result holds a {unknown[1].split('.')[-1]}, which PyTorch cannot take apart",
+            name,
+            "register its class (torch.export.register_dataclass), or return tensors in a tuple or dict",
+            details=text,
+        ) from first
     raise UnsupportedOperator(
         f"torch.export cannot capture it: {(text.splitlines() or [type(first).__name__])[0][:200]}",
         (first and _raised_at(first)) or name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -282,3 +283,26 @@ def test_a_variance_of_one_element_is_left_to_pytorch(warnings: Warnings) -> Non
 def test_a_class_is_no_function() -> None:
     with pytest.raises(WrongType, match="not the class Linear"):
         superoptimize(torch.nn.Linear)
+
+
+@dataclasses.dataclass
+class Pair:
+    """A result in a class of the user's."""
+
+    one: torch.Tensor
+    two: torch.Tensor
+
+
+def test_results_in_a_dataclass(warnings: Warnings) -> None:
+    def fn(x: torch.Tensor) -> Pair:
+        return Pair(torch.nn.functional.silu(x @ x), x.sum(-1))
+
+    x = torch.randn(8, 8)
+    fast = superoptimize(fn)
+    assert all(torch.equal(fast(x).one, fn(x).one) for _ in range(2))
+    only(warnings(), "the result holds a Pair", "register_dataclass")
+    torch.export.register_dataclass(Pair)
+    fast = superoptimize(fn, fallbacks=())
+    torch.testing.assert_close(fast(x).one, fn(x).one)
+    torch.testing.assert_close(fast(x).two, fn(x).two)
+    assert fast.result(x).winner == "generated" and len(warnings()) == 1

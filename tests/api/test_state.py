@@ -361,3 +361,27 @@ def test_what_pythons_own_modules_keep_is_no_state(warnings: Warnings) -> None:
     torch.testing.assert_close(fast(x), fn(x))
     assert fast.result(x).winner == "generated"
     assert warnings() == []
+
+
+def test_a_state_that_changes_while_it_is_optimized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another thread may do: what was captured belongs to no known state."""
+    held = {"m": torch.nn.Linear(16, 16)}
+    fast, x = (
+        superoptimize(lambda x: torch.nn.functional.silu(held["m"](x)), fallbacks=()),
+        torch.randn(4, 16),
+    )
+    optimize = pipeline.optimize
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        result = optimize(*args, **kwargs)
+        held["m"] = torch.nn.Linear(16, 16, bias=False)
+        return result
+
+    monkeypatch.setattr(pipeline, "optimize", meanwhile)
+    with torch.no_grad():
+        fast(x)
+        for bias in (True, False, True):
+            held["m"] = torch.nn.Linear(16, 16, bias=bias)
+            torch.testing.assert_close(
+                fast(x), torch.nn.functional.silu(held["m"](x)), rtol=1e-4, atol=1e-4
+            )
