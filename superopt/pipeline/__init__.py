@@ -117,7 +117,15 @@ def optimize(
         site.remember(shortcut, program, [b.key for b in built.values()])
         calls = {piece: b.kernels for piece, b in built.items()}
 
+        # A function may switch to inference mode itself; its results are of that mode then.
+        inference = any(
+            t.is_inference() for t in pytree.tree_leaves(seen.answer) if isinstance(t, torch.Tensor)
+        )
+
         def run(args: tuple[Any, ...], kwargs: dict[str, Any], held: Any) -> Any:
+            if inference:
+                with torch.inference_mode():
+                    return program.run(args, kwargs, lambda piece, xs: calls[id(piece)](xs), held)
             return program.run(args, kwargs, lambda piece, xs: calls[id(piece)](xs), held)
 
         def generated(*args: Any, **kwargs: Any) -> Any:

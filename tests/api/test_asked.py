@@ -157,6 +157,22 @@ def test_results_lie_in_memory_as_pytorch_lays_them(name: str, dynamic: bool) ->
             assert [a.stride(d) for d in long] == [b.stride(d) for d in long]
 
 
+def test_results_are_of_the_mode_that_the_function_chooses() -> None:
+    @torch.inference_mode()
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.silu(x @ x)
+
+    x = torch.randn(8, 8)
+    fast = superoptimize(fn, fallbacks=())
+    assert all(fast(x).is_inference() for _ in range(3))
+    torch.testing.assert_close(fast(x), fn(x))
+    assert fast.result(x).winner == "generated"
+    plain = superoptimize(lambda x: torch.nn.functional.silu(x @ x), fallbacks=())
+    assert not any(plain(x).is_inference() for _ in range(3))
+    with torch.inference_mode():
+        assert plain(x).is_inference()
+
+
 def test_modes_and_default_devices_are_obeyed() -> None:
     class Cosines(torch.overrides.TorchFunctionMode):
         def __torch_function__(
