@@ -75,7 +75,7 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
         f"{s.slower} rows are slower than eager by more than 5 %",
     ]
     if s.worst is not None:
-        lines.append(f"worst ratio to eager: {s.worst:.2f} ({s.worst_case})")
+        lines.append(f"slowest row: {s.worst:.2f} of the time of eager ({s.worst_case})")
     if s.wrong or s.failed:
         lines.append(f"{s.wrong} rows are wrong, {s.failed} were not measured")
     return lines

@@ -265,7 +265,7 @@ def test_table_and_summary(engine, capsys):
     table.print_table(document)
     text = capsys.readouterr().out
     assert "generated kernels beat eager in 1 of 2 rows" in text
-    assert "lora" in text and "worst ratio to eager: 2.00" in text
+    assert "lora" in text and "slowest row: 2.00 of the time of eager" in text
 
 
 def test_problems_name_what_is_wrong(engine):
