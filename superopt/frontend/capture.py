@@ -21,8 +21,9 @@ from superopt import trace
 from superopt.errors import BadOption, MutatesInput, RequiresGrad, UnsupportedOperator, closest
 from superopt.frontend import cleanup
 from superopt.frontend.leftovers import forgotten, let_go
-from superopt.frontend.live import Live, found_in, layout, literal, of_module, state
+from superopt.frontend.live import Live, found_in, layout, literal, state
 from superopt.frontend.names import name_of
+from superopt.frontend.readings import heard
 from superopt.frontend.where import UNKNOWN, location, recorded
 from superopt.mugraph.axes import Sym
 
@@ -34,7 +35,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class _Wrapped(torch.nn.Module):
-    """A plain function as a module, which is what torch.export takes."""
+    """A function, or a module that shall not be touched, as what torch.export takes."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         super().__init__()
@@ -100,9 +101,10 @@ def capture(
     """
     kwargs = kwargs or {}
     name = name_of(fn)
-    module = fn if isinstance(fn, torch.nn.Module) else _Wrapped(fn)
+    # Of a module that it is given, export exchanges the weights while it traces.
+    module = _Wrapped(fn)
     shapes = _dynamic_shapes(fn, args, kwargs, dynamic) if dynamic else None
-    with _ONE_AT_A_TIME, _quiet(), recorded(), forgotten(fn, name):
+    with _ONE_AT_A_TIME, _quiet(), recorded(), forgotten(fn, name), heard(name):
         # In the caller's grad mode, for which the function may ask; if it switches that mode, the
         # switches would be operators there, and are nothing where no gradient is kept anyway.
         exported = _export(module, args, kwargs, shapes, name)
@@ -124,7 +126,7 @@ def capture(
             values.append(position)
             position += 1
         else:
-            values.append(_held(fn, module, tensors, str(spec.target), node in literals))
+            values.append(_held(fn, tensors, str(spec.target), node in literals))
     read, now = state(fn)
     captured = Captured(
         name,
@@ -243,12 +245,11 @@ def _is_literal(node: fx.Node) -> bool:
 
 def _held(
     fn: Callable[..., Any],
-    module: torch.nn.Module,
     tensors: Mapping[str, torch.Tensor],
     target: str,
     only_copied: bool,
 ) -> Live:
-    named = of_module(fn, module, target) or found_in(fn, tensors[target])
+    named = found_in(fn, tensors[target])
     if named is not None:
         return named
     if only_copied:
@@ -319,8 +320,6 @@ def _dynamic_shapes(
         return dict(wish)
 
     named = {n: shapes(n, v) for n, v in bound.arguments.items()}
-    if isinstance(fn, torch.nn.Module):
-        return named
     positional = tuple(named[n] for n in list(bound.arguments)[: len(args)])
     keywords = {n: named[n] for n in list(bound.arguments)[len(args) :]}
     return {"args": positional, "kwargs": keywords} if keywords else {"args": positional}

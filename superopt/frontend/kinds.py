@@ -6,6 +6,7 @@ import builtins
 import collections
 import enum
 import functools
+import gc
 import random
 import sys
 import sysconfig
@@ -24,7 +25,13 @@ _OF_EVERY_MODULE = frozenset(torch.nn.Module().__dict__) - {"training"}
 
 CONTAINERS = (list, tuple, dict, types.MappingProxyType, set, frozenset, collections.deque)
 
-SPEAKING = frozenset((builtins.print, builtins.input, builtins.open, builtins.breakpoint))
+SPEAKING = frozenset(
+    (
+        *(builtins.print, builtins.input, builtins.open, builtins.breakpoint),
+        *(builtins.globals, builtins.exec, builtins.eval),
+    )
+)
+"""Functions of Python that say, ask or reach more than is seen."""
 
 _DRAWING = frozenset(
     ("random", "time", "secrets", "uuid", "datetime", "numpy.random", "torch.random")
@@ -49,6 +56,8 @@ def token(value: Any) -> Hashable:
     try:
         hash(value)
     except TypeError:
+        if isinstance(value, slice):
+            return slice, (value.start, value.stop, value.step)
         if type(value).__name__ == "ndarray" and value.nbytes <= MOST_BYTES:
             return type(value), value.shape, str(value.dtype), value.tobytes()
         return type(value), id(value)
@@ -110,7 +119,7 @@ def of_users(bases: tuple[type, ...]) -> tuple[type, ...]:
         base
         for base in bases
         if not is_library(base)
-        and (base.__module__ == "builtins" or not is_standard(base.__module__))
+        and (base.__module__ in _OF_NO_FILE or not is_standard(base.__module__))
     )
 
 
@@ -125,7 +134,9 @@ def slots(kind: type) -> Iterator[str]:
     """The names of the slots of a class and those it inherits from."""
     for base in kind.__mro__:
         own = base.__dict__.get("__slots__", ())
-        yield from (own,) if isinstance(own, str) else own
+        for name in (own,) if isinstance(own, str) else own:
+            hidden = name.startswith("__") and not name.endswith("__")
+            yield f"_{base.__name__.lstrip('_')}{name}" if hidden else name
 
 
 def of_torch(name: str) -> bool:
@@ -136,6 +147,27 @@ def of_torch(name: str) -> bool:
 def is_number(kind: type) -> bool:
     """Whether a type is one of numpy's scalar types (numpy need not be there)."""
     return kind.__module__ == "numpy" and hasattr(kind, "item") and kind.__name__ != "ndarray"
+
+
+_OF_NO_FILE = ("builtins", "types")
+"""Modules that classes say they are of when code without a name, or a function, makes them."""
+
+
+def remembered(memo: Any) -> list[Any]:
+    """The arguments and results that a ``functools.lru_cache`` keeps, which it shows to gc alone."""
+    shown = gc.get_referents(memo)
+    links = {  # of one with a bound on its size: each key, its result, and the class of the link
+        id(key): result
+        for key, result, kind in zip(shown, shown[1:], shown[2:], strict=False)
+        if getattr(kind, "__name__", "") == "_lru_list_elem"
+    }
+    tables = [t for t in shown if type(t) is dict and t is not memo.__dict__]
+    return [
+        item
+        for table in tables
+        for key, value in table.items()
+        for item in (key, links.get(id(key), value))
+    ]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -156,5 +188,5 @@ def is_library(thing: Any) -> bool:
         home = str(thing.__globals__.get("__name__"))
         return home.split(".")[0] in LIBRARIES or is_standard(home)
     if isinstance(thing, type) and thing.__module__ == "builtins":
-        return not thing.__flags__ & _MADE_BY_CODE  # code without a name makes such, too
+        return not thing.__flags__ & _MADE_BY_CODE
     return (getattr(thing, "__module__", None) or "").split(".")[0] in LIBRARIES

@@ -56,15 +56,13 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
             now = _now(held)
             if held.key is None or isinstance(held.owner, type) or _same(now, held.value):
                 continue
-            ours = isinstance(held.owner, torch.nn.Module)
-            if ours or _holds_stand_in(now):
+            if _holds_stand_in(now):
                 _put(held.owner, held.key, held.value)
-            if not ours:
-                found.append(_called(held))
+            found.append(_called(held))
         for held in places(fn):
             if is_memo(held.value) and _misses(held.value) > misses.get(id(held.value), 0):
                 held.value.cache_clear()
-            elif _stand_in(held.value):  # under a name that was not there before
+            elif stand_in(held.value):  # under a name that was not there before
                 _put(held.owner, held.key, None)
                 found.append(_called(held))
     if found:
@@ -110,7 +108,8 @@ def _called(held: Held) -> str:
     return repr(held.key)
 
 
-def _stand_in(value: Any) -> bool:
+def stand_in(value: Any) -> bool:
+    """Whether a tensor is one of those, without values, that a function is traced with."""
     return isinstance(value, torch.Tensor) and type(value).__module__.startswith("torch._sub")
 
 
@@ -118,7 +117,7 @@ def _holds_stand_in(value: Any, depth: int = 3) -> bool:
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list | tuple | set | frozenset | collections.deque):
-        return _stand_in(value)
+        return stand_in(value)
     return depth > 0 and any(_holds_stand_in(item, depth - 1) for item in list(value))
 
 

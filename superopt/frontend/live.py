@@ -69,19 +69,6 @@ def literal(tensor: torch.Tensor) -> Live:
     return Live(-1, layout(tensor), tensor)
 
 
-def of_module(fn: Callable[..., Any], module: torch.nn.Module, target: str) -> Live | None:
-    """The parameter or buffer called ``target`` of a module, which ``fn`` is or holds."""
-    owner: Any = module
-    *path, name = target.split(".")
-    for part in path:
-        owner = getattr(owner, part, None)
-    tables = [id(getattr(owner, table, None)) for table in ("_parameters", "_buffers")]
-    for place, held in enumerate(_tensors(fn)):
-        if held.key == name and id(held.owner) in tables:
-            return Live(place, layout(held.value))
-    return None
-
-
 def found_in(fn: Callable[..., Any], tensor: torch.Tensor) -> Live | None:
     """The place through which ``fn`` reaches a tensor, None when it is in none that is looked at.
 
@@ -107,7 +94,7 @@ def state(
     states are equal, tensors at one position have the same role (see ``reached``).
     """
     given = {id(leaf): k for k, leaf in enumerate(leaves)}
-    seen: dict[tuple[int, torch.Size, tuple[int, ...]], int] = {}
+    seen: dict[Any, int] = {}
     out: list[Hashable] = []
     tensors: list[torch.Tensor] = []
     add = out.append
@@ -129,6 +116,7 @@ def state(
                     value.requires_grad,
                     value.is_neg(),
                     given.get(id(value)),
+                    seen.setdefault(id(value), len(seen)),
                 )
             )
         elif type(value) is types.CodeType:

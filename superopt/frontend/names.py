@@ -16,8 +16,20 @@ def name_of(fn: Callable[..., Any]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def mentioned(code: types.CodeType) -> tuple[str, ...]:
-    """The global and attribute names of a function's code, and of functions defined in it."""
-    return tuple(dict.fromkeys(name for c in _nested(code) for name in c.co_names))
+    """The global and attribute names of a function's code, and of functions defined in it.
+
+    So are its words between quotes (for ``getattr``) and the keywords of its patterns.
+    """
+    names = (name for c in _nested(code) for name in (*c.co_names, *_words(c.co_consts)))
+    return tuple(dict.fromkeys(names))
+
+
+def _words(consts: Any) -> Iterator[str]:
+    for const in consts:
+        if isinstance(const, str) and const.isidentifier():
+            yield const
+        elif isinstance(const, tuple):
+            yield from _words(const)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -58,7 +58,8 @@ def observe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
     marks = [dict(t.__dict__) for t in (*given, *tensors)]
     if any(kind(fn) for kind in _LATER):
         seen.effects.append("is a coroutine or a generator, and runs later")
-    with _listening(seen.effects):
+    grads = [t.grad if t.is_leaf else None for t in (*given, *tensors)]
+    with _listening(seen):
         seen.answer = fn(*args, **kwargs)
     now, shape = pytree.tree_flatten((args, kwargs))
     if shape != spec or any(a is not b for a, b in zip(leaves, now, strict=True)):
@@ -67,6 +68,8 @@ def observe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
         seen.effects.append("writes to a tensor that it holds")
     if any(not _same_marks(t, m) for t, m in zip((*given, *tensors), marks, strict=True)):
         seen.effects.append("sets an attribute of a tensor")
+    if any(t.is_leaf and t.grad is not g for t, g in zip((*given, *tensors), grads, strict=True)):
+        seen.effects.append("sets the gradient of a tensor")
     if any(_marked(leaf) for leaf in pytree.tree_leaves(seen.answer)):
         seen.effects.append("returns a tensor with attributes of its own")
     return seen
@@ -93,10 +96,10 @@ def refuse_effects(seen: Observed, name: str) -> None:
 
 
 class _Ears(threading.local):
-    """The lists of effects of the functions that are being observed, one within the other."""
+    """The functions that are being observed, one within the other."""
 
     def __init__(self) -> None:
-        self.lists: list[list[str]] = []
+        self.seen: list[Observed] = []
 
 
 _ears = _Ears()
@@ -108,18 +111,18 @@ def can_listen() -> bool:
 
 
 @contextmanager
-def _listening(effects: list[str]) -> Iterator[None]:
+def _listening(seen: Observed) -> Iterator[None]:
     """Notes what this thread's Python code says, reads or writes; libraries may warn."""
     if not can_listen():
         yield
         return
-    _ears.lists.append(effects)
+    _ears.seen.append(seen)
     sys.setprofile(_note)
     try:
         yield
     finally:
-        _ears.lists.pop()
-        sys.setprofile(_note if _ears.lists else None)
+        _ears.seen.pop()
+        sys.setprofile(_note if _ears.seen else None)
 
 
 @contextmanager
@@ -143,16 +146,16 @@ def _note(frame: types.FrameType, event: str, arg: Any) -> None:
     else:
         return
     if by := _caller(frame.f_back if event == "call" else frame):
-        for effects in _ears.lists:
-            effects.append(f"calls {what} (line {by.f_lineno}, in {by.f_code.co_name})")
+        for seen in _ears.seen:
+            seen.effects.append(f"calls {what} (line {by.f_lineno}, in {by.f_code.co_name})")
 
 
 def _caller(frame: types.FrameType | None) -> types.FrameType | None:
-    """The user's frame under a call, None when a library makes it or a warning is shown."""
+    """The user's frame under a call, None when a library or an import makes it, or a warning."""
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         root = name.split(".")[0]
-        if root in ("torch", "superopt", "numpy", "warnings"):
+        if root in ("torch", "superopt", "numpy", "warnings", "importlib"):
             return None
         if not is_standard(name):
             return frame

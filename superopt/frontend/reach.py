@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
+import contextlib
 import contextvars
 import enum
 import functools
@@ -26,6 +27,7 @@ from superopt.frontend.kinds import (
     of_library,
     of_torch,
     of_users,
+    remembered,
     slots,
     token,
 )
@@ -34,9 +36,11 @@ from superopt.frontend.names import imported, mentioned, read_globals
 MOST = 256
 """Elements up to which a container's contents are looked at, unless all are plain."""
 
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+
 _HOOKS_OF_ALL = (
-    torch.nn.modules.module._global_forward_pre_hooks,
-    torch.nn.modules.module._global_forward_hooks,
+    ("before all", torch.nn.modules.module._global_forward_pre_hooks),
+    ("after all", torch.nn.modules.module._global_forward_hooks),
 )
 
 _MAKING = frozenset(("__init__", "__new__", "__post_init__", "__init_subclass__"))
@@ -213,20 +217,27 @@ class _Walk:
     def module(self, module: torch.nn.Module) -> None:
         """A module and all it contains."""
         kind = type(module)
-        for hooks in (*_HOOKS_OF_ALL, module._forward_pre_hooks, module._forward_hooks):
+        for name, hooks in (*_HOOKS_OF_ALL, *((n, getattr(module, n)) for n in _HOOKS)):
             if hooks:  # their numbers differ from one registration to the next
-                self.elements(module, "hooks", tuple(hooks.values()), DEPTH)
+                self.elements(module, name, tuple(hooks.values()), DEPTH)
         self.classes(kind)
         if not is_library(kind) or not of_library(kind.forward):
             self.value(kind, "forward", kind.forward, DEPTH)
         for table in (module._parameters, module._buffers):
+            self.add((module, "tensors", len(table)))
             for name, value in table.items():
-                self.add((table, name, value))
+                self.tensor(table, name, value, DEPTH - 1)
         for name, value in module.__dict__.items():
             if not of_torch(name):
                 self.value(module, name, value, DEPTH - 1)
         for name, part in module._modules.items():
             self.value(module._modules, name, part, DEPTH - 1)
+
+    def tensor(self, owner: Any, key: Any, value: Any, depth: int) -> None:
+        """A tensor (or none), and the attributes it was given."""
+        self.add((owner, key, value))
+        if value is not None and value.__dict__:
+            self.elements(value, "__dict__", value.__dict__, depth)
 
     def value(self, owner: Any, key: Any, value: Any, depth: int) -> None:
         """Whatever ``owner`` has under ``key``; objects are opened while ``depth`` lasts."""
@@ -235,10 +246,13 @@ class _Walk:
         if kind in PLAIN:
             self.add((owner, key, value))
         elif isinstance(value, torch.Tensor):
+            self.tensor(owner, key, value, depth)
+        elif isinstance(value, enum.Enum):
             self.add((owner, key, value))
-            if value.__dict__:
-                self.elements(value, "__dict__", value.__dict__, depth)
-        elif isinstance(value, enum.Enum) or is_number(kind) or draws(value):
+            if isinstance(value.value, CONTAINERS):
+                self.value(value, "_value_", value.value, depth)
+            self.classes(kind)
+        elif is_number(kind) or draws(value):
             self.add((owner, key, value))
         elif isinstance(value, torch.nn.Module | functools.partial | types.MethodType):
             if self.opened(owner, key, value):
@@ -248,15 +262,17 @@ class _Walk:
             self.classes(value, makes=True)
             self.classes(type(value))
         elif isinstance(value, CONTAINERS):
+            new = kind is tuple or self.opened(owner, key, value)
             self.elements(owner, key, value, depth)
-            if not is_library(kind) and kind not in _BARE and self.opened(owner, key, value):
+            if new and kind not in _BARE and not is_library(kind):
                 self.attributes(value, depth)
-                self.add(_CLOSED)
-        elif isinstance(value, bytearray | array.array):
-            self.add((owner, key, (kind, bytes(value))))
+            self.add(_CLOSED)
+        elif isinstance(value, bytearray | array.array) or kind.__module__ == "ctypes":
+            self.add((owner, key, (kind, bytes(memoryview(value)))))
         elif isinstance(value, contextvars.ContextVar):
             self.add((owner, key, kind))
-            self.value(value, None, value.get(None), depth)
+            with contextlib.suppress(LookupError):
+                self.value(value, None, value.get(), depth)
         elif isinstance(value, weakref.ref):
             self.add((owner, key, kind))
             self.value(value, None, value(), depth)
@@ -281,10 +297,14 @@ class _Walk:
         kind = type(value)
         if is_memo(value):
             self.add((owner, key, value))
+            for item in remembered(value):
+                self.value(value, None, item, depth)
         if under := decorated(value):
             self.value(value, *under, depth)
         elif is_library(kind):
             self.add((owner, key, token(value)))
+            if kind.__module__.startswith("torch.") and not callable(value):
+                self.attributes(value, depth)  # an optimizer, a distribution
         if not is_library(kind):
             if isinstance(value, _SUBCLASSED) or not hasattr(value, "__dict__"):
                 self.add((owner, key, token(value)))
@@ -306,6 +326,7 @@ class _Walk:
             before = len(self.seen)
             if self.seen.setdefault(id(base) + makes, before) != before:  # ids are even
                 continue
+            self.add((None, None, base))
             skipped = _NOT_CALLED - _UNMAKING if makes else _NOT_CALLED | _MAKING
             for name, item in list(base.__dict__.items()):
                 item = getattr(item, "__func__", item.fget if isinstance(item, property) else item)
@@ -321,13 +342,23 @@ class _Walk:
         """The elements of a container, and how many they are."""
         self.add((owner, key, (type(value), len(value))))
         if isinstance(value, set | frozenset):
-            plain = all(is_plain(item) for item in value)
-            self.add((value, None, frozenset(value) if plain else id(value)))
+            if all(is_plain(item) for item in value):
+                self.add((value, None, frozenset((type(item), item) for item in value)))
+            elif len(value) <= MOST and depth > -DEEPEST:
+                for item in list(value):
+                    self.add((value, None, id(item)))  # whether it is in there is asked, too
+                    self.value(value, None, item, depth - 1)
+            else:
+                self.add((value, None, id(value)))
         elif len(value) <= MOST and depth > -DEEPEST:
             mapping = isinstance(value, dict | types.MappingProxyType)
             for name, item in list(value.items()) if mapping else enumerate(value):
-                if mapping and type(name) is not str and (is_plain(name) or isinstance(name, type)):
-                    self.add((value, None, name))
+                if mapping and type(name) is not str:
+                    self.value(value, None, name, depth - 1)
                 self.value(value, name, item, depth - 1)
-        elif isinstance(value, list | tuple) and PLAIN.issuperset(map(type, value)):
-            self.add((value, None, repr(value)))  # 1 is not 1.0
+        else:
+            items: Any = value.items() if isinstance(value, dict) else enumerate(value)
+            flat = tuple(item for pair in items for item in pair)
+            kinds = tuple(map(type, flat))  # 1 is not 1.0
+            if PLAIN.issuperset(kinds):
+                self.add((value, None, (kinds, flat)))

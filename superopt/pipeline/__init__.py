@@ -23,7 +23,12 @@ from superopt.frontend.live import state
 from superopt.frontend.names import name_of
 from superopt.frontend.observe import Observed as Observed
 from superopt.frontend.observe import can_listen as can_listen
-from superopt.frontend.observe import confirm, difference, refuse_effects, same_random_numbers
+from superopt.frontend.observe import (
+    confirm,
+    difference,
+    refuse_effects,
+    same_random_numbers,
+)
 from superopt.frontend.observe import observe as observe
 from superopt.frontend.observe import unheard as unheard
 from superopt.mugraph.placement import MuGraph
