@@ -89,9 +89,9 @@ class Optimized:
             return self.fn(*args, **kwargs)
         try:
             signature, held = self._calls.look(args, kwargs)
+            found = self._results.get(signature)
         except Exception as error:
             return self._original(error, args, kwargs)
-        found = self._results.get(signature)
         if found is None:
             return self._first_call(signature, args, kwargs)
         try:

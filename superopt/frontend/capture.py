@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.export import _trace
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
@@ -334,10 +335,12 @@ def _quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
+    _trace.__dict__["print"] = lambda *args, **kwargs: None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        del _trace.__dict__["print"]
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -69,13 +69,19 @@ def decorated(value: Any) -> tuple[str, Any] | None:
     of_class: Any = getattr(type(value), "__dict__", {}).get("__wrapped__")
     if hasattr(of_class, "__get__"):  # of a proxy in C
         return "__wrapped__", of_class.__get__(value)
-    try:
-        own = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return None
+    own = vars_of(value)
     return next(
         ((name, own[name]) for name in ("__wrapped__", "fn") if callable(own.get(name))), None
     )
+
+
+def vars_of(value: Any) -> dict[str, Any]:
+    """The attributes that an object has itself; a __getattr__ of the user's is not asked."""
+    try:
+        held = object.__getattribute__(value, "__dict__")
+    except (AttributeError, TypeError):
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 def draws(value: Any) -> bool:

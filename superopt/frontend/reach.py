@@ -30,6 +30,7 @@ from superopt.frontend.kinds import (
     remembered,
     slots,
     token,
+    vars_of,
 )
 from superopt.frontend.names import imported, mentioned, read_globals
 
@@ -283,6 +284,10 @@ class _Walk:
         ):  # a library's decorator may hold a user's function
             if self.opened(owner, key, value):
                 self.inside(value)
+        elif kind.__module__.startswith("torch.") and not callable(value) and vars_of(value):
+            if self.opened(owner, key, value):  # an optimizer, a scheduler, a distribution
+                self.attributes(value, depth)
+                self.add(_CLOSED)
         elif isinstance(value, types.BuiltinFunctionType) or is_library(value):
             self.add((owner, key, token(value)))
             holder = getattr(value, "__self__", None)  # of list.append, the list
@@ -303,8 +308,6 @@ class _Walk:
             self.value(value, *under, depth)
         elif is_library(kind):
             self.add((owner, key, token(value)))
-            if kind.__module__.startswith("torch.") and not callable(value):
-                self.attributes(value, depth)  # an optimizer, a distribution
         if not is_library(kind):
             if isinstance(value, _SUBCLASSED) or not hasattr(value, "__dict__"):
                 self.add((owner, key, token(value)))
@@ -312,7 +315,7 @@ class _Walk:
 
     def attributes(self, value: Any, depth: int) -> None:
         """The attributes of an object, and those of its classes that code names."""
-        for name, item in getattr(value, "__dict__", {}).items():
+        for name, item in vars_of(value).items():
             if depth > 0 or name in self.names:
                 self.value(value, name, item, depth - 1)
         for name in sorted(self.names.intersection(slots(type(value)))):
