@@ -96,6 +96,11 @@ class Program:
         return tuple(p for p in self.pieces if isinstance(p, Supported))
 
     @functools.cached_property
+    def _holds(self) -> bool:
+        """Whether there are tensors to look up."""
+        return any(isinstance(v, Live) and not v.constant for v in self.captured.values)
+
+    @functools.cached_property
     def _given(self) -> frozenset[fx.Node]:
         return frozenset(self.captured.placeholders)
 
@@ -123,14 +128,14 @@ class Program:
         (another dtype, a required gradient, ...), the original function runs, with a warning.
         """
         captured = self.captured
-        if held is None:
+        if held is None and self._holds:
             changed, held = captured.look()
             if changed is not None:
                 trace.warn_once("fallback", f"{captured.name} runs in PyTorch: {changed}")
                 return captured.fn(*args, **kwargs)
         flat = pytree.tree_leaves((args, kwargs)) if kwargs or not _plain(args) else args
         env: Env = {
-            node: value.among(held) if isinstance(value, Live) else flat[value]
+            node: value.among(held or ()) if isinstance(value, Live) else flat[value]
             for node, value in zip(captured.placeholders, captured.values, strict=True)
         }
         sizes = symbol_values(captured.placeholders, env) if captured.symbols else {}
