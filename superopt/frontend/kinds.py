@@ -101,6 +101,11 @@ def draws(value: Any) -> bool:
     )
 
 
+def is_c_data(kind: type) -> bool:
+    """Whether a type is one of ctypes' numbers, arrays, structures or pointers."""
+    return hasattr(kind, "_b_needsfree_")
+
+
 def is_memo(value: Any) -> bool:
     """Whether a function remembers its results (``functools.lru_cache``, ``functools.cache``)."""
     return type(value).__name__ == "_lru_cache_wrapper"

@@ -20,6 +20,7 @@ from superopt.frontend.kinds import (
     PLAIN,
     decorated,
     draws,
+    is_c_data,
     is_library,
     is_memo,
     is_number,
@@ -268,7 +269,7 @@ class _Walk:
             if new and kind not in _BARE and not is_library(kind):
                 self.attributes(value, depth)
             self.add(_CLOSED)
-        elif isinstance(value, bytearray | array.array) or kind.__module__ == "ctypes":
+        elif isinstance(value, bytearray | array.array) or is_c_data(kind):
             self.add((owner, key, (kind, bytes(memoryview(value)))))
         elif isinstance(value, contextvars.ContextVar):
             self.add((owner, key, kind))

@@ -233,7 +233,7 @@ def attribute_of_a_parameter() -> Change:
     return replaced(module.w, "scale", 3.0, lambda x: x * getattr(module.w, "scale", 1.0))
 
 
-def ctypes_value() -> Change:
+def ctypes_value(library: Any = ctypes.pythonapi) -> Change:
     held = ctypes.c_double(2.0)
     return (
         lambda x: x * held.value,
