@@ -264,11 +264,11 @@ class _Walk:
             self.classes(value, makes=True)
             self.classes(type(value))
         elif isinstance(value, CONTAINERS):
-            new = kind is tuple or self.opened(owner, key, value)
-            self.elements(owner, key, value, depth)
-            if new and kind not in _BARE and not is_library(kind):
-                self.attributes(value, depth)
-            self.add(_CLOSED)
+            if kind is tuple or self.opened(owner, key, value):
+                self.elements(owner, key, value, depth)
+                if kind not in _BARE and not is_library(kind):
+                    self.attributes(value, depth)
+                self.add(_CLOSED)
         elif isinstance(value, bytearray | array.array) or is_c_data(kind):
             self.add((owner, key, (kind, bytes(memoryview(value)))))
         elif isinstance(value, contextvars.ContextVar):
