@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from superopt import pipeline, report, trace
 from superopt.config import Config, Options
@@ -30,6 +32,9 @@ CHANGES = 3
 RESTLESS = 64
 """Signatures, without one that settled, after which no other is looked at."""
 
+VARIANTS = 16
+"""Kernels for tensors of the same shapes, after which other numbers run in PyTorch."""
+
 
 class Optimized:
     """A function that is superoptimized on its first call with each signature.
@@ -46,6 +51,7 @@ class Optimized:
         self._changes: dict[Any, set[Signature]] = {}
         self._results: dict[Signature, Any] = {}
         self._failed: dict[Signature, Exception] = {}
+        self._variants: collections.Counter[Hashable] = collections.Counter()
         self._locks: dict[Signature, threading.Lock] = {}
         self._lock = threading.Lock()
         self._calls = Calls(fn, options)
@@ -112,6 +118,14 @@ class Optimized:
             return self.fn(*args, **kwargs)
         if signature in self._failed:
             return self._original(self._failed[signature], args, kwargs)
+        if self._variants[_shapes(args, kwargs)] >= VARIANTS:
+            trace.warn_once(
+                "fallback",
+                f"{self._calls.name} runs in PyTorch: its numbers, or what it reads, have been "
+                f"others {VARIANTS} times for tensors of the same shapes; pass what changes as tensors",
+                key=("variants", str(id(self))),
+            )
+            return self.fn(*args, **kwargs)
         if not pipeline.can_listen():
             trace.warn_once(
                 "fallback",
@@ -190,6 +204,7 @@ class Optimized:
                         self._count_change(signature)
                     raise
                 self._results[signature] = result
+                self._variants[_shapes(args, kwargs)] += 1
                 self._changes.clear()
             return self._results[signature]
 
@@ -212,6 +227,16 @@ class Optimized:
         while link is not None and link.__traceback__ is not None:
             link.__traceback__ = None
             link = link.__cause__ or link.__context__
+
+
+def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+    """The tensors of a call, without its numbers."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    return tuple(
+        (t.dtype, t.shape, t.stride(), t.requires_grad)
+        for t in leaves
+        if isinstance(t, torch.Tensor)
+    )
 
 
 def _nothing() -> None:

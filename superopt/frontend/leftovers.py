@@ -53,8 +53,10 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
                 if _holds_stand_in(_contents(thing)):
                     _fill(thing, copy)
         for held in before:
+            if held.key is None or isinstance(held.owner, type):
+                continue
             now = _now(held)
-            if held.key is None or isinstance(held.owner, type) or _same(now, held.value):
+            if _same(now, held.value):
                 continue
             if _holds_stand_in(now):
                 _put(held.owner, held.key, held.value)
@@ -62,7 +64,10 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
         for held in places(fn):
             if is_memo(held.value) and _misses(held.value) > misses.get(id(held.value), 0):
                 held.value.cache_clear()
-            elif stand_in(held.value):  # under a name that was not there before
+                found.append(f"what {_called(held)} remembers")
+            elif held.key is not None and stand_in(
+                held.value
+            ):  # under a name that was not there before
                 _put(held.owner, held.key, None)
                 found.append(_called(held))
     if found:
@@ -136,7 +141,7 @@ def _same(a: Any, b: Any) -> bool:
 def _now(held: Held) -> Any:
     try:
         return read(held.owner, held.key)
-    except (LookupError, AttributeError, ValueError):  # gone
+    except Exception:  # gone, or of an owner that refuses
         return _GONE
 
 

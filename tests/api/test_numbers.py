@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from superopt import superoptimize
+from superopt import api, superoptimize
 from superopt.errors import UnsupportedOperator
 
 SHARED_CACHE = True
@@ -110,3 +111,55 @@ def test_what_cannot_be_a_key_is_left_to_pytorch(warnings: Warnings) -> None:
         thing.gain = gain
         torch.testing.assert_close(fast(x), torch.exp(x) * gain)
     assert len(warnings()) == 1
+
+
+def test_numbers_that_go_on_changing_run_in_pytorch(
+    monkeypatch: pytest.MonkeyPatch, warnings: Warnings
+) -> None:
+    monkeypatch.setattr(api, "VARIANTS", 3)
+    x = torch.randn(4, 4)
+    fast = superoptimize(lambda x, k: torch.exp(x) * k, fallbacks=())
+    for k in range(6):
+        torch.testing.assert_close(fast(x, float(k)), torch.exp(x) * k)
+    assert len(fast._results) == 3
+    assert len(warnings()) == 1 and "pass what changes as tensors" in warnings()[0]
+    torch.testing.assert_close(fast(torch.ones(3), 7.0), torch.ones(3).exp() * 7)
+    assert len(fast._results) == 4  # of another shape
+
+
+@functools.lru_cache(None)
+def number(n: int) -> float:
+    return n * 2.0
+
+
+@functools.lru_cache(None)
+def table(n: int, d: int) -> torch.Tensor:
+    return torch.outer(torch.arange(n).float(), torch.ones(d))
+
+
+@functools.lru_cache(maxsize=1)
+def small(n: int) -> torch.Tensor:
+    return torch.arange(n).float()
+
+
+def test_what_a_memo_keeps_is_held() -> None:
+    x = torch.randn(4, 8)
+    for fn in (lambda x: torch.exp(x) * number(8), lambda x: torch.exp(x) * table(4, 8)):
+        fast = superoptimize(fn, fallbacks=())
+        for _ in range(2):
+            for _ in range(3):
+                torch.testing.assert_close(fast(x), fn(x))
+            assert len(fast._results) == 1
+            table.cache_clear()
+            table(4, 8).mul_(2.0)
+
+
+def test_a_memo_that_forgets_holds_no_stand_in() -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return torch.exp(x * small(8)) + small(1)
+
+    fast = superoptimize(fn)
+    for _ in range(4):
+        x = torch.randn(4, 8)
+        torch.testing.assert_close(fast(x), fn(x))
+        assert type(small(1)) is torch.Tensor
