@@ -27,7 +27,6 @@ SMALL = {
     "masked": program(lambda p: p.map("where", p.x.lt(p.y), p.z, p.g * 2.0, dtype="f32").sum(K)),
     "rotary": program(lambda p: (p.x * p.g - p.y * p.h, p.x * p.h + p.y * p.g)),
 }
-TRIED: Counter = Counter()
 
 
 def differ(a: Graph, b: Graph) -> bool:
@@ -47,22 +46,15 @@ def differ(a: Graph, b: Graph) -> bool:
 @pytest.mark.parametrize("name", SMALL)
 def test_no_wrong_mutant_is_accepted(name):
     graph = SMALL[name]
-    wrongly = []
+    wrongly, tried = [], Counter()
     for kind, mutant in mutations(graph):
         accepted = bool(check_equal(graph, mutant, seed=5))
-        TRIED["accepted" if accepted else "rejected"] += 1
+        tried["accepted" if accepted else "rejected"] += 1
         if accepted and differ(graph, mutant):
             wrongly.append((kind, str(mutant)))
     assert not wrongly
-
-
-def test_enough_mutants_were_tried():
-    if len(TRIED) == 0:
-        pytest.skip("the mutants were not tried in this process")
-    print(dict(TRIED))
-    assert sum(TRIED.values()) >= 300
-    assert TRIED["rejected"] >= 300
-    assert TRIED["accepted"] > 0, "equivalent mutants exist; a check that accepts none is broken"
+    assert tried["rejected"] >= 40, tried
+    assert tried["accepted"] > 0, "equivalent mutants exist; a check that accepts none is broken"
 
 
 WRONG = {
