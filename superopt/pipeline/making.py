@@ -35,11 +35,17 @@ from superopt.search import driver
 from superopt.search.carry import obligation
 from superopt.verify import certificate, gate
 from superopt.verify.admit import admit
-from superopt.verify.cuts import check_with_cuts
+from superopt.verify.cuts import Checker
 from superopt.verify.equivalence import Equivalence
 
 SHORTLIST = 5
 """Candidates that are compiled, gated and timed."""
+
+HOPELESS = 8
+"""Candidates that were not shown equal, and none that was, after which none is expected to be."""
+
+ENOUGH_WORK = 1 << 32
+"""Elements computed in checks (about ten seconds) after which one proved candidate is enough."""
 
 ENTRY = "superopt_entry"
 
@@ -116,14 +122,7 @@ def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate], seed: int)
     """The first candidates whose graph, and every carried accumulator, is shown equal."""
     proved: list[Proved] = []
     reasons: list[str] = []
-    known: dict[str, Equivalence] = {}
-
-    def show(a: Graph, b: Graph) -> Equivalence:
-        pair = f"{a}\n{b}"
-        if pair not in known:
-            known[pair] = check_with_cuts(a, b, seed=seed)
-        return known[pair]
-
+    show = Checker(seed)
     for candidate in candidates:
         mugraph = candidate.mugraph
         checks = [show(graph, mugraph.graph)]
@@ -134,11 +133,15 @@ def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate], seed: int)
             trace.log("verify", f"a candidate was not shown equal: {wrong[0].reason}")
         else:
             proved.append((candidate, checks))
-        if len(proved) == SHORTLIST:
+        if proved and (len(proved) == SHORTLIST or show.work > ENOUGH_WORK):
+            break
+        if not proved and (len(reasons) == HOPELESS or show.work > 4 * ENOUGH_WORK):
             break
     if not proved:
         raise VerificationFailed(
-            "no candidate was shown equal to the program", graph.name, details="\n".join(reasons)
+            "no candidate was shown equal to the program",
+            graph.name,
+            details="\n".join(dict.fromkeys(reasons)),
         )
     return proved
 

@@ -1,66 +1,151 @@
-"""Finds where two programs may be cut: at the roots that a reduction would gather.
+"""Checks programs in pieces, cut where partial functions would leave few trials to compare.
 
-A cell of the result that depends on many square roots is undefined in nearly every trial, since
-each root has a residue with probability one half. Where both programs compute the same roots (the
-normalization of every key in an attention, say), they are shown equal on their own, and the rest is
-compared with fresh inputs in their place.
+A square root and a logarithm have a value in the field with probability one half, so a cell of the
+result that depends on many of them is undefined in nearly every trial (or defined where a selection
+passes them over, which tests the wrong thing). Where both programs compute the same ones (the
+normalization of every key in an attention, the softplus of every channel, say), they are shown
+equal on their own, in order, each with fresh inputs in place of those before it; then the rest,
+with fresh inputs in place of all. Programs that are equal for any values there are equal for the
+true ones, so nothing wrong is accepted; two programs that need a cut value's own definition are
+not shown equal, though they may be.
 """
 
 from __future__ import annotations
 
-from superopt.mugraph.graph import Graph, Map, Output
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from superopt.mugraph.graph import Graph, Input, Map, Node, Output, dense_strides, remap
 from superopt.mugraph.scalars import SCALARS, Arg
 from superopt.verify.equal import check_equal
 from superopt.verify.equivalence import Equivalence
 
+MOST_PARTIAL = 3
+"""Partial functions in one program up to which it is checked whole, unless a reduction gathers."""
 
-def check_with_cuts(a: Graph, b: Graph, *, seed: int) -> Equivalence:
-    """``check_equal``, cut at shared roots where a reduction gathers roots."""
-    cuts = root_cuts(a, b, seed) if gathers_roots(a) or gathers_roots(b) else []
-    if not cuts:
-        return check_equal(a, b, seed=seed)
-    return check_equal(a, b, seed=seed, cuts=cuts)
+Cut = tuple[int, int]
+"""A node of one program and the node of the other that computes the same."""
 
 
-def gathers_roots(graph: Graph) -> bool:
-    """Whether some root has an axis that no output has: one result then needs many of them."""
+class Checker:
+    """Shows programs equal, in pieces where need be, and no pair of pieces twice.
+
+    Candidates for one program mostly differ in a few places, so that they share their pieces.
+    work: elements of all values computed so far.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.work = seed, 0
+        self._known: dict[str, Equivalence] = {}
+
+    def __call__(self, a: Graph, b: Graph) -> Equivalence:
+        """Whether a and b compute the same outputs; see ``check_equal``."""
+        cuts: list[Cut] = []
+        parts: list[Equivalence] = []
+        if _needs_cuts(a) or _needs_cuts(b):
+            left = partial(b)
+            for i in partial(a):
+                for j in left:
+                    part = self._below(a, b, (i, j), cuts)
+                    if part:
+                        cuts.append((i, j))
+                        parts.append(part)
+                        left.remove(j)
+                        break
+        if not cuts:
+            return self._check(a, b)
+        above = self._check(*_above(a, b, cuts))
+        if not above:
+            return replace(above, reason=f"above shared roots and logarithms: {above.reason}")
+        return _joined([*parts, above])
+
+    def _below(self, a: Graph, b: Graph, cut: Cut, before: Sequence[Cut]) -> Equivalence | None:
+        """How two nodes were shown equal, given the cuts before them or else without; or None."""
+        i, j = cut
+        if a.nodes[i].axes != b.nodes[j].axes or a.nodes[i].dtype != b.nodes[j].dtype:
+            return None
+        for cuts in (before, ()) if before else ((),):
+            x, y = _above(_down_to(a, i), _down_to(b, j), cuts)
+            found = self._check(x, y)
+            if found:
+                return found
+        return None
+
+    def _check(self, a: Graph, b: Graph) -> Equivalence:
+        pair = f"{a}\n{b}"
+        if pair not in self._known:
+            self._known[pair] = check_equal(a, b, seed=self.seed)
+            self.work += self._known[pair].work
+        return self._known[pair]
+
+
+def _needs_cuts(graph: Graph) -> bool:
+    """Whether a cell of a result may need the values of many partial functions."""
     kept = {a for o in graph.outputs for a in graph.nodes[o.node].axes}
-    return any(set(graph.nodes[i].axes) - kept for i in roots(graph))
+    found = partial(graph)
+    return len(found) > MOST_PARTIAL or any(set(graph.nodes[i].axes) - kept for i in found)
 
 
-def roots(graph: Graph) -> list[int]:
-    """The nodes that take a square root, in order."""
-    return [i for i, n in enumerate(graph.nodes) if isinstance(n, Map) and _takes_root(n.op)]
+def partial(graph: Graph) -> list[int]:
+    """The nodes that take a square root or a logarithm, in order."""
+    return [i for i, n in enumerate(graph.nodes) if isinstance(n, Map) and _is_partial(n.op)]
 
 
-def root_cuts(a: Graph, b: Graph, seed: int) -> list[tuple[int, int]]:
-    """Pairs of roots of ``a`` and ``b`` that are shown equal, each root in one pair at most."""
-    pairs: list[tuple[int, int]] = []
-    left = roots(b)
-    for i in roots(a):
-        for j in left:
-            x, y = a.nodes[i], b.nodes[j]
-            if x.axes == y.axes and x.dtype == y.dtype and _same(a, i, b, j, seed):
-                pairs.append((i, j))
-                left.remove(j)
-                break
-    return pairs
-
-
-def _same(a: Graph, i: int, b: Graph, j: int, seed: int) -> bool:
-    return check_equal(_only(a, i), _only(b, j), seed=seed).verdict == "equal"
-
-
-def _only(graph: Graph, i: int) -> Graph:
-    dims = tuple((x,) for x in graph.nodes[i].axes)
-    return Graph(graph.name, graph.nodes, (Output("root", i, dims),)).pruned()
-
-
-def _takes_root(op: str) -> bool:
+def _is_partial(op: str) -> bool:
     def inside(term: object) -> bool:
         if isinstance(term, Arg) or not isinstance(term, tuple):
             return False
-        return _takes_root(term[0]) or any(inside(t) for t in term[1:])
+        return _is_partial(term[0]) or any(inside(t) for t in term[1:])
 
     row = SCALARS[op]
-    return row.field == "sqrt" or (row.body is not None and inside(row.body))
+    return row.field in ("sqrt", "log") or (row.body is not None and inside(row.body))
+
+
+def _down_to(graph: Graph, i: int) -> Graph:
+    """The same nodes with node i as the only output; numbers are kept."""
+    dims = tuple((x,) for x in graph.nodes[i].axes)
+    return Graph(graph.name, graph.nodes, (Output("cut", i, dims),))
+
+
+def _above(a: Graph, b: Graph, cuts: Sequence[Cut]) -> tuple[Graph, Graph]:
+    """Both programs with one fresh input in place of each cut."""
+    return (
+        _with_inputs(a, {i: k for k, (i, _) in enumerate(cuts)}),
+        _with_inputs(b, {j: k for k, (_, j) in enumerate(cuts)}),
+    )
+
+
+def _with_inputs(graph: Graph, at: dict[int, int]) -> Graph:
+    """The graph with its inputs in the order they had, and before them one for each node of at."""
+    fresh: list[Node] = []
+    for i, k in at.items():
+        node = graph.nodes[i]
+        dims = tuple((x,) for x in node.axes)
+        # No input of a user has such a name: equal names would be given equal values.
+        fresh.append(Input(node.axes, node.dtype, f"<cut {k}>", dims, dense_strides(dims)))
+    where = [at.get(i, i + len(fresh)) for i in range(len(graph.nodes))]
+    nodes = (*fresh, *(remap(node, where) for node in graph.nodes))
+    outputs = tuple(replace(o, node=where[o.node]) for o in graph.outputs)
+    return Graph(graph.name, nodes, outputs).pruned()
+
+
+def _joined(parts: Sequence[Equivalence]) -> Equivalence:
+    """One result for all pieces; their bounds add up."""
+    bounds = [p.bound_log2 for p in parts]
+    total = None
+    if all(x is not None for x in bounds):
+        total = -math.log2(sum(2.0**-x for x in bounds if x is not None))
+    names = tuple(sorted({n for p in parts for n in p.assumptions}))
+    return replace(
+        parts[-1],
+        bound_log2=total,
+        kind="sampled" if total is None else "bound",
+        trials=sum(p.trials for p in parts),
+        tied_trials=sum(p.tied_trials for p in parts),
+        clean=sum(p.clean for p in parts),
+        total=sum(p.total for p in parts),
+        work=sum(p.work for p in parts),
+        assumptions=names,
+        reason="; ".join(dict.fromkeys(p.reason for p in parts if p.reason)),
+    )

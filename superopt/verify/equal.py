@@ -18,7 +18,6 @@ from superopt.mugraph.graph import Graph, Input
 from superopt.verify.bound import EXP, ROOT, SELECT, Bound, Counter, bound
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.evaluators import Cells, Evaluator, evaluator
-from superopt.verify.pieces import check_pieces
 from superopt.verify.roots import independent_roots
 from superopt.verify.sizes import Sizing, assignments
 from superopt.verify.triangular import exponents
@@ -31,8 +30,16 @@ SAMPLED_TRIALS = 128
 MAX_TRIALS = 1 << 15
 """Trials (of one assignment) after which a check gives up waiting for clean cells."""
 
-UNDECIDED = "too few clean cells"
-"""How the reason of a check begins that another chain of fields may decide."""
+MAX_WORK = 1 << 31
+"""Elements of all values in all trials of one assignment, about six seconds: few trials of large ones."""
+
+
+class _NeverDefined(Exception):
+    """Some cell was defined in no trial: over other primes its literals may have roots."""
+
+    def __init__(self, result: Equivalence) -> None:
+        super().__init__(result.reason)
+        self.result = result
 
 
 def check_equal(
@@ -41,8 +48,7 @@ def check_equal(
     *,
     seed: int,
     want_log2: int = 64,
-    cuts: Sequence[tuple[int, int]] = (),
-    max_cells: int = 1 << 22,
+    max_cells: int = 1 << 24,
     chains: Sequence[Chain] = CHAINS,
     using: str | None = None,
     trials: int | None = None,
@@ -50,11 +56,10 @@ def check_equal(
     """Whether two graphs compute the same outputs, by random evaluation (design section 6.1).
 
     Inputs are matched by name and outputs by position; both must agree in dims and dtype.
-    want_log2: the bound asked for, as -log2; cuts: pairs (node of a, node of b) that are first
-    shown equal and then replaced by one fresh input on both sides; max_cells: elements of the
-    largest value; chains: fields, of which the first that leaves clean cells is used; using:
-    "python", "core", or None for the fastest there is; trials: overrides the number of uniform
-    trials per assignment (for tests of the test).
+    want_log2: the bound asked for, as -log2; max_cells: elements of the largest value; chains:
+    fields, of which the first that leaves clean cells is used; using: "python", "core", or None
+    for the fastest there is; trials: overrides the number of uniform trials per assignment (for
+    tests of the test).
     """
     run = evaluator(using)
     reason = _interface(a, b)
@@ -64,13 +69,6 @@ def check_equal(
     if names[0] != names[1]:
         reason = f"the inputs are {names[0]} against {names[1]}"
         return _refused(chains[0], seed, run.name, reason)
-    if cuts:
-        return check_pieces(
-            a,
-            b,
-            cuts,
-            lambda x, y: _any_chain(x, y, seed, want_log2, max_cells, chains, run, trials),
-        )
     return _any_chain(a, b, seed, want_log2, max_cells, chains, run, trials)
 
 
@@ -88,29 +86,31 @@ def _any_chain(
     result = _refused(chains[0], seed, run.name, "no field to check over")
     for chain in chains:
         try:
-            result = _check(a, b, seed, want_log2, max_cells, chain, run, trials)
+            return _check(a, b, seed, want_log2, max_cells, chain, run, trials)
         except VerificationFailed as error:
             return _refused(chain, seed, run.name, str(error))
-        if result or not result.reason.startswith(UNDECIDED):
-            return result
+        except _NeverDefined as never:
+            result = never.result
     return result
 
 
 def _refused(chain: Chain, seed: int, name: str, reason: str) -> Equivalence:
+    """The result of a check that has not begun."""
     return Equivalence(
-        "not_shown_equal",
-        None,
-        "sampled",
-        0,
-        0,
-        (chain.name, chain.primes),
-        (seed,),
-        (),
-        0,
-        0,
-        (),
-        reason,
-        name,
+        verdict="not_shown_equal",
+        bound_log2=None,
+        kind="sampled",
+        trials=0,
+        tied_trials=0,
+        field=(chain.name, chain.primes),
+        seeds=(seed,),
+        sizes=(),
+        clean=0,
+        total=0,
+        work=0,
+        assumptions=(),
+        reason=reason,
+        evaluator=name,
     )
 
 
@@ -160,35 +160,26 @@ def _check(
     sizings = assignments(a, b, max_cells)
     named = _assumptions(a, b, plans, sizings)
     sizes = tuple(tuple(sorted({(x.name, n) for x, n in s.sizes.items()})) for s in sizings)
-    result = Equivalence(
-        "not_shown_equal",
-        None,
-        "sampled",
-        0,
-        0,
-        (chain.name, chain.primes),
-        (seed,),
-        sizes,
-        0,
-        0,
-        named,
-        "",
-        run.name,
-    )
+    result = replace(_refused(chain, seed, run.name, ""), sizes=sizes, assumptions=named)
+    work = [_work(a, s) + _work(b, s) for s in sizings]
+    most = min(MAX_TRIALS, max(64, MAX_WORK // max(work)))
     if trials is None:  # most wrong programs differ at once, and need no bound
         early = _Tally([np.zeros((), dtype=np.int64)] * len(levels))
         numbers = range(4)
         _compare(a, b, plans, levels, chain, seed, numbers, False, sizings[0], run, early)
         if early.differs:
-            return _add(replace(result, trials=len(numbers)), early, early.differs)
+            result = replace(result, trials=len(numbers), work=len(numbers) * work[0])
+            return _add(result, early, early.differs)
     parts = [_bound(a, b, s, chain, seed) for s in sizings]
     worst = max(parts, key=lambda p: (p.miss is None, p.miss or 0.0))
+    kind = "bound"
+    if worst.miss is not None:
+        wanted = math.ceil(want_log2 / -math.log2(max(worst.miss, 2.0**-want_log2)))
+        if wanted > most:
+            worst = replace(worst, miss=None, reason=f"{wanted} trials are too many at these sizes")
     if worst.miss is None:
         # Large values leave time for fewer trials; their number is part of the result.
-        cells = max(s.cells for s in sizings)
-        wanted, kind = min(SAMPLED_TRIALS, max(8, (1 << 22) // cells)), "sampled"
-    else:
-        wanted, kind = math.ceil(want_log2 / -math.log2(max(worst.miss, 2.0**-want_log2))), "bound"
+        wanted, kind = min(SAMPLED_TRIALS, max(8, most // 64)), "sampled"
     wanted = trials if trials is not None else wanted
     selects = any(m.kind == SELECT for p in (a, b) for m in _marks(p, sizings[0]))
     result = replace(result, kind=kind, reason=worst.reason)
@@ -207,24 +198,33 @@ def _check(
                 result,
                 trials=result.trials + step,
                 tied_trials=result.tied_trials + (step if selects else 0),
+                work=result.work + (2 if selects else 1) * step * work[turn],
             )
             if tally.differs or tied.differs:
                 return _add(result, tally, reason=tally.differs or tied.differs)
             if min(int(c.min(initial=wanted)) for c in tally.clean) >= wanted:
                 break
             fewest = min(int(c.min(initial=wanted)) for c in tally.clean)
-            hopeless = (done >= 512 and not tally.compared) or (done >= 2048 and not fewest)
-            if done >= MAX_TRIALS or hopeless:
-                return _add(
-                    result,
-                    tally,
-                    reason=f"{UNDECIDED}: {'some' if tally.compared else 'every'} output had a cell "
-                    f"that was undefined in nearly all of {done} trials",
+            # Another as many trials as are left would not be enough.
+            hopeless = done >= max(32, most // 16) and fewest * most < done * wanted // 2
+            if done >= most or hopeless or (done >= 512 and not tally.compared):
+                reason = (
+                    f"too few clean cells: {'some' if tally.compared else 'every'} output had a "
+                    f"cell that was undefined in nearly all of {done} trials"
                 )
-            step = max(1, min(done, (1 << 21) // sizing.cells, 2048))
+                given_up = _add(result, tally, reason)
+                if not fewest:
+                    raise _NeverDefined(given_up)
+                return given_up
+            step = max(1, min(done, (1 << 21) // sizing.cells, 2048, most - done))
         result = _add(result, tally)
     log2 = None if worst.miss is None else -math.log2(max(worst.miss, 1e-300)) * wanted
     return replace(result, verdict="equal", bound_log2=log2)
+
+
+def _work(graph: Graph, sizing: Sizing) -> int:
+    """Elements of all values that one trial computes."""
+    return 1 + sum(math.prod(sizing.sizes[x] for x in node.axes) for node in graph.nodes)
 
 
 def _add(result: Equivalence, tally: _Tally, reason: str = "") -> Equivalence:

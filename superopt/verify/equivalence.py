@@ -13,8 +13,9 @@ class Equivalence:
     kind: "bound", or "sampled" when no bound is claimed; trials: uniform trials of all assignments;
     tied_trials: further trials with inputs from small pools; field: name and primes of the chain;
     seeds: the one seed that everything is drawn from; sizes: (axis, size) per assignment;
-    clean, total: cells compared and all cells, over the uniform trials; assumptions: named, see
-    ``ASSUMPTIONS``; reason: why not equal, or why only sampled.
+    clean, total: cells compared and all cells, over the uniform trials; work: elements of all values
+    that were computed; assumptions: named, see ``ASSUMPTIONS``; reason: why not equal, or why only
+    sampled.
     """
 
     verdict: str
@@ -27,6 +28,7 @@ class Equivalence:
     sizes: tuple[tuple[tuple[str, int], ...], ...]
     clean: int
     total: int
+    work: int
     assumptions: tuple[str, ...]
     reason: str
     evaluator: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import Chain, trial_keys
 from superopt.mugraph.algebras.field import FieldAlgebra
 from superopt.mugraph.algebras.field_values import Draw, Real, Value
@@ -75,8 +77,16 @@ def one_cell(a: Graph, b: Graph, sizing: Sizing) -> dict[Axis, int]:
     return {x: 1 if x in repeats else n for x, n in sizing.sizes.items()}
 
 
+MOST_WORK = 1 << 26
+"""Elements of all values at all points of one probing, at most: about a second of this numpy."""
+
+
 class Probe:
-    """Evaluates some nodes of a graph at random points, or near one random point."""
+    """Evaluates some nodes of a graph at random points, or near one random point.
+
+    Raises VerificationFailed where that would take more than MOST_WORK: what is looked for by
+    probing (a bound) may be done without.
+    """
 
     def __init__(
         self,
@@ -117,6 +127,14 @@ class Probe:
     def _run(
         self, keys: np.ndarray, moves: Mapping[str, list[tuple[int, int, int]]]
     ) -> tuple[np.ndarray, np.ndarray]:
+        wanted = self.graph.reachable(self.nodes)
+        cells = sum(math.prod(self.sizes[x] for x in self.graph.nodes[i].axes) for i in wanted)
+        if len(keys) * cells > MOST_WORK:
+            raise VerificationFailed(
+                what=f"{len(keys)} points of a program of {cells} elements are too many to probe",
+                where=self.graph.name,
+                fix="cut the check into pieces",
+            )
         draw = Draw(keys, np.zeros(len(keys), dtype=bool), self.ranges)
         algebra = FieldAlgebra(self.graph, self.chain, draw, self.sizes, self.plan)
         given: dict[int, Value] = {}

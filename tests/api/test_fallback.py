@@ -185,7 +185,7 @@ def test_a_compiler_that_always_fails(
 
 STAGES = {
     "search": "superopt.search.driver.search",
-    "check": "superopt.pipeline.making.check_with_cuts",
+    "check": "superopt.pipeline.making.Checker",
     "lower": "superopt.pipeline.making.lower",
     "emit": "superopt.codegen.backends.cpu.emit",
     "compile": "superopt.pipeline.making.compile_many",

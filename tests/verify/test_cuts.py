@@ -1,0 +1,199 @@
+"""Checks in pieces: many roots and logarithms are decided, nothing wrong is accepted, work is bounded."""
+
+from collections import Counter
+
+import pytest
+
+from superopt.cost.devices import cpu_device
+from superopt.cost.model import cost_on
+from superopt.errors import VerificationFailed
+from superopt.mugraph.graph import Graph
+from superopt.pipeline import making
+from superopt.runtime.isa import cpu_features
+from superopt.search import driver
+from superopt.verify import cuts, equal, probe
+from superopt.verify.cuts import Checker
+from superopt.verify.equal import check_equal
+from tests.mugraph.mutate import mutations
+from tests.verify.terms import K, P, T, V, float_values, program
+from tests.verify.test_mutants import differ
+
+
+def softplus(p: P, x: V) -> V:
+    return p.map("where", x.lt(20.0), (x.min(20.0).exp() + 1.0).log(), x)
+
+
+def normed(p: P, x: V, over: str = "square") -> V:
+    power = x.square() if over == "square" else x * x
+    return x * (power.sum(K) / p.size(K) + 1e-5).rsqrt()
+
+
+def chain(p: P, over: str = "square") -> V:
+    """Four layers, each of which normalizes what the one before it made."""
+    x = p.x
+    for _ in range(4):
+        x = normed(p, x, over) * p.g + p.y
+    return x
+
+
+def logits(p: P, late: bool) -> V:
+    """Scores against six normalized keys, the gain before or after the contraction."""
+    keys = normed(p, p.m) if late else normed(p, p.m) * p.g
+    query = p.x * p.g if late else p.x
+    return (query * keys).sum(K)
+
+
+PAIRS = {
+    "chain of norms": (chain, lambda p: chain(p, "mul")),
+    "softplus mixed": (
+        lambda p: (softplus(p, p.x * p.g) * p.w).sum(K),
+        lambda p: (p.w * softplus(p, p.g * p.x)).sum(K),
+    ),
+    "normalized keys": (lambda p: logits(p, True), lambda p: logits(p, False)),
+    "softplus of a norm": (
+        lambda p: (softplus(p, normed(p, p.x)) * p.y).sum(K),
+        lambda p: (p.y * softplus(p, normed(p, p.x, "mul"))).sum(K),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_many_partial_functions_are_shown_equal(name: str) -> None:
+    a, b = (program(make) for make in PAIRS[name])
+    found = Checker(3)(a, b)
+    assert found, found.reason
+    # Whole, most cells would be undefined: in pieces, about every second is compared.
+    assert found.clean >= 0.3 * found.total
+    assert found.work < 20_000_000
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_no_wrong_mutant_is_accepted_in_pieces(name: str) -> None:
+    graph = program(PAIRS[name][0])
+    check, tried, wrongly = Checker(5), Counter[str](), []
+    mutants = list(mutations(graph))
+    for kind, mutant in mutants[:: len(mutants) // 45]:
+        accepted = bool(check(graph, mutant))
+        tried["accepted" if accepted else "rejected"] += 1
+        if accepted and (differ(graph, mutant) or _differ_positive(graph, mutant)):
+            wrongly.append((kind, str(mutant)))
+    assert not wrongly
+    assert tried["rejected"] >= 30, tried
+    assert tried["accepted"] > 0, tried
+
+
+def _differ_positive(a: Graph, b: Graph) -> bool:
+    mine, other = (float_values(g, 7, positive=True) for g in (a, b))
+    return any(
+        x.shape != y.shape or ((x - y).abs() > 1e-9 * (1 + y.abs())).any()
+        for x, y in zip(mine, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", ["cut0", "cut 0"])
+def test_fresh_inputs_are_no_inputs_of_the_user(name: str) -> None:
+    """A user's input of the fresh one's name would be drawn like it, and look equal to it."""
+
+    def make(wrong: bool) -> Graph:
+        p = P()
+        m, other = (p.input(n, T, K, dtype="f32") for n in ("m", name))
+        root = m.sqrt()
+        value = (root * (root if wrong else other)).sum(T)
+        return p.b.build([("o", value.i, ((K,),))])
+
+    assert Checker(0)(make(False), make(False))
+    assert not Checker(0)(make(False), make(True))
+
+
+def test_a_piece_that_needs_its_own_definition_is_not_lost_below() -> None:
+    # The second root's argument holds the first root squared: equal with it, not with a fresh input.
+    def nested(square: bool) -> Graph:
+        def make(p: P) -> V:
+            root = p.m.sqrt()
+            inner = root.square() if square else p.m * 1.0
+            return ((inner + 1.0).sqrt() * root).sum(T)
+
+        return program(make)
+
+    assert Checker(0)(nested(True), nested(False))
+
+
+def test_pieces_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def counted(a: Graph, b: Graph, *, seed: int) -> equal.Equivalence:
+        seen.append(f"{a}{b}")
+        return check_equal(a, b, seed=seed)
+
+    monkeypatch.setattr(cuts, "check_equal", counted)
+    check = Checker(0)
+    a, b = (program(make) for make in PAIRS["chain of norms"])
+    first = check(a, b)
+    tried, work = len(seen), check.work
+    assert check(a, b) == first
+    assert tried >= 5  # four roots and the rest
+    assert (len(seen), check.work) == (tried, work)
+    assert len(set(seen)) == len(seen)
+
+
+def test_probing_is_given_up_beyond_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def softmax(p: P, shifted: bool) -> V:
+        e = (p.s - p.h if shifted else p.s).exp()
+        return e / e.sum(T)
+
+    a, b = (program(lambda p, s=s: softmax(p, s)) for s in (False, True))
+    assert check_equal(a, b, seed=0).kind == "bound"
+    monkeypatch.setattr(probe, "MOST_WORK", 100)
+    found = check_equal(a, b, seed=0)
+    assert (found.verdict, found.kind) == ("equal", "sampled")
+    assert "too many to probe" in found.reason
+
+
+def test_large_values_are_given_few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (program(make) for make in PAIRS["softplus mixed"])
+    whole = check_equal(a, b, seed=0)
+    monkeypatch.setattr(equal, "MAX_WORK", 1 << 17)
+    few = check_equal(a, b, seed=0)
+    assert whole and few
+    assert (whole.kind, few.kind) == ("sampled", "sampled")
+    assert few.trials < whole.trials / 4
+    assert few.work < whole.work / 4
+
+
+def _candidates(graph: Graph, count: int) -> list[driver.Candidate]:
+    cost = cost_on(cpu_device(cpu_features(), 2))
+    found = driver.search(graph, cost, driver.Budget(candidates=50))
+    return [found.candidates[k % len(found.candidates)] for k in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("equal_after", "work", "tried"),
+    [(None, 0, making.HOPELESS), (None, 1 << 35, 1), (0, 1 << 33, 1)],
+)
+def test_proving_ends(
+    equal_after: int | None, work: int, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hopeless programs are given up; one proved candidate is enough once much work was done."""
+    graph = program(lambda p: (p.x * p.w).sum(K) * p.h)
+    right = check_equal(graph, graph, seed=0)
+    calls = 0
+
+    class Counting:
+        def __init__(self, seed: int) -> None:
+            self.work = work
+
+        def __call__(self, a: Graph, b: Graph) -> equal.Equivalence:
+            nonlocal calls
+            calls += 1
+            return (
+                right if equal_after is not None else equal._refused(equal.CHAINS[0], 0, "", "no")
+            )
+
+    monkeypatch.setattr(making, "Checker", Counting)
+    candidates = _candidates(graph, 20)
+    if equal_after is None:
+        with pytest.raises(VerificationFailed, match="no candidate was shown equal"):
+            making._prove_best(graph, candidates, 0)
+    else:
+        assert len(making._prove_best(graph, candidates, 0)) == 1
+    assert calls == tried
