@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from superopt.codegen.tileir import Apply, Compute, Extent, Load, Loop, Program
 from superopt.mugraph.axes import Axis, Stride, Sym
 from superopt.mugraph.placement import Split
 from superopt.mugraph.scalars import REDUCTIONS
-from tests.codegen.harness import ap, at, buf, check, lit
+from tests.codegen.harness import ap, at, buf, check, lit, run_cpu
 
 
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 64, 65, 70])
@@ -109,6 +111,29 @@ def test_accumulators_of_16_bit_values_are_wide() -> None:
         {"out0": torch.tensor(4096.0)},
         tol=0.0,
     )
+
+
+@pytest.mark.parametrize("kept", ["none", "outer", "inner"])
+@pytest.mark.parametrize("last", [3, 28, 32])
+def test_many_short_rows_lose_nothing(kept: str, last: int) -> None:
+    """Sums of 60000 numbers near 100 in short rows are as good as sums can be in float."""
+    r, m, n = Axis("r", 3), Axis("m", 20000), Axis("n", last)
+    axes = (m, r, n)
+    over = {"none": axes, "outer": (m, n), "inner": (m, r)}[kept]
+    left = tuple(a for a in axes if a not in over)
+    x, out = buf("x", "input", axes), buf("out", "output", left)
+    program = Program("rows", (x, out), (), (), (Compute(out, left, at(x), "add", over),))
+    value = torch.randn(20000, 3, last, generator=torch.Generator().manual_seed(last)) / 128 + 100
+    dims = tuple(axes.index(a) for a in over)
+    got, want = run_cpu([program], {"x": value})["out"], value.double().sum(dims)
+    error = ((got.double() - want) / want).abs().max()
+    assert float(error) <= 2.0**-23, float(error)
+    for special in (math.inf, -math.inf, math.nan):
+        value[77, 1, 2] = special
+        got = run_cpu([program], {"x": value})["out"]
+        torch.testing.assert_close(got, value.sum(dims), equal_nan=True, rtol=1e-5, atol=0)
+    huge = torch.full_like(value, 3e38)
+    assert (run_cpu([program], {"x": huge})["out"] == math.inf).all()
 
 
 def test_empty_reductions() -> None:

@@ -245,25 +245,38 @@ class _Printer:
         ctype = nest.ctype(dtype, vec)
         op = f"[](auto a, auto b) SO_LAMBDA {{ return {(row.c or '').format('a', 'b')}; }}"
         start = nest.convert(Value(self._identity(dtype), dtype, False), dtype, vec)
-        out = [f"const auto op = {op};", f"{ctype} sum = {start};"]
         loops = nest.order[head:]
         first = nest.lines[head]
+        # One chain of float additions over many short rows would lose what eager's tree keeps.
+        exact = len(loops) > 1 and dtype == "f32" and stmt.reduce == "add"
+        out = [f"const auto op = {op};"]
+        out.append(f"so_rows<{ctype}> rows;" if exact else f"{ctype} sum = {start};")
         if not loops:  # the reduced axes have one element each
             body = [
                 *first,
                 f"sum = {self._combine(dtype, 'sum', nest.convert(value, dtype, vec))};",
             ]
         else:
-            body = self._inner(nest, head, value, dtype, across, vec, start)
-        out += body
-        return [*out, *self._finish(nest, head, dtype, vec)]
+            row_sum = "rows.add({})" if exact else "sum = op(sum, {})"
+            body = self._inner(nest, head, value, dtype, across, vec, start, row_sum)
+        if exact:
+            body.append(f"const {ctype} sum = rows.sum;")
+        return [*out, *body, *self._finish(nest, head, dtype, vec)]
 
     def _combine(self, dtype: str, a: str, b: str) -> str:
         text = f"op({a}, {b})"
         return f"bool({text})" if dtype == "bool" and self.lane is None else text
 
     def _inner(
-        self, nest: Nest, head: int, value: Value, dtype: str, across: bool, vec: bool, start: str
+        self,
+        nest: Nest,
+        head: int,
+        value: Value,
+        dtype: str,
+        across: bool,
+        vec: bool,
+        start: str,
+        row_sum: str,
     ) -> list[str]:
         """The loops over reduced axes: plain ones outside, an unrolled one innermost."""
         loops = nest.order[head:]
@@ -279,7 +292,8 @@ class _Printer:
             )
         else:
             call = f"so_reduce<{UNROLL}>({extent}, {start}, op, [&](int64_t i_{name}) SO_LAMBDA {{"
-        lines = [f"sum = op(sum, {call}", *body, "}));"]
+        begin, end = row_sum.split("{}")
+        lines = [f"{begin}{call}", *body, f"}}){end};"]
         for k in range(len(loops) - 2, -1, -1):
             n = self.scope.names.axis(loops[k])
             stop = self.scope.ranges[loops[k]].extent.text

@@ -295,6 +295,16 @@ template <int N, class F> SO_INLINE void so_steps(int64_t n, F f) {
   for (; i + N <= n; i += N) f(i, so_full{});
   if (i < n) f(i, so_part{int(n - i)});
 }
+// The sum of many rows, one chain of float additions, with what each addition loses kept apart
+// (Kahan, CACM 8(1), 1965). Where a sum is infinite or NaN nothing is kept: it stays what it is.
+template <class V> struct so_rows {
+  V sum{}, lost{};
+  SO_INLINE void add(V row) {
+    const V y = row - lost, t = sum + y, d = (t - sum) - y;
+    lost = d - d == 0.0f ? d : V{};
+    sum = t;
+  }
+};
 // op over f(0), ..., f(n - 1) in U independent chains.
 template <int U, class T, class Op, class F> SO_INLINE T so_reduce(int64_t n, T start, Op op, F f) {
   T a[U];
