@@ -383,3 +383,15 @@ def inline(
     if isinstance(term, tuple):
         return apply(term[0], [inline(t, args, apply, const) for t in term[1:]])
     return const(term)
+
+
+def uses(name: str, *fields: str) -> bool:
+    """Whether a row, or what its body is made of, computes one of these field primitives."""
+
+    def inside(term: Term) -> bool:
+        return isinstance(term, tuple) and (
+            uses(term[0], *fields) or any(inside(t) for t in term[1:])
+        )
+
+    row = SCALARS[name]
+    return row.field in fields or (row.body is not None and inside(row.body))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from superopt.mugraph.graph import Graph, Input, Map, Node, Output, dense_strides, remap
-from superopt.mugraph.scalars import SCALARS, Arg
+from superopt.mugraph.scalars import uses
 from superopt.verify.equal import check_equal
 from superopt.verify.equivalence import Equivalence
 
@@ -65,12 +65,13 @@ class Checker:
         i, j = cut
         if a.nodes[i].axes != b.nodes[j].axes or a.nodes[i].dtype != b.nodes[j].dtype:
             return None
-        for cuts in (before, ()) if before else ((),):
-            x, y = _above(_down_to(a, i), _down_to(b, j), cuts)
-            found = self._check(x, y)
-            if found:
-                return found
-        return None
+        x, y = _above(_down_to(a, i), _down_to(b, j), before)
+        found = self._check(x, y)
+        if not found and before:
+            whole = _above(_down_to(a, i), _down_to(b, j), ())
+            if all(len(partial(g)) <= MOST_PARTIAL for g in whole):
+                found = self._check(*whole)
+        return found or None
 
     def _check(self, a: Graph, b: Graph) -> Equivalence:
         pair = f"{a}\n{b}"
@@ -89,17 +90,9 @@ def _needs_cuts(graph: Graph) -> bool:
 
 def partial(graph: Graph) -> list[int]:
     """The nodes that take a square root or a logarithm, in order."""
-    return [i for i, n in enumerate(graph.nodes) if isinstance(n, Map) and _is_partial(n.op)]
-
-
-def _is_partial(op: str) -> bool:
-    def inside(term: object) -> bool:
-        if isinstance(term, Arg) or not isinstance(term, tuple):
-            return False
-        return _is_partial(term[0]) or any(inside(t) for t in term[1:])
-
-    row = SCALARS[op]
-    return row.field in ("sqrt", "log") or (row.body is not None and inside(row.body))
+    return [
+        i for i, n in enumerate(graph.nodes) if isinstance(n, Map) and uses(n.op, "sqrt", "log")
+    ]
 
 
 def _down_to(graph: Graph, i: int) -> Graph:

@@ -14,8 +14,9 @@ from superopt.mugraph.algebras.field_values import Draw
 from superopt.mugraph.algebras.levels import Levels, analyse, information, lowest
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Graph, Input
-from superopt.verify.bound import EXP, ROOT, SELECT, Bound, Counter, bound
+from superopt.mugraph.graph import Graph, Input, Map
+from superopt.mugraph.scalars import uses
+from superopt.verify.bound import EXP, LOG, ROOT, SELECT, Bound, Counter, bound
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.evaluators import Cells, Evaluator, evaluator
 from superopt.verify.roots import independent_roots
@@ -32,6 +33,9 @@ MAX_TRIALS = 1 << 15
 
 MAX_WORK = 1 << 31
 """Elements of all values in all trials of one assignment, about six seconds: few trials of large ones."""
+
+LOG_WORK = 256
+"""Elements that take as long as one discrete logarithm."""
 
 
 class _NeverDefined(Exception):
@@ -223,8 +227,12 @@ def _check(
 
 
 def _work(graph: Graph, sizing: Sizing) -> int:
-    """Elements of all values that one trial computes."""
-    return 1 + sum(math.prod(sizing.sizes[x] for x in node.axes) for node in graph.nodes)
+    """Elements of all values that one trial computes; a discrete logarithm counts as many."""
+    total = 1
+    for node in graph.nodes:
+        cells = math.prod(sizing.sizes[x] for x in node.axes)
+        total += cells * (LOG_WORK if isinstance(node, Map) and uses(node.op, "log") else 1)
+    return total
 
 
 def _add(result: Equivalence, tally: _Tally, reason: str = "") -> Equivalence:
@@ -305,8 +313,9 @@ def _bound(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> Bound
     pairs = [(mine[p.node], other[q.node]) for p, q in zip(a.outputs, b.outputs, strict=True)]
     peak = max((sum(d) for d, _ in (*mine, *other)), default=1.0)
     kinds = {m.kind for pair in pairs for _, marks in pair for m in marks.values()}
-    form = exponents(a, b, sizing, chain, seed) if EXP in kinds else None
-    free = independent_roots(a, b, sizing, chain, seed) if ROOT in kinds else True
+    # A logarithm leaves no bound to look for.
+    form = exponents(a, b, sizing, chain, seed) if EXP in kinds and LOG not in kinds else None
+    free = ROOT not in kinds or (LOG not in kinds and independent_roots(a, b, sizing, chain, seed))
     return bound(pairs, min(chain.primes), peak, form, free)
 
 
