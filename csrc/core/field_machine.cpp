@@ -102,6 +102,10 @@ void Machine::input(const Instr& s, Reg& d) {
         if (!wanted) continue;
         const std::uint64_t salted = mix(base + level_salt(l)), p = primes_[std::size_t(l)];
         const auto span = static_cast<std::uint64_t>(std::max<std::int64_t>(s.hi - s.lo + 1, 1));
+        const auto number = [&](std::uint64_t h) {
+            const std::uint64_t k = h % (span + s.values.size());
+            return k < span ? static_cast<std::int64_t>(k) + s.lo : s.values[k - span];
+        };
         each_row(s.nest, threads_, [&](const Row& row) {
             for (std::int64_t j = 0; j < row.count; ++j) {
                 const std::uint64_t h = draw(std::uint64_t(row.off[0] + j * row.step[0]), salted);
@@ -109,7 +113,7 @@ void Machine::input(const Instr& s, Reg& d) {
                 if (info.real) {
                     d.res[l][c] = static_cast<Residue>(h % p);
                 } else {
-                    d.data[c] = wrap(static_cast<std::int64_t>(h % span) + s.lo, s.dtype);
+                    d.data[c] = wrap(number(h), s.dtype);
                 }
             }
         });

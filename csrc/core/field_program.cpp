@@ -141,6 +141,7 @@ void Decoder::decode(Instr& s, Reader& r) {
         dims(r, s.nest);
         strides(r, s.nest);
         covers(s);
+        while (!r.done()) s.values.push_back(r.next());
         return;
     case Op::kConst:
         s.dst = target(r);

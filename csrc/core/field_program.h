@@ -45,7 +45,7 @@ struct Instr {
     std::int64_t dtype = 0;
     int sign[2] = {0, 0};
     std::int64_t lo = 0, hi = 0;           // range of integer inputs; extent and stride of a gather
-    std::vector<std::int64_t> values;      // literals
+    std::vector<std::int64_t> values;      // literals; what an integer input takes beyond lo..hi
     const std::int64_t* table = nullptr;   // cells of an index
     Nest nest;                             // over the cells of dst
     Nest inner;                            // over the reduced cells

@@ -29,6 +29,7 @@ import numpy as np
 
 from superopt.mugraph.algebras import chain as ch
 from superopt.mugraph.algebras.chain import Chain
+from superopt.mugraph.algebras.field_values import Integers
 from superopt.mugraph.algebras.levels import lowest
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES, is_float
@@ -124,7 +125,7 @@ class Assembler:
 
     chain: Chain
     sizes: Mapping[Axis, int]
-    ranges: Mapping[str, tuple[int, int]]
+    ranges: Mapping[str, Integers]
     regs: list[tuple[int, int, int]] = field(default_factory=list)
     code: list[int] = field(default_factory=list)
     pool: list[np.ndarray] = field(default_factory=list)

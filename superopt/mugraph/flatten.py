@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from superopt.mugraph.algebras.chain import Chain
+from superopt.mugraph.algebras.field_values import Integers, integers
 from superopt.mugraph.algebras.levels import (
     EXACT,
     ORDERED,
@@ -55,17 +56,18 @@ class _Flattener(Assembler):
             case Input():
                 flat = [a for dim in node.dims for a in dim]
                 real = is_float(node.dtype)
-                lo, hi = (0, 1) if node.dtype == "bool" else self.ranges.get(node.name, (-4, 4))
+                values = integers(self.ranges, node)
                 dst = self.reg(real, want, node.axes)
                 self.emit(
                     Op.INPUT,
                     dst.id,
                     word(node.name),
-                    lo,
-                    hi,
+                    values.lo,
+                    values.hi,
                     width(node.dtype),
                     *self.dims(node.axes),
                     *self.strides(flat, node.axes),
+                    *(() if real else values.more),
                 )
                 return dst
             case Const():
@@ -228,7 +230,7 @@ def compile_graph(
     levels: Sequence[int],
     chain: Chain,
     sizes: Mapping[Axis, int],
-    ranges: Mapping[str, tuple[int, int]],
+    ranges: Mapping[str, Integers],
 ) -> Program:
     """The flat program of a graph's outputs, each at the level (one-bit mask) given for it."""
     c = _Flattener(chain, sizes, ranges, graph=graph, plan=plan)

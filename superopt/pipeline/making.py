@@ -41,7 +41,7 @@ from superopt.verify.equivalence import Equivalence
 SHORTLIST = 5
 """Candidates that are compiled, gated and timed."""
 
-HOPELESS = 8
+HOPELESS = 4
 """Candidates that were not shown equal, and none that was, after which none is expected to be."""
 
 ENOUGH_WORK = 1 << 32

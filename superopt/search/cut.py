@@ -30,12 +30,25 @@ class Cut:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Alone:
+    """The kernel of one stored value: what it computes, what it reads, and its cost."""
+
+    body: frozenset[int]
+    reads: frozenset[int]
+    seconds: float
+
+
 @dataclass
 class Cutter:
-    """Cuts one term graph into kernels."""
+    """Cuts one term graph into kernels.
+
+    late: whether there is no time left to improve a cut; what was found so far is then used.
+    """
 
     graph: Graph
     cost: KernelSeconds
+    late: Callable[[], bool] = lambda: False
     evaluated: int = 0
     _memo: dict[tuple[tuple[int, ...], frozenset[int]], float] = field(default_factory=dict)
 
@@ -46,6 +59,8 @@ class Cutter:
         free = [i for i in cut_points(self.graph) if i not in forced]
         found: dict[tuple[tuple[int, ...], ...], Cut] = {}
         for start in (forced, forced | set(free)):
+            if found and self.late():
+                break
             cut = self._descend(frozenset(start), free, forced)
             if cut is not None:
                 found.setdefault(cut.groups, cut)
@@ -54,21 +69,38 @@ class Cutter:
     def _descend(
         self, stored: frozenset[int], free: list[int], forced: frozenset[int]
     ) -> Cut | None:
-        best = self._total(stored)
+        kernels = {i: self._alone(i, stored) for i in stored if not self._is_input(i)}
+        best = sum(k.seconds for k in kernels.values())
         moved = True
-        while moved:
+        while moved and not self.late():
             moved = False
             for i in free:
+                if self.late():
+                    break
                 other = stored ^ {i}
-                cost = self._total(other)
+                there = self._toggled(kernels, i, other)
+                cost = sum(k.seconds for k in there.values())
                 if cost < best * 0.999:
-                    best, stored, moved = cost, other, True
+                    best, stored, kernels, moved = cost, other, there, True
         if best == INFINITE:
             return None
         return self._merge(stored)
 
-    def _total(self, stored: frozenset[int]) -> float:
-        return sum(self.seconds((i,), stored) for i in stored if not self._is_input(i))
+    def _toggled(
+        self, kernels: dict[int, _Alone], i: int, stored: frozenset[int]
+    ) -> dict[int, _Alone]:
+        """The kernels when value i is stored or no longer is: only those that need it change."""
+        there = {k: old for k, old in kernels.items() if k != i}
+        for k, old in there.items():
+            if i in old.body or i in old.reads:
+                there[k] = self._alone(k, stored)
+        if i in stored and not self._is_input(i):
+            there[i] = self._alone(i, stored)
+        return there
+
+    def _alone(self, i: int, stored: frozenset[int]) -> _Alone:
+        body, reads = body_of(self.graph, (i,), stored)
+        return _Alone(frozenset(body), frozenset(reads), self.seconds((i,), stored))
 
     def _is_input(self, i: int) -> bool:
         # An output that is an input itself still needs a kernel that copies it.
@@ -80,37 +112,31 @@ class Cutter:
         """Joins kernels over the same axes that share inputs, while that is cheaper."""
         groups: list[tuple[int, ...]] = [(i,) for i in sorted(stored) if not self._is_input(i)]
         below = {g[0]: self.graph.reachable(g) for g in groups}
-        merged = True
-        while merged:
-            merged = False
-            for x in range(len(groups)):
-                for y in range(x + 1, len(groups)):
-                    a, b = groups[x], groups[y]
-                    if set(self.graph.nodes[a[0]].axes) != set(self.graph.nodes[b[0]].axes):
-                        continue
-                    if any(i in below[j] or j in below[i] for i in a for j in b):
-                        continue
-                    # Merging must not close a cycle through a third kernel.
-                    if any(
-                        i in below[k] and k in below[j]
-                        for i in a
-                        for k in stored
-                        for j in b
-                        if k not in (i, j) and not self._is_input(k)
-                    ):
-                        continue
-                    both = tuple(sorted(a + b))
-                    if self.seconds(both, stored) < self.seconds(a, stored) + self.seconds(
-                        b, stored
-                    ):
-                        groups = [g for g in groups if g not in (a, b)] + [both]
-                        groups.sort(key=max)
-                        merged = True
-                        break
-                if merged:
-                    break
+        while (pair := self._cheaper_pair(groups, _needs(groups, below), stored)) is not None:
+            groups = [*(g for g in groups if g not in pair), tuple(sorted(pair[0] + pair[1]))]
+            groups.sort(key=max)
         ordered = _topological(self.graph, groups)
         return Cut(tuple(ordered), sum(self.seconds(g, stored) for g in ordered))
+
+    def _cheaper_pair(
+        self,
+        groups: list[tuple[int, ...]],
+        needs: dict[tuple[int, ...], set[tuple[int, ...]]],
+        stored: frozenset[int],
+    ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """Two groups that cost less together, neither of which needs the other."""
+        for x, a in enumerate(groups):
+            for b in groups[x + 1 :]:
+                if self.late():
+                    return None
+                if set(self.graph.nodes[a[0]].axes) != set(self.graph.nodes[b[0]].axes):
+                    continue
+                if b in needs[a] or a in needs[b]:
+                    continue
+                apart = self.seconds(a, stored) + self.seconds(b, stored)
+                if self.seconds(tuple(sorted(a + b)), stored) < apart:
+                    return a, b
+        return None
 
     def seconds(self, outputs: tuple[int, ...], stored: frozenset[int]) -> float:
         """The coarse cost of the kernel that stores ``outputs``, given what else is stored."""
@@ -149,6 +175,23 @@ class Cutter:
             (sum(s for s, _ in plan), MuGraph(self.graph, tuple(k for _, k in plan)))
             for plan in plans
         ]
+
+
+def _needs(
+    groups: list[tuple[int, ...]], below: dict[int, list[int]]
+) -> dict[tuple[int, ...], set[tuple[int, ...]]]:
+    """The groups that must run before each, through any number of others."""
+    owner = {i: g for g in groups for i in g}
+    direct = {g: {owner[j] for i in g for j in below[i] if j in owner} - {g} for g in groups}
+    out: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    for g in groups:
+        todo, out[g] = list(direct[g]), set()
+        while todo:
+            h = todo.pop()
+            if h not in out[g]:
+                out[g].add(h)
+                todo.extend(direct[h])
+    return out
 
 
 def body_of(

@@ -67,6 +67,10 @@ class Budget:
         """Whether the search must stop now."""
         if self.candidates is not None and self.used >= self.candidates:
             return True
+        return self.late()
+
+    def late(self) -> bool:
+        """Whether the time is up."""
         return self.seconds is not None and time.perf_counter() - self.started > self.seconds
 
 
@@ -100,7 +104,7 @@ def search(
         key = str(variant)
         if key not in scored:
             budget.used += 1
-            cutter = Cutter(variant, cost)
+            cutter = Cutter(variant, cost, budget.late)
             scored[key] = [Plan(c.seconds, cutter, c) for c in cutter.cuts()]
             costed += cutter.evaluated
             if progress:
@@ -117,7 +121,7 @@ def search(
 
     choices = extractor.seed()
     best = score(choices)
-    written = Cutter(graph, cost)
+    written = Cutter(graph, cost, budget.late)
     as_written = [Plan(c.seconds, written, c) for c in written.cuts()]
     costed += written.evaluated
     moved, idle = True, 0

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from superopt.mugraph.algebras.field_values import Integers, integers
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.graph import (
@@ -82,7 +83,7 @@ class Counter:
     """Counts degrees and marks through graphs at the given sizes."""
 
     sizes: Mapping[Axis, int]
-    ranges: Mapping[str, tuple[int, int]]
+    ranges: Mapping[str, Integers]
     congruence: Congruence = field(default_factory=Congruence)
 
     def count(self, graph: Graph) -> list[tuple[Degree, Marks]]:
@@ -101,8 +102,8 @@ class Counter:
             case Input():
                 if is_float(node.dtype):
                     return (1.0, 0.0), {}
-                lo, hi = (0, 1) if node.dtype == "bool" else self.ranges.get(node.name, (-4, 4))
-                return (1.0, 0.0), {(number,): Mark(CHOICE, hi - lo + 1, 1, free)}
+                count = integers(self.ranges, node).count
+                return (1.0, 0.0), {(number,): Mark(CHOICE, count, 1, free)}
             case Const() | SizeOf() | Iota():
                 return (0.0, 0.0), {}
             case Map():

@@ -3,11 +3,11 @@
 A square root and a logarithm have a value in the field with probability one half, so a cell of the
 result that depends on many of them is undefined in nearly every trial (or defined where a selection
 passes them over, which tests the wrong thing). Where both programs compute the same ones (the
-normalization of every key in an attention, the softplus of every channel, say), they are shown
-equal on their own, in order, each with fresh inputs in place of those before it; then the rest,
-with fresh inputs in place of all. Programs that are equal for any values there are equal for the
-true ones, so nothing wrong is accepted; two programs that need a cut value's own definition are
-not shown equal, though they may be.
+normalization of every key in an attention, the softplus of every channel, say), their arguments,
+which are defined, or else their values, are shown equal on their own, in order, each with fresh
+inputs in place of those before it; then the rest, with fresh inputs in place of all. Programs that
+are equal for any values there are equal for the true ones, so nothing wrong is accepted; two
+programs that need a cut value's own definition are not shown equal, though they may be.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from superopt.mugraph.graph import Graph, Input, Map, Node, Output, dense_strides, remap
-from superopt.mugraph.scalars import uses
+from superopt.mugraph.graph import Graph, Input, Node, Output, dense_strides, remap
 from superopt.verify.equal import check_equal
 from superopt.verify.equivalence import Equivalence
+from superopt.verify.partial import chosen, partial
 
 MOST_PARTIAL = 3
 """Partial functions in one program up to which it is checked whole, unless a reduction gathers."""
@@ -65,13 +65,17 @@ class Checker:
         i, j = cut
         if a.nodes[i].axes != b.nodes[j].axes or a.nodes[i].dtype != b.nodes[j].dtype:
             return None
-        x, y = _above(_down_to(a, i), _down_to(b, j), before)
-        found = self._check(x, y)
-        if not found and before:
-            whole = _above(_down_to(a, i), _down_to(b, j), ())
-            if all(len(partial(g)) <= MOST_PARTIAL for g in whole):
-                found = self._check(*whole)
-        return found or None
+        below = _down_to(a, [i]), _down_to(b, [j])
+        few = all(len(partial(g.pruned())) <= MOST_PARTIAL for g in below)
+        mine, other = a.nodes[i].args, b.nodes[j].args
+        same_row = getattr(a.nodes[i], "op", "") == getattr(b.nodes[j], "op", "")
+        if same_row and [a.nodes[k].axes for k in mine] == [b.nodes[k].axes for k in other]:
+            below = _down_to(a, mine), _down_to(b, other)
+        for cuts in (before, ()) if before and few else (before,):
+            found = self._check(*_above(*below, cuts))
+            if found:
+                return found
+        return None
 
     def _check(self, a: Graph, b: Graph) -> Equivalence:
         pair = f"{a}\n{b}"
@@ -82,23 +86,20 @@ class Checker:
 
 
 def _needs_cuts(graph: Graph) -> bool:
-    """Whether a cell of a result may need the values of many partial functions."""
+    """Whether a cell of a result may need many partial functions, or one that is not tested whole."""
     kept = {a for o in graph.outputs for a in graph.nodes[o.node].axes}
     found = partial(graph)
-    return len(found) > MOST_PARTIAL or any(set(graph.nodes[i].axes) - kept for i in found)
+    return len(found) > MOST_PARTIAL or any(
+        set(graph.nodes[i].axes) - kept or chosen(graph, graph.nodes[i].args) for i in found
+    )
 
 
-def partial(graph: Graph) -> list[int]:
-    """The nodes that take a square root or a logarithm, in order."""
-    return [
-        i for i, n in enumerate(graph.nodes) if isinstance(n, Map) and uses(n.op, "sqrt", "log")
-    ]
-
-
-def _down_to(graph: Graph, i: int) -> Graph:
-    """The same nodes with node i as the only output; numbers are kept."""
-    dims = tuple((x,) for x in graph.nodes[i].axes)
-    return Graph(graph.name, graph.nodes, (Output("cut", i, dims),))
+def _down_to(graph: Graph, nodes: Sequence[int]) -> Graph:
+    """The same nodes with these as the outputs; numbers are kept."""
+    outputs = (
+        Output(f"cut{k}", i, tuple((x,) for x in graph.nodes[i].axes)) for k, i in enumerate(nodes)
+    )
+    return Graph(graph.name, graph.nodes, tuple(outputs))
 
 
 def _above(a: Graph, b: Graph, cuts: Sequence[Cut]) -> tuple[Graph, Graph]:

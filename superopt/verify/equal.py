@@ -19,6 +19,7 @@ from superopt.mugraph.scalars import uses
 from superopt.verify.bound import EXP, LOG, ROOT, SELECT, Bound, Counter, bound
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.evaluators import Cells, Evaluator, evaluator
+from superopt.verify.partial import chosen, never_defined, partial
 from superopt.verify.roots import independent_roots
 from superopt.verify.sizes import Sizing, assignments
 from superopt.verify.triangular import exponents
@@ -174,6 +175,12 @@ def _check(
         if early.differs:
             result = replace(result, trials=len(numbers), work=len(numbers) * work[0])
             return _add(result, early, early.differs)
+    for graph, plan in zip((a, b), plans, strict=True):
+        if any(chosen(graph, graph.nodes[i].args) for i in partial(graph) if plan.want[i]):
+            return replace(result, reason="a root or logarithm of a value that is chosen by cases")
+        if any(never_defined(graph, plan, chain, seed, s, run) for s in sizings):
+            reason = "a root or logarithm that is defined in no trial"
+            raise _NeverDefined(replace(result, reason=reason))
     parts = [_bound(a, b, s, chain, seed) for s in sizings]
     worst = max(parts, key=lambda p: (p.miss is None, p.miss or 0.0))
     kind = "bound"

@@ -11,7 +11,7 @@ import numpy as np
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import Chain, trial_keys
 from superopt.mugraph.algebras.field import FieldAlgebra
-from superopt.mugraph.algebras.field_values import Draw, Real, Value
+from superopt.mugraph.algebras.field_values import Draw, Integers, Real, Value
 from superopt.mugraph.algebras.levels import ORDERED, analyse
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
@@ -95,7 +95,7 @@ class Probe:
         level: int,
         chain: Chain,
         sizes: Mapping[Axis, int],
-        ranges: Mapping[str, tuple[int, int]],
+        ranges: Mapping[str, Integers],
         seed: int,
     ) -> None:
         self.graph, self.nodes, self.level, self.chain = graph, list(nodes), level, chain

@@ -9,10 +9,11 @@ has two sizes), two axes confused (hence sizes distinct in one assignment).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from superopt.errors import VerificationFailed
+from superopt.mugraph.algebras.field_values import Integers
 from superopt.mugraph.axes import Axis, Size, Sym
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.graph import Const, Gather, Graph, Input, Iota, Map, Reduce, View
@@ -30,14 +31,14 @@ COMFORTABLE = 1 << 14
 class Sizing:
     """One assignment: every axis's size, the ranges of integer inputs, and the largest value.
 
-    ranges: input name -> (lo, hi), both included; whole: axes that kept their size;
+    ranges: input name -> its values; whole: axes that kept their size;
     shrunk: axes whose positions are compared, and that did not; cells: elements
     of the largest value in either graph; tied: axes that must have one size share a representative;
     moved: representatives of axes along which an index map moves values.
     """
 
     sizes: Mapping[Axis, int]
-    ranges: Mapping[str, tuple[int, int]]
+    ranges: Mapping[str, Integers]
     whole: tuple[str, ...]
     shrunk: tuple[str, ...]
     cells: int
@@ -209,18 +210,33 @@ def _cells(graphs: Iterable[Graph], classes: _Classes, sizes: Mapping[Axis, int]
     )
 
 
-def _ranges(graphs: Iterable[Graph], sizes: Mapping[Axis, int]) -> dict[str, tuple[int, int]]:
-    """Integer inputs that end up as gather indices stay within the gathered axis."""
-    out: dict[str, tuple[int, int]] = {}
+def _ranges(graphs: Sequence[Graph], sizes: Mapping[Axis, int]) -> dict[str, Integers]:
+    """Gather indices stay within the gathered axis; the literals in a program are met by all."""
+    literals = {
+        int(n.value)
+        for g in graphs
+        for n in g.nodes
+        if isinstance(n, Const) and not is_float(n.dtype) and n.dtype != "bool"
+    }
+    near = {k for n in literals for k in (n - 1, n, n + 1)}
+    out: dict[str, Integers] = {}
     for graph in graphs:
+        for given in graph.inputs:
+            if not is_float(given.dtype) and given.dtype != "bool":
+                out.setdefault(given.name, Integers())
         for node in graph.nodes:
             if isinstance(node, Gather):
                 for i in graph.reachable([node.at]):
                     source = graph.nodes[i]
-                    if isinstance(source, Input) and not is_float(source.dtype):
-                        hi = min(sizes[node.along] - 1, out.get(source.name, (0, 1 << 30))[1])
-                        out[source.name] = (0, max(hi, 0))
-    return out
+                    if isinstance(source, Input) and source.name in out:
+                        known = out[source.name]
+                        hi = sizes[node.along] - 1
+                        hi = min(hi, known.hi) if known.lo == 0 else hi
+                        out[source.name] = Integers(0, max(hi, 0))
+    return {
+        name: replace(v, more=tuple(sorted(k for k in near if not v.lo <= k <= v.hi)))
+        for name, v in out.items()
+    }
 
 
 def reduced_axes(graph: Graph) -> set[Axis]:

@@ -112,8 +112,11 @@ class FieldAlgebra(Primitives):
         if is_float(node.dtype):
             levels = levels_of(self.want[node])
             return Real({i: drawn(i) % U64(self.chain.primes[i]) for i in levels}, status)
-        lo, hi = (0, 1) if node.dtype == "bool" else self.draw.ranges.get(node.name, (-4, 4))
-        data = (drawn(0) % U64(max(hi - lo + 1, 1))).astype(np.int64) + lo
+        values = fv.integers(self.draw.ranges, node)
+        data = (drawn(0) % U64(values.count)).astype(np.int64)
+        more = np.array((0, *values.more), dtype=np.int64)
+        beyond = more[np.maximum(data - values.span + 1, 0)]
+        data = np.where(data < values.span, data + values.lo, beyond)
         return Exact(fv.wrap(data, node.dtype), status)
 
     def const(self, node: Const) -> Value:

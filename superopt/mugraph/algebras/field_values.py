@@ -11,6 +11,7 @@ import numpy as np
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.evaluate import Axes, spread_shape
+from superopt.mugraph.graph import Input
 
 OK, POISON, NEG, POS = 0, 1, 2, 3
 """Status of a cell: a residue, undefined, -inf, +inf."""
@@ -42,15 +43,39 @@ Value = Real | Exact
 
 
 @dataclass(frozen=True)
-class Draw:
-    """How inputs are drawn: trial keys [trials], which trials use pools, ranges of integer inputs.
+class Integers:
+    """The values that an integer input takes: lo..hi, both included, and more beyond them."""
 
-    ranges: input name -> (lo, hi), both included; integer inputs default to -4..4.
+    lo: int = -4
+    hi: int = 4
+    more: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many values there are."""
+        return self.span + len(self.more)
+
+    @property
+    def span(self) -> int:
+        """How many values lo..hi holds; one at least."""
+        return max(self.hi - self.lo + 1, 1)
+
+
+def integers(ranges: Mapping[str, Integers], node: Input) -> Integers:
+    """The values of an integer or truth-valued input."""
+    return Integers(0, 1) if node.dtype == "bool" else ranges.get(node.name, Integers())
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How inputs are drawn: trial keys [trials], which trials use pools, values of integer inputs.
+
+    ranges: input name -> its values, for those that do not take the usual ones.
     """
 
     keys: np.ndarray
     pooled: np.ndarray
-    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ranges: Mapping[str, Integers] = field(default_factory=dict)
 
 
 def levels_of(mask: int) -> list[int]:
