@@ -65,9 +65,8 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
             if is_memo(held.value) and _misses(held.value) > misses.get(id(held.value), 0):
                 held.value.cache_clear()
                 found.append(f"what {_called(held)} remembers")
-            elif held.key is not None and stand_in(
-                held.value
-            ):  # under a name that was not there before
+            elif held.key is not None and stand_in(held.value):
+                # Under a name that was not there before.
                 _put(held.owner, held.key, None)
                 found.append(_called(held))
     if found:

@@ -21,7 +21,7 @@ from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.evaluators import Cells, Evaluator, evaluator
 from superopt.verify.partial import chosen, never_defined, partial
 from superopt.verify.roots import independent_roots
-from superopt.verify.sizes import Sizing, assignments
+from superopt.verify.sizes import Sizing, assignments, cells_of
 from superopt.verify.triangular import exponents
 
 __all__ = ["ASSUMPTIONS", "Equivalence", "check_equal"]
@@ -237,7 +237,7 @@ def _work(graph: Graph, sizing: Sizing) -> int:
     """Elements of all values that one trial computes; a discrete logarithm counts as many."""
     total = 1
     for node in graph.nodes:
-        cells = math.prod(sizing.sizes[x] for x in node.axes)
+        cells = cells_of(node, sizing.sizes)
         total += cells * (LOG_WORK if isinstance(node, Map) and uses(node.op, "log") else 1)
     return total
 

@@ -3,8 +3,8 @@
 Trials in which one is undefined are left out, so a program whose root is undefined in some case
 always (of a literal that is no square, say, where a clamp takes it) would not be tested in that
 case. Two rules keep such programs from being shown equal: the argument must not depend on a
-selection, other than one among values that are all alike; and each must be defined in some trials,
-in every cell. Programs that fail the first are compared in pieces, by their arguments
+selection, other than one among values that are all alike; and each must have a finite value in some
+trials, in every cell. Programs that fail the first are compared in pieces, by their arguments
 (``superopt.verify.cuts``).
 """
 
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from superopt.mugraph.algebras.chain import Chain, trial_keys
-from superopt.mugraph.algebras.field_values import Draw
+from superopt.mugraph.algebras.field_values import OK, Draw
 from superopt.mugraph.algebras.levels import Levels, analyse, lowest
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Const, Graph, Input, Map, Output
-from superopt.mugraph.scalars import uses
+from superopt.mugraph.graph import Const, Gather, Graph, Input, Map, Output, Reduce
+from superopt.mugraph.scalars import SCALARS, uses
 from superopt.verify.evaluators import Evaluator
 from superopt.verify.sizes import Sizing
 
@@ -46,15 +46,25 @@ def chosen(graph: Graph, nodes: Sequence[int]) -> bool:
 
 def _chooses(graph: Graph, i: int) -> bool:
     node = graph.nodes[i]
+    if isinstance(node, Gather) or (isinstance(node, Reduce) and node.op in ("max", "min")):
+        # Of cells that differ by position, another is taken in each trial.
+        return any(_differs(graph, j) for j in graph.reachable([node.operand]))
     if not isinstance(node, Map) or not is_float(node.dtype):
         return False
-    if node.op == "where":
-        cond, *branches = node.operands
-        masks = any(_infinite(graph, j) for j in branches)
-        return _given(graph, cond) and not masks
-    if node.op == "cast":  # a number from a user's integer or truth value
+    field = SCALARS[node.op].field
+    if field == "where":
+        return _differs(graph, i) and _given(graph, node.operands[0])
+    if field == "cast":  # a number from a user's integer or truth value
         return not is_float(graph.nodes[node.operands[0]].dtype) and _given(graph, node.operands[0])
     return uses(node.op, "max", "min", "where", "lt", "le", "eq")
+
+
+def _differs(graph: Graph, i: int) -> bool:
+    """Whether a node has one of two finite cases."""
+    node = graph.nodes[i]
+    if not isinstance(node, Map) or SCALARS[node.op].field != "where":
+        return False
+    return not any(_infinite(graph, j) for j in node.operands[1:])
 
 
 def _given(graph: Graph, i: int) -> bool:
@@ -69,7 +79,7 @@ def _infinite(graph: Graph, i: int) -> bool:
 def never_defined(
     graph: Graph, plan: Levels, chain: Chain, seed: int, sizing: Sizing, run: Evaluator
 ) -> bool:
-    """Whether some partial function that the plan wants lacks a value in every trial, in some cell."""
+    """Whether some partial function that the plan wants has no finite value in any trial, in some cell."""
     wanted = {i: plan.want[i] for i in partial(graph) if plan.want[i]}
     if not wanted:
         return False
@@ -85,4 +95,4 @@ def never_defined(
         below, analyse(graph, chain.full, wanted), levels, chain, draw, sizing.sizes
     )
     expected = (1 - 2.0**-depth) ** trials
-    return any(float((cells.status == 1).all(0).mean()) > 4 * expected for cells in found)
+    return any(float((cells.status != OK).all(0).mean()) > 4 * expected for cells in found)

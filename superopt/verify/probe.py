@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -18,7 +17,7 @@ from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.evaluate import evaluate
 from superopt.mugraph.graph import Builder, Graph, Input, Map, Reduce, remap
 from superopt.mugraph.scalars import SCALARS, inline
-from superopt.verify.sizes import Sizing, reduced_axes
+from superopt.verify.sizes import Sizing, cells_of, reduced_axes
 
 
 def unfolded(graph: Graph) -> Graph:
@@ -128,7 +127,7 @@ class Probe:
         self, keys: np.ndarray, moves: Mapping[str, list[tuple[int, int, int]]]
     ) -> tuple[np.ndarray, np.ndarray]:
         wanted = self.graph.reachable(self.nodes)
-        cells = sum(math.prod(self.sizes[x] for x in self.graph.nodes[i].axes) for i in wanted)
+        cells = sum(cells_of(self.graph.nodes[i], self.sizes) for i in wanted)
         if len(keys) * cells > MOST_WORK:
             raise VerificationFailed(
                 what=f"{len(keys)} points of a program of {cells} elements are too many to probe",

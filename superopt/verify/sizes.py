@@ -16,7 +16,7 @@ from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.field_values import Integers
 from superopt.mugraph.axes import Axis, Size, Sym
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Const, Gather, Graph, Input, Iota, Map, Reduce, View
+from superopt.mugraph.graph import Const, Gather, Graph, Input, Iota, Map, Node, Reduce, View
 
 PRIMES = tuple(p for p in range(2, 300) if all(p % q for q in range(2, p)))
 
@@ -237,6 +237,11 @@ def _ranges(graphs: Sequence[Graph], sizes: Mapping[Axis, int]) -> dict[str, Int
         name: replace(v, more=tuple(sorted(k for k in near if not v.lo <= k <= v.hi)))
         for name, v in out.items()
     }
+
+
+def cells_of(node: Node, sizes: Mapping[Axis, int]) -> int:
+    """Elements of a node's value at these sizes."""
+    return math.prod(sizes[x] for x in node.axes)
 
 
 def reduced_axes(graph: Graph) -> set[Axis]:

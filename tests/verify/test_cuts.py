@@ -1,5 +1,6 @@
 """Checks in pieces: many roots and logarithms are decided, nothing wrong is accepted, work is bounded."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -207,6 +208,14 @@ HIDDEN |= {
     "a branch of a power": (
         lambda p: where(p, p.x.lt(p.z), p.y.exp() * 5.0, p.y).log(),
         lambda p: where(p, p.x.lt(p.z), p.y * 77.0, p.y.log()),
+    ),
+    "beside an infinity": (
+        lambda p: where(p, p.x.lt(p.z), p.const(math.inf), p.y.exp() * 5.0).log().neg().exp(),
+        lambda p: where(p, p.x.lt(p.z), p.const(math.inf), p.y.exp() * 10.0).log().neg().exp(),
+    ),
+    "by position, taken by rank": (
+        lambda p: where(p, p.iota(K).eq(0), p.y.exp() * 5.0, p.y).reduce("max", K).log(),
+        lambda p: where(p, p.iota(K).eq(0), p.y.exp() * 10.0, p.y).reduce("max", K).log(),
     ),
     "above": (
         lambda p: where(p, p.x.lt(p.z), (p.y.exp() * 5.0).log(), p.y),
