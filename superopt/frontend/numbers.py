@@ -21,6 +21,8 @@ def free(node: fx.Node) -> bool:
     """Whether a node costs nothing at run time: a size, an attribute, or an assertion about sizes.
 
     The guards of the caller have made the assertions. A number read out of a tensor is not free.
+    A question about types (``promote_types``) is free once it is answered: tracing leaves the
+    answer in the operators after it, and the question behind without a user.
     """
     if node.op == "get_attr":
         return True
@@ -31,8 +33,17 @@ def free(node: fx.Node) -> bool:
         return not _unbacked(value)
     name = op_name(node)
     return isinstance(value, int | float | bool) or (
-        not node.users and any(check in name for check in _CHECKS)
+        not node.users and (any(check in name for check in _CHECKS) or _answered(node))
     )
+
+
+def _answered(node: fx.Node) -> bool:
+    """Whether an operator gives no tensor, writes nothing, and left no number to be read later."""
+    if not isinstance(node.target, torch._ops.OpOverload) or node.meta.get("val") is not None:
+        return False
+    schema = node.target._schema
+    kinds = [str(r.type) for r in schema.returns]
+    return bool(kinds) and not schema.is_mutable and not any("Tensor" in kind for kind in kinds)
 
 
 def _unbacked(value: Any) -> bool:

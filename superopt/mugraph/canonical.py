@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from superopt.mugraph.axes import Axis, Stride, sort_axes
+from superopt.mugraph.axes import Axis, Stride
 from superopt.mugraph.graph import (
     Const,
     Dims,
@@ -34,6 +34,7 @@ from superopt.mugraph.graph import (
     remap,
 )
 from superopt.mugraph.placement import Carry, Kernel, MuGraph, Split
+from superopt.mugraph.rewrite import dims_with_axes, with_axes
 from superopt.mugraph.scalars import SCALARS
 from superopt.mugraph.text import literal, print_graph, print_mugraph
 
@@ -238,7 +239,7 @@ class _Labelling:
         names = self._names(order, colors)
         nodes = tuple(self._renamed(i, names, at) for i in order)
         outputs = tuple(
-            Output(f"out{k}", at[o.node], _dims(o.dims, names), o.order)
+            Output(f"out{k}", at[o.node], dims_with_axes(o.dims, names), o.order)
             for k, o in enumerate(graph.outputs)
         )
         return MuGraph(
@@ -283,27 +284,12 @@ class _Labelling:
 
     def _renamed(self, i: int, names: Mapping[Axis, Axis], at: dict[int, int]) -> Node:
         node = remap(self.graph.nodes[i], at)
-        node = replace(node, axes=sort_axes({names[a] for a in node.axes}))
-        match node:
-            case Input():
-                return replace(
-                    node,
-                    name=f"in{self.position[i]}",
-                    dims=_dims(node.dims, names),
-                    strides=tuple(_stride(s) for s in node.strides),
-                )
-            case SizeOf():
-                return replace(node, axis=names[node.axis])
-            case Map():
-                ids = tuple(sorted(node.operands)) if _commutes(node) else node.operands
-                return replace(node, operands=ids)
-            case Reduce():
-                return replace(node, over=sort_axes({names[a] for a in node.over}))
-            case View():
-                index = [(names[a], _index(ix, names)) for a, ix in node.index]
-                return replace(node, index=tuple(sorted(index, key=lambda x: x[0].name)))
-            case Gather():
-                return replace(node, along=names[node.along])
+        node = with_axes(node, names)
+        if isinstance(node, Input):
+            strides = tuple(_stride(s) for s in node.strides)
+            return replace(node, name=f"in{self.position[i]}", strides=strides)
+        if isinstance(node, Map) and _commutes(node):
+            return replace(node, operands=tuple(sorted(node.operands)))
         return node
 
 
@@ -337,17 +323,8 @@ def _index_key(index: Index, colors: Colors) -> tuple[object, ...]:
     return tuple(map(repr, (terms, index.offset, index.div, index.mod, index.lo, index.hi)))
 
 
-def _index(index: Index, names: Mapping[Axis, Axis]) -> Index:
-    terms = sorted(((names[a], c) for a, c in index.terms), key=lambda t: t[0].name)
-    return replace(index, terms=tuple(terms))
-
-
 def _stride(stride: Stride) -> Stride:
     return Stride(stride.coef, tuple(sorted(stride.syms)))
-
-
-def _dims(dims: Dims, names: Mapping[Axis, Axis]) -> Dims:
-    return tuple(tuple(names[a] for a in dim) for dim in dims)
 
 
 def _kernel(k: int, kernel: Kernel, names: Mapping[Axis, Axis], at: Mapping[int, int]) -> Kernel:

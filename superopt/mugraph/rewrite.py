@@ -12,13 +12,16 @@ from dataclasses import replace
 from superopt.mugraph.axes import Axis, sort_axes
 from superopt.mugraph.graph import (
     Builder,
+    Dims,
     Gather,
     Graph,
     Index,
     Input,
     Iota,
     Map,
+    Node,
     Reduce,
+    SizeOf,
     View,
     remap,
 )
@@ -149,3 +152,31 @@ def absorb_renames(graph: Graph) -> Graph:
     moved = tuple(remap(n, at) for n in nodes)
     results = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
     return Graph(graph.name, moved, results).pruned()
+
+
+def with_axes(node: Node, names: Mapping[Axis, Axis]) -> Node:
+    """The node over other axes: each axis that it speaks of is replaced by ``names[axis]``."""
+    node = replace(node, axes=sort_axes({names[a] for a in node.axes}))
+    match node:
+        case Input():
+            return replace(node, dims=dims_with_axes(node.dims, names))
+        case SizeOf():
+            return replace(node, axis=names[node.axis])
+        case Reduce():
+            return replace(node, over=sort_axes({names[a] for a in node.over}))
+        case View():
+            index = [(names[a], _index_with_axes(ix, names)) for a, ix in node.index]
+            return replace(node, index=tuple(sorted(index, key=lambda x: x[0].name)))
+        case Gather():
+            return replace(node, along=names[node.along])
+    return node
+
+
+def dims_with_axes(dims: Dims, names: Mapping[Axis, Axis]) -> Dims:
+    """The dims over other axes."""
+    return tuple(tuple(names[a] for a in dim) for dim in dims)
+
+
+def _index_with_axes(index: Index, names: Mapping[Axis, Axis]) -> Index:
+    terms = sorted(((names[a], c) for a, c in index.terms), key=lambda t: t[0].name)
+    return replace(index, terms=tuple(terms))

@@ -125,7 +125,7 @@ def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate], seed: int)
     show = Checker(seed)
     for candidate in candidates:
         mugraph = candidate.mugraph
-        checks = [show(graph, mugraph.graph)]
+        checks = [show.rewritten(graph, mugraph.graph)]
         checks += [show(*obligation(mugraph.graph, c)) for k in mugraph.kernels for c in k.carries]
         wrong = [c for c in checks if c.verdict != "equal"]
         if wrong:

@@ -47,6 +47,9 @@ def certificate_lines(certificate: dict[str, Any]) -> list[str]:
     out: list[str] = []
     for check in certificate.get("checks", []):
         bound = check.get("bound_log2")
+        if check.get("kind") == "identical":
+            out.append(f"{check.get('verdict')}: {check.get('reason')}")
+            continue
         kind = f"error at most 2^-{bound:.0f}" if bound is not None else "sampled, no bound"
         out.append(
             f"{check.get('verdict')}: {kind}, {check.get('trials')} trials over {check.get('field')}"

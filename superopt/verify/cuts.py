@@ -16,10 +16,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from superopt.mugraph.graph import Graph, Input, Node, Output, dense_strides, remap
+from superopt.mugraph.canonical import graph_hash
+from superopt.mugraph.graph import Builder, Graph, Input, Node, Output, dense_strides, remap
 from superopt.verify.equal import check_equal
-from superopt.verify.equivalence import Equivalence
+from superopt.verify.equivalence import Equivalence, not_rewritten, same_program
 from superopt.verify.partial import chosen, partial
+from superopt.verify.sweep import sweep
 
 MOST_PARTIAL = 3
 """Partial functions in one program up to which it is checked whole, unless a reduction gathers."""
@@ -38,9 +40,46 @@ class Checker:
     def __init__(self, seed: int) -> None:
         self.seed, self.work = seed, 0
         self._known: dict[str, Equivalence] = {}
+        self._pairs: dict[str, Equivalence] = {}
 
     def __call__(self, a: Graph, b: Graph) -> Equivalence:
-        """Whether a and b compute the same outputs; see ``check_equal``."""
+        """Whether any two programs a and b compute the same outputs; see ``check_equal``."""
+        found = self.rewritten(a, b)
+        if not found and (parts := sweep(a, b, self._once, strict=False)):
+            return _joined(parts)
+        return found or self._once(a, b)
+
+    def rewritten(self, a: Graph, b: Graph) -> Equivalence:
+        """Whether b computes what a does, as far as that follows from the laws of the field.
+
+        Selections, comparisons, integers and layout must be the same in both (``sweep``), so that
+        nothing rests on how often their cases were met; that is how the search rewrites programs.
+        """
+        parts = sweep(a, b, self._once, strict=True)
+        if parts is None:
+            return not_rewritten(self.seed)
+        return _joined(parts) if parts else same_program(self.seed)
+
+    def _once(self, a: Graph, b: Graph) -> Equivalence:
+        """As ``_whole``; a pair that is an earlier one but for names has its result."""
+        pair = Builder("pair")
+        outputs: list[Output] = []
+        orders: list[list[int]] = []
+        for graph in (a, b):
+            at: dict[int, int] = {}
+            for i, node in enumerate(graph.nodes):
+                at[i] = pair.add(remap(node, at))
+            outputs += [replace(o, node=at[o.node]) for o in graph.outputs]
+            orders.append([at[i] for i, n in enumerate(graph.nodes) if isinstance(n, Input)])
+        inputs = [i for i, n in enumerate(pair.nodes) if isinstance(n, Input)]
+        order = [[inputs.index(i) for i in o] for o in orders]  # the hash knows them as a set
+        key = graph_hash(Graph("pair", tuple(pair.nodes), tuple(outputs))) + str(order)
+        if key not in self._pairs:
+            self._pairs[key] = self._whole(a, b)
+        return self._pairs[key]
+
+    def _whole(self, a: Graph, b: Graph) -> Equivalence:
+        """The check without a sweep."""
         cuts: list[Cut] = []
         parts: list[Equivalence] = []
         if _needs_cuts(a) or _needs_cuts(b):

@@ -102,18 +102,11 @@ def _any_chain(
 def _refused(chain: Chain, seed: int, name: str, reason: str) -> Equivalence:
     """The result of a check that has not begun."""
     return Equivalence(
-        verdict="not_shown_equal",
-        bound_log2=None,
-        kind="sampled",
-        trials=0,
-        tied_trials=0,
+        "not_shown_equal",
+        None,
+        "sampled",
         field=(chain.name, chain.primes),
         seeds=(seed,),
-        sizes=(),
-        clean=0,
-        total=0,
-        work=0,
-        assumptions=(),
         reason=reason,
         evaluator=name,
     )

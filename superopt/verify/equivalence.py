@@ -10,7 +10,8 @@ class Equivalence:
     """What a check found; "equal" is wrong with probability at most 2^-bound_log2 when kind is "bound".
 
     verdict: "equal" or "not_shown_equal" (never "unequal": that takes a counterexample in floats);
-    kind: "bound", or "sampled" when no bound is claimed; trials: uniform trials of all assignments;
+    kind: "bound", or "sampled" when no bound is claimed, or "identical" when both apply the same
+    operators to the same values and nothing had to be checked; trials: uniform trials of all assignments;
     tied_trials: further trials with inputs from small pools; field: name and primes of the chain;
     seeds: the one seed that everything is drawn from; sizes: (axis, size) per assignment;
     clean, total: cells compared and all cells, over the uniform trials; work: elements of all values
@@ -21,20 +22,32 @@ class Equivalence:
     verdict: str
     bound_log2: float | None
     kind: str
-    trials: int
-    tied_trials: int
-    field: tuple[str, tuple[int, ...]]
-    seeds: tuple[int, ...]
-    sizes: tuple[tuple[tuple[str, int], ...], ...]
-    clean: int
-    total: int
-    work: int
-    assumptions: tuple[str, ...]
-    reason: str
-    evaluator: str
+    trials: int = 0
+    tied_trials: int = 0
+    field: tuple[str, tuple[int, ...]] = ("none", ())
+    seeds: tuple[int, ...] = ()
+    sizes: tuple[tuple[tuple[str, int], ...], ...] = ()
+    clean: int = 0
+    total: int = 0
+    work: int = 0
+    assumptions: tuple[str, ...] = ()
+    reason: str = ""
+    evaluator: str = "none"
 
     def __bool__(self) -> bool:
         return self.verdict == "equal"
+
+
+def same_program(seed: int) -> Equivalence:
+    """The result for two programs that are the same, operator by operator."""
+    reason = "both apply the same operators to the same values"
+    return Equivalence("equal", None, "identical", reason=reason, seeds=(seed,))
+
+
+def not_rewritten(seed: int) -> Equivalence:
+    """The result where some output does not follow by the laws of the field from the same values."""
+    reason = "an output does not follow from values that both programs have"
+    return Equivalence("not_shown_equal", None, "sampled", reason=reason, seeds=(seed,))
 
 
 ASSUMPTIONS: dict[str, str] = {

@@ -134,7 +134,7 @@ def test_pieces_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = check(a, b)
     tried, work = len(seen), check.work
     assert check(a, b) == first
-    assert tried >= 5  # four roots and the rest
+    assert tried >= 4  # one for each root
     assert (len(seen), check.work) == (tried, work)
     assert len(set(seen)) == len(seen)
 
@@ -328,6 +328,8 @@ def test_proving_ends(
             return (
                 right if equal_after is not None else equal._refused(equal.CHAINS[0], 0, "", "no")
             )
+
+        rewritten = __call__
 
     monkeypatch.setattr(making, "Checker", Counting)
     candidates = _candidates(graph, 20)

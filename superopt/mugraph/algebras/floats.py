@@ -25,7 +25,7 @@ from superopt.mugraph.graph import (
     SizeOf,
     View,
 )
-from superopt.mugraph.scalars import Scalar, inline
+from superopt.mugraph.scalars import SCALARS, Scalar, inline
 
 _REDUCE = {
     "add": lambda x, d: x.sum(d),
@@ -41,6 +41,25 @@ def _fold(fn: Any, x: torch.Tensor, dims: list[int]) -> torch.Tensor:
     for d in sorted(dims, reverse=True):
         x = fn(x, d)
     return x
+
+
+def scalar(row: Scalar, args: Sequence[Any]) -> torch.Tensor:
+    """A scalar row applied to tensors that broadcast (or numbers)."""
+    if row.fn is not None:
+        ref = next((a for a in args if isinstance(a, torch.Tensor) and a.dim()), args[0])
+        given = [
+            a if isinstance(a, torch.Tensor) else torch.tensor(a, dtype=ref.dtype) for a in args
+        ]
+        return row.fn(*given)
+    like = args[0]
+    return torch.as_tensor(
+        inline(
+            row.body,
+            args,
+            lambda op, xs: scalar(SCALARS[op], xs),
+            lambda v: torch.tensor(v, dtype=like.dtype),
+        )
+    )
 
 
 class FloatAlgebra:
@@ -85,24 +104,7 @@ class FloatAlgebra:
         if row.name == "round":
             return args[0].to(DTYPES[node.dtype].torch).to(self._float(node.dtype))
         full = [_spread(x, a, node.axes) for x, a in zip(args, axes, strict=True)]
-        return self._row(row, full)
-
-    def _row(self, row: Scalar, args: list[Any]) -> torch.Tensor:
-        if row.fn is not None:
-            ref = next((a for a in args if isinstance(a, torch.Tensor) and a.dim()), args[0])
-            dev = [
-                a if isinstance(a, torch.Tensor) else torch.tensor(a, dtype=ref.dtype) for a in args
-            ]
-            return row.fn(*dev)
-        from superopt.mugraph.scalars import SCALARS
-
-        like = args[0]
-        return inline(
-            row.body,
-            args,
-            lambda op, xs: self._row(SCALARS[op], xs),
-            lambda v: torch.tensor(v, dtype=like.dtype),
-        )
+        return scalar(row, full)
 
     def _cast(self, x: torch.Tensor, dtype: str) -> torch.Tensor:
         return x.to(self._float(dtype))
@@ -139,7 +141,7 @@ class FloatAlgebra:
         return value[tuple(picks)].expand(shape)
 
 
-class _Contracting(FloatAlgebra):
+class Contracting(FloatAlgebra):
     """Leaves outer products unevaluated until a sum over them, which is then one contraction.
 
     The elements of a contraction's product (as many as rows x columns x summands) would not fit
@@ -151,25 +153,25 @@ class _Contracting(FloatAlgebra):
             factors = [f for x, a in zip(args, axes, strict=True) for f in _factors(x, a)]
             elements = math.prod(shape_of(node.axes, self.sizes))
             if elements > 4 * max(x.numel() for x, _ in factors):
-                return _Product(factors)
+                return Product(factors)
         return super().map(
             row, node, [self.whole(*xa) for xa in zip(args, axes, strict=True)], axes
         )
 
     def reduce(
-        self, row: Scalar, node: Reduce, value: torch.Tensor | _Product, axes: Axes
+        self, row: Scalar, node: Reduce, value: torch.Tensor | Product, axes: Axes
     ) -> torch.Tensor:
-        if row.name == "add" and isinstance(value, _Product):
+        if row.name == "add" and isinstance(value, Product):
             return value.sum(node.axes)
         return super().reduce(row, node, self.whole(value, axes), axes)
 
-    def view(self, node: View, value: torch.Tensor | _Product, axes: Axes) -> torch.Tensor:
+    def view(self, node: View, value: torch.Tensor | Product, axes: Axes) -> torch.Tensor:
         return super().view(node, self.whole(value, axes), axes)
 
     def gather(
         self,
         node: Gather,
-        value: torch.Tensor | _Product,
+        value: torch.Tensor | Product,
         axes: Axes,
         at: torch.Tensor,
         at_axes: Axes,
@@ -177,13 +179,13 @@ class _Contracting(FloatAlgebra):
         return super().gather(node, self.whole(value, axes), axes, at, at_axes)
 
     @staticmethod
-    def whole(value: torch.Tensor | _Product, axes: Axes) -> torch.Tensor:
+    def whole(value: torch.Tensor | Product, axes: Axes) -> torch.Tensor:
         """The elements of a value on these axes."""
-        return value.sum(axes) if isinstance(value, _Product) else value
+        return value.sum(axes) if isinstance(value, Product) else value
 
 
 @dataclass(frozen=True)
-class _Product:
+class Product:
     """A product of values, each with its axes."""
 
     factors: list[tuple[torch.Tensor, Axes]]
@@ -200,7 +202,7 @@ class _Product:
 
 
 def _factors(x: Any, axes: Axes) -> list[tuple[torch.Tensor, Axes]]:
-    return x.factors if isinstance(x, _Product) else [(x, axes)]
+    return x.factors if isinstance(x, Product) else [(x, axes)]
 
 
 def _identity(row: Scalar, dtype: torch.dtype) -> Any:
@@ -249,11 +251,11 @@ def run(
 ) -> list[torch.Tensor]:
     """Runs a graph on tensors (in the order of ``graph.inputs``); outputs in ``work`` or own dtype."""
     inputs = {n.name: split_input(n, t, sizes) for n, t in zip(graph.inputs, tensors, strict=True)}
-    env = evaluate(graph, _Contracting(inputs, sizes, work))
+    env = evaluate(graph, Contracting(inputs, sizes, work))
     out = []
     for o in graph.outputs:
         axes = graph.nodes[o.node].axes
-        out.append(merge_output(_Contracting.whole(env[o.node], axes), axes, o.dims, sizes))
+        out.append(merge_output(Contracting.whole(env[o.node], axes), axes, o.dims, sizes))
     return out
 
 
