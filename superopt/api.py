@@ -25,6 +25,9 @@ from superopt.errors import (
 )
 from superopt.pipeline.calls import Calls, Signature
 
+_NOTHING: Any = object()
+"""Stands for no function: None is a mistake, as of a name that was never set."""
+
 CHANGES = 3
 """First calls that changed the function's state, after which it runs as it was written."""
 
@@ -261,26 +264,29 @@ def _settings() -> Config:
         return Config()
 
 
-def superoptimize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+def superoptimize(fn: Callable[..., Any] = _NOTHING, /, **options: Any) -> Any:
     """Superoptimizes a function or module: searches, proves and compiles on its first call.
 
     Options (see ``Options.of``): target, budget ("30s" or "10000c"), precision ("default" or
     "eager"), dynamic ({"x": {0: Dim("tokens", min=1, max=4096)}}), fallbacks (("eager",)),
-    strict (False), seed (0). Raises BadOption for an option that cannot be read.
+    strict (False), seed (0). Raises BadOption for an option that cannot be read, and WrongType for
+    what is no function. With options alone it is a decorator: ``@superoptimize(budget="5s")``.
 
     >>> @superoptimize
     ... def rmsnorm_linear(x, g, w):
     ...     return torch.nn.functional.rms_norm(x, (x.shape[-1],), g) @ w
     """
     checked = Options.of(**options)
-    if fn is None:
+    if fn is _NOTHING:
         return lambda f: superoptimize(f, **options)
     if not callable(fn) or isinstance(fn, type):
-        given = f"the class {fn.__name__}" if isinstance(fn, type) else type(fn).__name__
+        given = "None" if fn is None else type(fn).__name__
+        if isinstance(fn, type):
+            given = f"the class {fn.__name__}"
         raise WrongType(
             f"superoptimize takes a function, not {given}",
             "superoptimize",
-            "decorate a function or pass a module",
+            "decorate a function or pass a module; name the options, as in budget='30s'",
         )
     return Optimized(fn, checked)
 

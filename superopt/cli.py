@@ -1,4 +1,4 @@
-"""The command line: explain, bench, cache and doctor."""
+"""The command line: explain, bench, cache, doctor and version."""
 
 from __future__ import annotations
 
@@ -11,10 +11,48 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from superopt import trace
 from superopt.errors import BadOption, SuperoptError, closest
 
+_WORDS = "superopt.words"
+
+
+class _Commands(TyperGroup):
+    """The commands: ``bench --json`` may stand alone, and a usage error is told in JSON as well."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words of the command line."""
+        if args[:1] == ["bench"] and "--json" in args:
+            after = args.index("--json") + 1
+            if args[after : after + 1] == [] or args[after].startswith("--"):
+                args = [*args[:after], "-", *args[after:]]
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that they name."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            said = getattr(
+                error, "format_message", None
+            )  # typer carries click's errors, or its own
+            if said is not None and _wants_json(ctx.meta[_WORDS]):
+                _print_json({"status": "failed", "reason": " ".join(said().split())})
+            raise
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    """Whether JSON is expected on standard output; ``bench`` may write it to a file."""
+    if "--json" not in words:
+        return "--json=-" in words
+    return words[0] != "bench" or words[words.index("--json") + 1] == "-"
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Finds, proves and runs faster kernels for PyTorch programs.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,14 +66,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 def _told(json_: bool = False) -> Iterator[None]:
     """A user's mistake ends in one line on stderr and status 2, not in a traceback.
 
-    With ``json_``, stdout then holds ``{"status": "failed", "reason": ...}``.
+    The details (a compiler's output) are in the log file that the line names. With ``json_``, stdout
+    then holds ``{"status": "failed", "reason": ...}`` and, if there are any, ``"details"``.
     """
     try:
         yield
     except SuperoptError as error:
-        typer.echo(f"superopt: {error.report()}", err=True)
+        reason = " ".join(str(error).split())
+        told = {"status": "failed", "reason": reason}
+        if error.details:
+            told["details"] = error.details
+            log = trace.write_details("cli", error.report())
+            reason += f" (details: {log})" if log else ""
+        typer.echo(f"superopt: {reason}", err=True)
         if json_:
-            _print_json({"status": "failed", "reason": error.report()})
+            _print_json(told)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("superopt: stopped", err=True)
@@ -127,7 +172,7 @@ def bench(
     peers: Annotated[str, typer.Option(help="Peers, with commas.")] = "eager,inductor",
     dtypes: Annotated[str, typer.Option(help="Dtypes, with commas.")] = "f32,bf16",
     json_: Annotated[
-        Path | None, typer.Option("--json", help="File for the results ('-': standard output).")
+        Path | None, typer.Option("--json", help="File for the results ('-' or none: print them).")
     ] = None,
     only: Annotated[str, typer.Option(help="Workloads, with commas; * matches.")] = "",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every callable.")] = None,
@@ -140,15 +185,15 @@ def bench(
     list_: Annotated[bool, typer.Option("--list", help="List suites and peers, and end.")] = False,
 ) -> None:
     """Measure workloads beside other systems, each output checked against float64."""
-    with _told():
+    to_stdout = json_ is not None and str(json_) == "-"
+    with _told(to_stdout):
         if list_:
-            _list_bench()
+            _list_bench(json_)
             return
         from superopt.bench.suite import run_suite
         from superopt.bench.table import print_table
         from superopt.config import Options
 
-        to_stdout = json_ is not None and str(json_) == "-"
         if resume and (json_ is None or to_stdout):
             raise BadOption("nothing to resume from", "option --resume", "give --json FILE too")
         document = run_suite(
@@ -182,10 +227,30 @@ def _words(text: str) -> list[str]:
     return [w.strip() for w in text.split(",") if w.strip()]
 
 
-def _list_bench() -> None:
+def _list_bench(path: Path | None) -> None:
     from superopt.bench.peers import PEERS
     from superopt.bench.workloads import SUITES, WORKLOADS
 
+    if path is not None:
+        value = {
+            "suites": list(SUITES),
+            "peers": [
+                {"name": p.name, "version": p.version(), "missing": p.missing()} for p in PEERS
+            ],
+            "workloads": [
+                {"name": w.name, "suites": list(w.suites), "sizes": len(w.grid), "note": w.note}
+                for w in WORKLOADS
+            ],
+        }
+        if str(path) == "-":
+            _print_json(value)
+            return
+        try:
+            path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            what = f"the list cannot be written: {error}"
+            raise BadOption(what, "option --json", "name another file") from error
+        return
     typer.echo(f"suites: {', '.join(SUITES)}")
     for p in PEERS:
         typer.echo(f"peer {p.name}: {p.missing() or p.version()}")
@@ -200,73 +265,18 @@ def cache(
 ) -> None:
     """Show or empty the cache of kernels."""
     with _told(json_):
-        actions = {"stats": _cache_stats, "list": _cache_list, "clear": _cache_clear}
-        if action not in actions:
-            raise BadOption(f"no action {action!r}", "superopt cache", closest(action, actions))
+        from superopt.report.cache import ACTIONS
+
+        if action not in ACTIONS:
+            raise BadOption(f"no action {action!r}", "superopt cache", closest(action, ACTIONS))
         from superopt import pipeline
 
-        value, lines = actions[action](pipeline.cache())
+        value, lines = ACTIONS[action](pipeline.cache())
         if json_:
             _print_json(value)
         else:
             for line in lines:
                 typer.echo(line)
-
-
-def _plain(value: Any) -> Any:
-    """A dataclass or mapping as a dict."""
-    from dataclasses import asdict, is_dataclass
-
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return dict(value)
-
-
-def _cache_stats(store: Any) -> tuple[Any, list[str]]:
-    stats = _plain(store.stats())
-    return stats, [
-        f"folder   {stats['root']}",
-        f"entries  {stats['entries']}",
-        f"size     {_size(stats['size'])} of at most {_size(stats['limit'])}",
-    ]
-
-
-def _cache_list(store: Any) -> tuple[Any, list[str]]:
-    entries = [_entry(e) for e in store.entries()]
-    return entries, [
-        f"{e['key'][:16]}  {_size(e['size']):>9}  {_date(e['used'])}  {e['name']}" for e in entries
-    ]
-
-
-def _entry(entry: Any) -> dict[str, Any]:
-    """Key, size, time of last use and name of an entry, as far as it tells them."""
-    path = getattr(entry, "path", None)
-    files = [f for f in path.rglob("*") if f.is_file()] if path is not None else []
-    meta = dict(getattr(entry, "meta", None) or {})
-    return {
-        "key": str(entry.key),
-        "size": sum(f.stat().st_size for f in files),
-        "used": max((f.stat().st_mtime for f in files), default=0.0),
-        "name": str(meta.get("name", "")),
-        "meta": meta,
-    }
-
-
-def _cache_clear(store: Any) -> tuple[Any, list[str]]:
-    count = store.clear()
-    return {"removed": count}, [f"removed {count} entries"]
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "-"
 
 
 @app.command()
@@ -297,11 +307,32 @@ def doctor(json_: Json = False) -> None:
 
 
 @app.command()
-def version() -> None:
+def version(json_: Json = False) -> None:
     """Print the version."""
     from superopt.config import version as ours
 
-    typer.echo(ours())
+    if json_:
+        _print_json({"version": ours()})
+    else:
+        typer.echo(ours())
+
+
+def _version_asked(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _superopt(
+    version_: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_version_asked, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Finds, proves and runs faster kernels for PyTorch programs."""
 
 
 def main() -> None:

@@ -282,11 +282,17 @@ def _outputs(graph: fx.Graph) -> tuple[Any, ...]:
 
 
 def _refuse_aliases(captured: Captured) -> None:
+    """Literals of the code would be handed out again at the next call, as the caller left them."""
+    kept = [
+        n
+        for n, v in zip(captured.placeholders, captured.values, strict=True)
+        if isinstance(v, Live) and v.constant
+    ]
     for out in captured.outputs:
-        if isinstance(out, fx.Node) and cleanup.shares_memory(out, captured.placeholders):
+        if cleanup.alias_chain(out, kept) is not None:
             where = location(out)
             raise MutatesInput(
-                "an output is an input or a view of one",
+                "an output is a tensor that the code holds, or a view of one",
                 where if where != UNKNOWN else captured.name,
                 "return a copy (clone) of it, or leave this function to PyTorch",
             )

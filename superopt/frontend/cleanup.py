@@ -105,16 +105,21 @@ def refuse_writes(graph: fx.Graph, writers: Iterable[fx.Node]) -> None:
                 )
 
 
-def shares_memory(node: Any, placeholders: Sequence[fx.Node]) -> bool:
-    """Whether a value is, or is a view of, one of the inputs."""
+def alias_chain(node: Any, placeholders: Sequence[fx.Node]) -> list[fx.Node] | None:
+    """The operators through which a value is, or is a view of, one of the inputs; None if it is not."""
     inputs = {_memory(n) for n in placeholders} - {None}
+    through: list[fx.Node] = []
+    shared = False
     while isinstance(node, fx.Node):
-        if node in placeholders or _memory(node) in inputs:
-            return True
-        if not (op_name(node) in _RETURNS_ITS_ARGUMENT or op_name(node) == "getitem"):
-            return False
+        if node in placeholders:
+            return through
+        shared = shared or _memory(node) in inputs
+        own = op_name(node) in _RETURNS_ITS_ARGUMENT or op_name(node) == "getitem"
+        if not (shared or own):
+            return None
+        through.append(node)
         node = node.args[0] if node.args else None
-    return False
+    return through if shared else None
 
 
 def entangled_views(outputs: Sequence[Any]) -> set[fx.Node]:

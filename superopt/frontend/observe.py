@@ -192,6 +192,13 @@ def confirm(got: Any, answer: Any, name: str) -> None:
     """
     wrong = difference(got, answer)
     if wrong:
+        leaves = pytree.tree_leaves(answer, is_leaf=lambda part: isinstance(part, torch.Size))
+        if any(isinstance(leaf, torch.Size) for leaf in leaves):
+            raise Miscaptured(
+                "the result holds a torch.Size, which torch.export turns into a plain tuple",
+                name,
+                "return tuple(x.shape), or the tensors alone",
+            )
         raise Miscaptured(f"what was captured gives {wrong}", name)
 
 
@@ -203,7 +210,7 @@ def difference(got: Any, want: Any, near: bool = True) -> str:
     a, spec_a = pytree.tree_flatten(got)
     b, spec_b = pytree.tree_flatten(want)
     if spec_a != spec_b:
-        return "a result of another structure"
+        return f"a result of another structure: {_unlike(got, want)}"
     for x, y in zip(a, b, strict=True):
         if not isinstance(y, torch.Tensor) or not isinstance(x, torch.Tensor):
             if type(x) is not type(y) or x != y:
@@ -217,6 +224,24 @@ def difference(got: Any, want: Any, near: bool = True) -> str:
         if not _near(x.detach(), y.detach(), 1.0 if near else 100.0):
             return "other values"
     return ""
+
+
+def _unlike(got: Any, want: Any) -> str:
+    """Where two results whose structures differ part, in words."""
+    if type(got) is not type(want):
+        return f"{_kind(got)} where the function gives {_kind(want)}"
+    a, spec_a = pytree.tree_flatten(got, is_leaf=lambda part: part is not got)
+    b, spec_b = pytree.tree_flatten(want, is_leaf=lambda part: part is not want)
+    for x, y in zip(a, b, strict=False):
+        if spec_a == spec_b and pytree.tree_structure(x) != pytree.tree_structure(y):
+            return _unlike(x, y)
+    if len(a) != len(b):
+        return f"{_kind(got)} of {len(a)} where the function gives one of {len(b)}"
+    return f"{_kind(got)} of other names"
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"type {type(value).__name__}"
 
 
 def _near(x: torch.Tensor, y: torch.Tensor, slack: float) -> bool:

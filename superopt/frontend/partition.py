@@ -161,6 +161,9 @@ def partition(captured: Captured, precision: str = "default") -> Program:
     return Program(captured, tuple(_Cutter(captured, precision).pieces()))
 
 
+_OF_INPUT = "it gives a view of an input, which aliases it in PyTorch"
+
+
 class _Cutter:
     """Walks the program once, growing a run of convertible operators until one is not."""
 
@@ -176,12 +179,18 @@ class _Cutter:
             for n, v in zip(captured.placeholders, captured.values, strict=True)
             if isinstance(v, Live) and v.literal is not None
         }
+        chains = [cleanup.alias_chain(o, captured.placeholders) for o in captured.outputs]
+        self.of_inputs = {n for chain in chains for n in chain or ()}
         self.kept = cleanup.entangled_views(captured.outputs)
         self.run: list[fx.Node] = []
         self.converter = self._fresh()
 
     def pieces(self) -> Iterator[Supported | Boundary]:
-        for node in _in_order(self.captured.gm.graph):
+        order = list(_in_order(self.captured.gm.graph))
+        views = [n for n in order if self.of_inputs & {n, *_picks(n)}]
+        for node in views:  # first, so that they cut nothing apart
+            yield Boundary(op_name(node), location(node), _OF_INPUT, (node, *_picks(node)))
+        for node in [n for n in order if n not in views]:
             reason = self._add(node)
             if reason is not None:
                 yield from self._flush()

@@ -97,7 +97,6 @@ FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
     "exp2": (("exp", ("mul", LN2, A)), ()),
     "log2": (("mul", 1.0 / LN2, ("log", A)), ()),
     "log10": (("mul", 1.0 / math.log(10.0), ("log", A)), ()),
-    "erfc": (("sub", 1.0, ("erf", A)), ()),
     "tan": (("div", ("sin", A), ("cos", A)), ()),
     "cosh": (("mul", 0.5, ("add", ("exp", A), ("exp", ("neg", A)))), ()),
     "logaddexp": (
@@ -192,7 +191,7 @@ def _rsub(cx: Context, out: torch.dtype, a: Any, b: Any, alpha: Any = 1) -> Tens
 @row("floor_divide")
 def _floor_divide(cx: Context, out: torch.dtype, a: Any, b: Any) -> Tensor:
     if floating(out):
-        return cx.formula(("floor", ("div", A, B)), [a, b], out)
+        return cx.apply("floordiv_real", [a, b], out, out)
     if not isinstance(b, int) or b <= 0:
         raise NotSupported("integer division by a tensor")
     return cx.apply("floordiv", [a, b], out, out)
@@ -200,8 +199,10 @@ def _floor_divide(cx: Context, out: torch.dtype, a: Any, b: Any) -> Tensor:
 
 @row("remainder")
 def _remainder(cx: Context, out: torch.dtype, a: Any, b: Any) -> Tensor:
-    if floating(out) or not isinstance(b, int) or b <= 0:
-        raise NotSupported("a remainder of floats, or by a tensor")
+    if floating(out):
+        return cx.apply("mod_real", [a, b], out, out)
+    if not isinstance(b, int) or b <= 0:
+        raise NotSupported("an integer remainder by a tensor")
     return cx.apply("mod", [a, b], out, out)
 
 

@@ -12,57 +12,18 @@ To add an operator, add one row: tests, documentation and search eligibility fol
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-Term = Any  # a nested tuple (row name, *terms), an argument index wrapped in Arg, or a float
-
-
-@dataclass(frozen=True, slots=True)
-class Arg:
-    """The i-th argument of a composite's body."""
-
-    index: int
-
-
-A, B, C = Arg(0), Arg(1), Arg(2)
-
-
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """One row of the scalar table.
-
-    name:     the row's name, used in graphs and in the textual form
-    arity:    number of arguments
-    body:     for composites, a term over other rows; None for primitives
-    field:    primitive of the finite field, or "keyed"; None where the body gives it
-    abstract: "add", "mul" (the ring), "fn" (a function the algebra knows only by its laws),
-              "expand" (the algebra sees the body), "atom" (the result starts afresh)
-    result:   dtype rule: "same" (as the arguments), "bool", or "attr" (the node's own dtype)
-    fn:       float meaning on torch tensors of any float dtype
-    c:        C++ expression over {0}, {1}, ...; the device headers overload it for vectors
-    identity: the neutral element when the row is used as a reduction, else None
-    laws:     subset of {"commutative", "associative", "idempotent"}
-    flops:    cost of one application, in floating-point operations
-    torch:    ATen operators whose elementwise meaning is this row (overload packet names)
-    """
-
-    name: str
-    arity: int
-    body: Term | None = None
-    field: str | None = None
-    abstract: str = "fn"
-    result: str = "same"
-    fn: Callable[..., torch.Tensor] | None = None
-    c: str | None = None
-    identity: float | bool | None = None
-    laws: frozenset[str] = frozenset()
-    flops: int = 1
-    torch: tuple[str, ...] = ()
-
+from superopt.mugraph.scalar import A as A
+from superopt.mugraph.scalar import Arg as Arg
+from superopt.mugraph.scalar import B as B
+from superopt.mugraph.scalar import C as C
+from superopt.mugraph.scalar import Scalar as Scalar
+from superopt.mugraph.scalar import Term as Term
+from superopt.mugraph.scalar import inline as inline
 
 AC = frozenset({"commutative", "associative"})
 ACI = AC | {"idempotent"}
@@ -70,6 +31,10 @@ ACI = AC | {"idempotent"}
 
 def _keyed(name: str, arity: int, fn: Callable[..., torch.Tensor], c: str, **kw: Any) -> Scalar:
     return Scalar(name, arity, field="keyed", abstract="fn", fn=fn, c=c, **kw)
+
+
+def _floor_divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.div(a, b, rounding_mode="floor")
 
 
 def _rows() -> tuple[Scalar, ...]:
@@ -207,6 +172,8 @@ def _rows() -> tuple[Scalar, ...]:
         _keyed("sin", 1, torch.sin, "so_sin({0})", flops=20, torch=("sin",)),
         _keyed("cos", 1, torch.cos, "so_cos({0})", flops=20, torch=("cos",)),
         _keyed("pow", 2, torch.pow, "so_pow({0}, {1})", flops=40),
+        _keyed("floordiv_real", 2, _floor_divide, "so_floordiv({0}, {1})", flops=12),
+        _keyed("mod_real", 2, torch.remainder, "so_mod({0}, {1})", flops=10),
         _keyed("floor", 1, torch.floor, "so_floor({0})", torch=("floor",)),
         _keyed("ceil", 1, torch.ceil, "so_ceil({0})", torch=("ceil",)),
         # -- selections
@@ -353,7 +320,7 @@ def _rows() -> tuple[Scalar, ...]:
             2,
             field="floordiv",
             abstract="atom",
-            fn=lambda a, b: torch.div(a, b, rounding_mode="floor"),
+            fn=_floor_divide,
             c="so_floordiv({0}, {1})",
         ),
         Scalar("mod", 2, field="mod", abstract="atom", fn=torch.remainder, c="so_mod({0}, {1})"),
@@ -369,20 +336,6 @@ dtype that must be kept (``precision="eager"``), so the algebra may not move any
 
 REDUCTIONS: dict[str, Scalar] = {r.name: r for r in SCALARS.values() if r.identity is not None}
 """The rows that may reduce an axis: those with a neutral element."""
-
-
-def inline(
-    term: Term,
-    args: Sequence[Any],
-    apply: Callable[[str, list[Any]], Any],
-    const: Callable[[float], Any],
-) -> Any:
-    """Evaluates a composite's body: ``apply(row, args)`` at each function, ``const`` at literals."""
-    if isinstance(term, Arg):
-        return args[term.index]
-    if isinstance(term, tuple):
-        return apply(term[0], [inline(t, args, apply, const) for t in term[1:]])
-    return const(term)
 
 
 def uses(name: str, *fields: str) -> bool:

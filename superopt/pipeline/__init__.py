@@ -97,8 +97,7 @@ def optimize(
             for b in program.boundaries:
                 trace.log("fallback", f"{b.op} at {b.where}: {b.reason}")
         if not program.supported:
-            reasons = "; ".join(f"{b.op} ({b.reason})" for b in program.boundaries[:3])
-            raise SuperoptError("nothing in the program can be optimized", reasons)
+            raise _nothing(program.boundaries, seen.answer, name_of(fn))
         if fresh:
             with trace.stage("frontend"):
                 _confirm(program, seen, args, kwargs)
@@ -158,6 +157,19 @@ def optimize(
         warm,
         program.boundaries,
         pieces,
+    )
+
+
+def _nothing(boundaries: Sequence[Any], answer: Any, name: str) -> SuperoptError:
+    """Why no piece of a program has a graph: its operators, or that there are none."""
+    what = "nothing in the program can be optimized"
+    if boundaries:
+        return SuperoptError(what, "; ".join(f"{b.op} ({b.reason})" for b in boundaries[:3]))
+    kind = "None" if answer is None else f"a result of type {type(answer).__name__}"
+    return SuperoptError(
+        f"{what}: it gives {kind}, and no tensor that it computes",
+        name,
+        "return what it computes, or leave this function to PyTorch",
     )
 
 

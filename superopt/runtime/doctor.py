@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import tempfile
@@ -17,7 +18,11 @@ from superopt.runtime.isa import cpu_features, cpu_model
 
 Finding = dict[str, str]
 
+_ENGINES = ("enumerate_region", "field_run")
+"""What the search and the proofs call in the C++ extension."""
+
 _VECTORS = ("avx512_bf16", "avx512f", "avx2", "asimd")
+_REBUILD = "pip install . (needs a C++ compiler)"
 _OPTIONAL = (
     # (name, modules, what it is for, how to get it)
     ("triton", ("triton",), "kernels for Triton", "pip install 'superopt-compiler[triton]'"),
@@ -34,7 +39,7 @@ _OPTIONAL = (
 
 
 def doctor(config: Config) -> list[Finding]:
-    """One finding a line: name, status ("ok" or "missing"), detail, fix (empty when ok)."""
+    """One finding a line: name, status (ok, missing or broken), detail, fix (empty when ok)."""
     return [
         _found("python", f"torch {torch.__version__}, {torch.get_num_threads()} threads"),
         _compiler(config),
@@ -53,6 +58,10 @@ def _found(name: str, detail: str) -> Finding:
 
 def _missing(name: str, detail: str, fix: str) -> Finding:
     return {"name": name, "status": "missing", "detail": detail, "fix": fix}
+
+
+def _broken(name: str, detail: str, fix: str) -> Finding:
+    return {"name": name, "status": "broken", "detail": detail, "fix": fix}
 
 
 def _compiler(config: Config) -> Finding:
@@ -76,9 +85,19 @@ def _core() -> Finding:
         return _missing(
             "core",
             "the C++ extension is not built; the Python engines are used",
-            "pip install . (needs a C++ compiler)",
+            _REBUILD,
         )
-    return _found("core", "the C++ extension is loaded on demand")
+    try:
+        core = importlib.import_module("superopt._core")
+    except Exception as error:  # an extension may raise anything as it begins
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        # The stages fall back for an ImportError only.
+        then = "; the Python engines are used" if isinstance(error, ImportError) else ""
+        return _broken("core", f"the C++ extension does not load: {said}{then}", _REBUILD)
+    if lacking := [name for name in _ENGINES if not hasattr(core, name)]:
+        what = f"{core.__file__} is of another version, without {', '.join(lacking)}"
+        return _broken("core", f"{what}; the Python engines are used", _REBUILD)
+    return _found("core", f"the C++ extension loads: {core.__file__}")
 
 
 def _cache(config: Config) -> Finding:

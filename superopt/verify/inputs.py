@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -45,6 +45,13 @@ SPECIAL = frozenset({"infinities", "minus_infinity", "nan"})
 """Classes that touch one input alone: in all of them, every element of a product would be NaN."""
 
 
+SMALL = 1 << 20
+"""Elements of an input up to which NaN is tried in it, beside the first."""
+
+OTHERS = 6
+"""Inputs beside the first in which NaN is tried."""
+
+
 class Inputs:
     """Makes the inputs of one class after another, in memory that is used again.
 
@@ -57,19 +64,41 @@ class Inputs:
         self._normals = storage_normals(given, generator)
         self._blocks: dict[tuple[int, torch.dtype], torch.Tensor] = {}
 
-    def of_class(self, name: str) -> list[torch.Tensor]:
-        """Tensors like the given ones (sizes, strides, dtypes) with the values of a class.
+    def of_class(self, name: str) -> Iterator[tuple[str, list[torch.Tensor]]]:
+        """Tensors like the given ones (sizes, strides, dtypes) with the values of a class, labelled.
 
-        Integer and truth inputs are passed on as they are.
+        A class that touches one input alone touches the first, and NaN each of the small ones in
+        turn. Integer and truth inputs are passed on as they are; "given" is the caller's own.
         """
+        if name == "given":
+            yield name, list(self.given)
+            return
+        floating = [k for k, base in enumerate(self._normals) if base is not None]
+        first = floating[0] if floating else -1
+        yield name, self._filled(name, self._normals, first)
+        if name == "nan":
+            others = [k for k in floating[1:] if self.given[k].numel() <= SMALL]
+            for k in others[:OTHERS]:
+                yield f"{name} in input {k}", self._filled(name, self._normals, k)
+
+    def redrawn(self, label: str, generator: torch.Generator) -> list[torch.Tensor]:
+        """Other values of a class; the caller's own inputs moved by a thousandth."""
+        if label == "given":
+            return [_moved(x, generator) for x in self.given]
+        name, _, at = label.partition(" in input ")
+        normals = storage_normals(self.given, generator)
+        floating = [k for k, base in enumerate(normals) if base is not None]
+        return self._filled(name, normals, int(at) if at else (floating[0] if floating else -1))
+
+    def _filled(
+        self, name: str, normals: Sequence[torch.Tensor | None], touched: int
+    ) -> list[torch.Tensor]:
         out: list[torch.Tensor] = []
-        first = True
-        for k, (x, base) in enumerate(zip(self.given, self._normals, strict=True)):
+        for k, (x, base) in enumerate(zip(self.given, normals, strict=True)):
             if base is None:
                 out.append(x)
                 continue
-            fill = CLASSES[name if first or name not in SPECIAL else "normal"]
-            first = False
+            fill = CLASSES[name if k == touched or name not in SPECIAL else "normal"]
             values = self._block(k, base, base.dtype).copy_(base)
             fill(values, torch.finfo(x.dtype).tiny)
             if x.dtype != base.dtype:
@@ -93,6 +122,16 @@ class Inputs:
         if (k, dtype) not in self._blocks:
             self._blocks[k, dtype] = torch.empty_like(base, dtype=dtype)
         return self._blocks[k, dtype]
+
+
+def _moved(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if not x.is_floating_point():
+        return x
+    if any(s == 0 and n > 1 for n, s in zip(x.shape, x.stride(), strict=True)):
+        return x  # its elements are not its own
+    away = torch.randn(x.shape, generator=generator, dtype=torch.float64) * 2.0**-10
+    out = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
+    return out.copy_(x.double() * (1 + away))
 
 
 def storage_normals(

@@ -11,6 +11,7 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from superopt import superoptimize
+from superopt.errors import BadOption
 from superopt.search import driver
 from tests.api.programs import assert_same, gated_mlp, rmsnorm_linear
 
@@ -108,3 +109,14 @@ def test_an_operator_left_to_pytorch_specializes() -> None:
     for n in (7, 70):
         x = r(n, 16)
         assert_same(fast(x), around_a_scan(x))
+
+
+def test_a_dimension_that_the_tensor_does_not_have(warnings: Callable[[], Any]) -> None:
+    x, dynamic = r(7, 16), {"x": {5: TOKENS}}
+    with pytest.raises(BadOption, match="dimension 5 of 'x', which has 2"):
+        superoptimize(around_a_scan, dynamic=dynamic, strict=True)(x)
+    fast = superoptimize(around_a_scan, dynamic=dynamic)
+    for _ in range(2):
+        assert_same(fast(x), around_a_scan(x))
+    (line,) = warnings()
+    assert "around_a_scan runs in PyTorch: dynamic names dimension 5 of 'x'" in line

@@ -76,6 +76,8 @@ SCALAR: dict[str, Callable[..., Any]] = {
     "or": np.logical_or,
     "floordiv": np.floor_divide,
     "mod": np.mod,
+    "floordiv_real": np.floor_divide,
+    "mod_real": np.mod,
 }
 """The scalar functions, from numpy; ``cast`` and ``round`` depend on the node's dtype."""
 
