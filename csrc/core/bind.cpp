@@ -4,7 +4,8 @@
 #include "core.h"
 
 NB_MODULE(_core, m) {
-    m.doc() = "Finite-field evaluation and value enumeration; knows no operator by name.";
+    m.doc() = "Finite-field evaluation, value enumeration and placement; knows no operator by name.";
     superopt::register_field(m);
     superopt::register_search(m);
+    superopt::register_place(m);
 }

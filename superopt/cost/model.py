@@ -8,15 +8,17 @@ level when it fits), repeated readings from the level that holds it.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from superopt.cost.devices import Device
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
-from superopt.mugraph.placement import Placement
+from superopt.mugraph.placement import Placement, Split
 from superopt.mugraph.scalars import SCALARS
 
 
@@ -52,10 +54,10 @@ def shape_of_kernel(
     works, tiles = [], []
     reads: dict[tuple[int, frozenset[Axis]], tuple[frozenset[Axis], int]] = {}
     reduced: list[Axis] = []
-    users: dict[int, int] = {}
+    readers: dict[int, list[int]] = {}
     for i in body:
         for a in graph.nodes[i].args:
-            users[a] = users.get(a, 0) + 1
+            readers.setdefault(a, []).append(i)
     for i in body:
         node = graph.nodes[i]
         axes = frozenset(node.axes)
@@ -70,11 +72,12 @@ def shape_of_kernel(
             reduced += [a for a in node.over if a not in reduced]
             tiles.append((axes, DTYPES[node.dtype].bytes))
         elif isinstance(node, Map):
-            fused = _is_product_of(graph, i, node, body)
+            reads_it = readers.get(i, [])
+            fused = _is_product_of(graph, node, reads_it)
             flops = 1.0 if fused else float(max(SCALARS[node.op].flops, 0))
             if flops:
                 works.append(Work(axes, flops, fused or "map"))
-            if not fused and (users.get(i, 0) > 1 or _feeds_product(graph, i, body)) and flops:
+            if not fused and (len(reads_it) > 1 or _feeds_product(graph, i, reads_it)) and flops:
                 tiles.append((axes, DTYPES[node.dtype].bytes))
     writes = tuple(
         (frozenset(graph.nodes[i].axes), DTYPES[graph.nodes[i].dtype].bytes) for i in outputs
@@ -101,23 +104,20 @@ def _narrow(graph: Graph, i: int) -> bool:
     return isinstance(node, Input) and is_float(node.dtype) and DTYPES[node.dtype].bytes == 2
 
 
-def _is_product_of(graph: Graph, i: int, node: Map, body: list[int]) -> str | None:
+def _is_product_of(graph: Graph, node: Map, readers: list[int]) -> str | None:
     """The unit of a product that a sum consumes in place (its flop belongs to the contraction)."""
     if node.op != "mul":
         return None
-    sums = [n for j in body if isinstance(n := graph.nodes[j], Reduce) and n.operand == i]
+    sums = [n for j in readers if isinstance(n := graph.nodes[j], Reduce)]
     return _unit(graph, sums[0], set()) if sums and all(s.op == "add" for s in sums) else None
 
 
-def _feeds_product(graph: Graph, i: int, body: list[int]) -> bool:
+def _feeds_product(graph: Graph, i: int, readers: list[int]) -> bool:
     """Whether a value is a factor with fewer axes than the product that reads it."""
     axes = set(graph.nodes[i].axes)
     return any(
-        isinstance(n := graph.nodes[j], Map)
-        and n.op == "mul"
-        and i in n.operands
-        and set(n.axes) > axes
-        for j in body
+        isinstance(n := graph.nodes[j], Map) and n.op == "mul" and set(n.axes) > axes
+        for j in readers
     )
 
 
@@ -175,15 +175,111 @@ def kernel_seconds(
     return device.launch + max(per_core, memory) + 0.3 * min(per_core, memory)
 
 
+Choices = Sequence[Sequence[Split]]
+"""Ways of splitting: for a grid, the tiles of each axis; for loops, sets of splits together."""
+
+
+class KernelCost:
+    """Predicts placements of one kernel body on one device.
+
+    The engine (``csrc/core/place.cpp``) computes what ``kernel_seconds`` says; without it, and for
+    kernels of more than ``MOST_AXES`` axes, that function is called.
+    """
+
+    def __init__(self, shape: KernelShape, device: Device) -> None:
+        self.shape, self.device = shape, device
+        self._at = {a: k for k, a in enumerate(shape.sizes)}
+        self._engine = _engine(shape, device, self._at)
+
+    def __call__(self, placement: Placement) -> float:
+        """Seconds of one placement."""
+        if self._engine is None:
+            return kernel_seconds(self.shape, placement, self.device)
+        return float(
+            self._engine.seconds(self._numbered(placement.grid), self._numbered(placement.loop))
+        )
+
+    def best(
+        self, grids: Choices, loops: Choices, most: int, keep: int
+    ) -> list[tuple[float, Placement]]:
+        """The ``keep`` cheapest placements, first of equals first.
+
+        One tile of each axis of ``grids``, in row-major order and at most ``most`` combinations, with
+        each of ``loops``.
+        """
+        if self._engine is None:
+            return _best(self, grids, loops, most, keep)
+        found = self._engine.best(
+            [self._numbered(g) for g in grids], [self._numbered(x) for x in loops], most, keep
+        )
+        out = []
+        for seconds, number in found:
+            combination, loop = divmod(number, len(loops))
+            grid: list[Split] = []
+            for choices in reversed(grids):
+                combination, k = divmod(combination, len(choices))
+                grid.insert(0, choices[k])
+            out.append((seconds, Placement(tuple(grid), tuple(loops[loop]))))
+        return out
+
+    def _numbered(self, splits: Iterable[Split]) -> list[tuple[int, float]]:
+        return [(self._at[s.axis], float(s.tile)) for s in splits]
+
+
+MOST_AXES = 64
+"""Axes of one kernel that the engine can tell apart."""
+
+_UNITS = ("map", "mul_add", "narrow")
+
+
+def _engine(shape: KernelShape, device: Device, at: Mapping[Axis, int]) -> Any:
+    if len(at) > MOST_AXES:
+        return None
+    try:
+        from superopt._core import KernelCost as Engine
+    except ImportError:
+        return None
+
+    def bits(axes: Iterable[Axis]) -> int:
+        return sum(1 << at[a] for a in axes)
+
+    def data(rows: Iterable[tuple[frozenset[Axis], int]]) -> list[tuple[int, float]]:
+        return [(bits(axes), float(size)) for axes, size in rows]
+
+    d = device
+    numbers = (d.cores, d.dram, d.l3, d.l1, d.l2, d.l3_bytes, d.launch, d.step)
+    return Engine(
+        [float(n) for n in shape.sizes.values()],
+        [(bits(w.axes), w.flops, _UNITS.index(w.unit)) for w in shape.works],
+        data(shape.reads),
+        data(shape.writes),
+        data(shape.tiles),
+        [d.map_rate, d.mul_add, d.narrow],
+        [float(x) for x in numbers],
+    )
+
+
+def _best(
+    cost: Callable[[Placement], float], grids: Choices, loops: Choices, most: int, keep: int
+) -> list[tuple[float, Placement]]:
+    """What ``KernelCost.best`` says, one placement after another."""
+    placements = (
+        Placement(tuple(grid), tuple(loop))
+        for grid in itertools.islice(itertools.product(*grids), most)
+        for loop in loops
+    )
+    scored = sorted(((cost(p), k, p) for k, p in enumerate(placements)), key=lambda s: s[:2])
+    return [(seconds, p) for seconds, _, p in scored[:keep]]
+
+
 def cost_on(
     device: Device,
-) -> Callable[[Graph, list[int], set[int], tuple[int, ...]], Callable[[Placement], float]]:
-    """The cost function that the search takes: a kernel body, then a placement, to seconds."""
+) -> Callable[[Graph, list[int], set[int], tuple[int, ...]], KernelCost]:
+    """The cost function that the search takes: a kernel body, then placements, to seconds."""
 
     def cost(
         graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...]
-    ) -> Callable[[Placement], float]:
-        shape = shape_of_kernel(graph, body, stored, outputs)
-        return lambda placement: kernel_seconds(shape, placement, device)
+    ) -> KernelCost:
+        return KernelCost(shape_of_kernel(graph, body, stored, outputs), device)
 
     return cost

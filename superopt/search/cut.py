@@ -10,14 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from superopt.mugraph.graph import Gather, Graph, Input, Map, Reduce, View
-from superopt.mugraph.placement import Kernel, MuGraph, Placement
+from superopt.mugraph.placement import Kernel, MuGraph
 from superopt.mugraph.scalars import SCALARS
 from superopt.search import place
 
-KernelSeconds = Callable[
-    [Graph, list[int], set[int], tuple[int, ...]], Callable[[Placement], float]
-]
-"""(graph, body, stored nodes, outputs) -> seconds of a placement; given by the cost stage."""
+KernelSeconds = Callable[[Graph, list[int], set[int], tuple[int, ...]], place.Cost]
+"""(graph, body, stored nodes, outputs) -> the cost of placements; given by the cost stage."""
 
 INFINITE = float("inf")
 

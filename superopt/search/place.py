@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.graph import Graph, Input, Reduce
 from superopt.mugraph.placement import Carry, Kernel, Lane, Placement, Split
 from superopt.search.carry import find_carries
 
-Seconds = Callable[[Placement], float]
+
+class Cost(Protocol):
+    """Predicts placements of one kernel; given by the cost stage."""
+
+    def best(
+        self,
+        grids: Sequence[Sequence[Split]],
+        loops: Sequence[Sequence[Split]],
+        most: int,
+        keep: int,
+    ) -> list[tuple[float, Placement]]:
+        """The cheapest placements: a tile of each axis of ``grids`` with each of ``loops``."""
+
+
+MOST_GRIDS = 3000
+"""Combinations of grid tiles that are tried for one kernel."""
 
 WIDE = (64, 128, 256, 512, 1024)
 NARROW = (1, 2, 4, 8, 16, 32, 64)
@@ -70,8 +85,8 @@ def contiguous(graph: Graph) -> Iterable[Axis]:
             yield out.dims[-1][-1]
 
 
-def candidates(axes: Axes, quick: bool) -> Iterable[Placement]:
-    """Placements in a deterministic order; ``quick`` tries the coarse sizes only."""
+def choices(axes: Axes, quick: bool) -> tuple[list[list[Split]], list[tuple[Split, ...]]]:
+    """The tiles of each grid axis, and the sets of loops; ``quick`` gives the coarse sizes only."""
     wide, narrow = (QUICK_WIDE, QUICK_NARROW) if quick else (WIDE, NARROW)
     many = len(axes.grid) > 3
     grids = []
@@ -90,16 +105,12 @@ def candidates(axes: Axes, quick: bool) -> Iterable[Placement]:
         big = [a for a in axes.loop if hint(a.size) > 256]
         if len(big) > 1:
             loops.append(tuple(Split(a, 256) for a in big))
-    for combo in itertools.islice(itertools.product(*grids), 3000):
-        for loop in loops:
-            yield Placement(tuple(combo), loop)
+    return grids, loops
 
 
-def best(axes: Axes, seconds: Seconds, quick: bool, keep: int = 1) -> list[tuple[float, Placement]]:
-    """The ``keep`` cheapest placements with their predicted seconds; ties in candidate order."""
-    scored = [(seconds(p), k, p) for k, p in enumerate(candidates(axes, quick))]
-    scored.sort(key=lambda s: (s[0], s[1]))
-    return [(cost, p) for cost, _, p in scored[:keep]]
+def best(axes: Axes, cost: Cost, quick: bool, keep: int = 1) -> list[tuple[float, Placement]]:
+    """The ``keep`` cheapest placements with their predicted seconds; ties in the order of choices."""
+    return cost.best(*choices(axes, quick), MOST_GRIDS, keep)
 
 
 def kernel(

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from superopt.cost.devices import cpu_device
-from superopt.cost.model import kernel_seconds, shape_of_kernel
+from superopt.cost.model import cost_on
 from superopt.mugraph.wellformed import check_mugraph
 from superopt.search.cut import Cutter, cut_points
 from tests.programs import PROGRAMS, attention, gated_mlp, lora, rmsnorm_linear
@@ -15,9 +15,7 @@ from tests.programs import PROGRAMS, attention, gated_mlp, lora, rmsnorm_linear
 DEVICE = cpu_device(frozenset({"avx512f", "avx512_bf16"}), 2)
 
 
-def cost(graph, body, stored, outputs):
-    shape = shape_of_kernel(graph, body, stored, outputs)
-    return lambda placement: kernel_seconds(shape, placement, DEVICE)
+cost = cost_on(DEVICE)
 
 
 @pytest.mark.parametrize("name", sorted(PROGRAMS))

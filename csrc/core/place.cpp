@@ -1,0 +1,124 @@
+// See place.h.
+#include "place.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace superopt::place {
+
+namespace {
+
+// The extents of every axis under a placement: in a task, and in one step of its loops.
+struct Extents {
+    std::vector<double> tile, step;
+
+    static double count(const std::vector<double>& extents, Axes axes) {
+        double n = 1.0;
+        for (; axes; axes &= axes - 1) n *= extents[std::countr_zero(axes)];
+        return n;
+    }
+};
+
+double predicted(const Shape& shape, const Device& device, const Extents& e, double tasks,
+                 double steps) {
+    auto per_task = [&](Axes axes) { return Extents::count(e.tile, axes); };
+    auto per_step = [&](Axes axes) { return Extents::count(e.step, axes); };
+    double compute = 0.0, buffered = 0.0, step_reads = 0.0;
+    for (auto& w : shape.works) compute += per_task(w.axes) * w.flops / device.rates[w.unit];
+    for (auto& t : shape.tiles) buffered += per_step(t.axes) * t.bytes;
+    for (int i = 0; i < shape.reads; ++i)
+        step_reads += per_step(shape.moved[i].axes) * shape.moved[i].bytes;
+    if (buffered > device.l2)
+        compute *= 1.0 + std::min(buffered / device.l2, 8.0) * 0.5;
+    else if (buffered > device.l1)
+        compute *= 1.04;
+    const double overhead = device.step * steps * static_cast<double>(shape.tiles.size() + 2);
+    double dram = 0.0, l3 = 0.0;
+    for (auto& d : shape.moved) {
+        const double total = Extents::count(shape.sizes, d.axes) * d.bytes;
+        const double again = std::max(per_task(d.axes) * d.bytes * tasks - total, 0.0);
+        // Neighbouring tasks share what lacks their grid axes; it stays near when it is small.
+        dram += total + (total <= device.l3_bytes / 2 ? 0.0 : again * 0.5);
+        const bool far = per_step(d.axes) * d.bytes > device.l2 / 2 || total > device.l2;
+        l3 += far ? again : again * 0.2;
+    }
+    const double waves = std::ceil(tasks / device.cores) * device.cores / tasks;
+    const double per_core = (compute + overhead) * tasks / device.cores * waves;
+    double memory = dram / device.dram + l3 / device.l3;
+    if (step_reads > 8 * device.l2) memory *= 1.1;
+    if (tasks < device.cores) memory *= device.cores / std::max(tasks, 1.0) * 0.75;
+    return device.launch + std::max(per_core, memory) + 0.3 * std::min(per_core, memory);
+}
+
+struct Placed {
+    Extents extents;
+    double tasks = 1.0;
+};
+
+Placed on_grid(const Shape& shape, const std::vector<Split>& grid) {
+    Placed out{{shape.sizes, {}}, 1.0};
+    for (auto& s : grid) {
+        const double n = shape.sizes[s.axis], tile = std::min(s.tile, n);
+        out.extents.tile[s.axis] = tile;
+        out.tasks *= std::ceil(n / tile);
+    }
+    return out;
+}
+
+double looped(const Shape& shape, const Device& device, Placed& placed,
+              const std::vector<Split>& loop) {
+    Extents& e = placed.extents;
+    e.step = e.tile;
+    double steps = 1.0;
+    for (auto& s : loop) {
+        const double n = shape.sizes[s.axis], tile = std::min(s.tile, n);
+        e.step[s.axis] = std::min(tile, e.tile[s.axis]);
+        steps *= std::ceil(n / tile);
+    }
+    return predicted(shape, device, e, placed.tasks, steps);
+}
+
+}  // namespace
+
+double seconds(const Shape& shape, const Device& device, const std::vector<Split>& grid,
+               const std::vector<Split>& loop) {
+    Placed placed = on_grid(shape, grid);
+    return looped(shape, device, placed, loop);
+}
+
+std::vector<Best> best(const Shape& shape, const Device& device,
+                       const std::vector<std::vector<Split>>& grids,
+                       const std::vector<std::vector<Split>>& loops, std::int64_t most, int keep) {
+    std::vector<std::size_t> at(grids.size(), 0);
+    std::vector<Split> grid;
+    for (auto& choices : grids) {
+        if (choices.empty()) return {};
+        grid.push_back(choices[0]);
+    }
+    std::vector<Best> found;
+    for (std::int64_t combination = 0; combination < most; ++combination) {
+        Placed placed = on_grid(shape, grid);
+        for (std::size_t l = 0; l < loops.size(); ++l)
+            found.push_back({looped(shape, device, placed, loops[l]),
+                             combination * static_cast<std::int64_t>(loops.size()) +
+                                 static_cast<std::int64_t>(l)});
+        std::size_t d = grids.size();
+        while (d > 0 && ++at[d - 1] == grids[d - 1].size()) {
+            at[d - 1] = 0;
+            grid[d - 1] = grids[d - 1][0];
+            --d;
+        }
+        if (d == 0) break;
+        grid[d - 1] = grids[d - 1][at[d - 1]];
+    }
+    const auto count = std::min(found.size(), static_cast<std::size_t>(keep));
+    std::partial_sort(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(count), found.end(),
+                      [](const Best& x, const Best& y) {
+                          return x.seconds != y.seconds ? x.seconds < y.seconds : x.at < y.at;
+                      });
+    found.resize(count);
+    return found;
+}
+
+}  // namespace superopt::place

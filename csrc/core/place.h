@@ -1,0 +1,58 @@
+// The cost of a kernel's placements: which tiles of its axes are predicted to be fastest.
+//
+// The C++ twin of superopt/cost/model.py (kernel_seconds): the same sums in the same order, over
+// axes that are numbers here and sets of axes that are bits.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace superopt::place {
+
+using Axes = std::uint64_t;  // one bit for each axis of the kernel
+
+struct Work {
+    Axes axes;
+    double flops;
+    int unit;  // index into Device::rates
+};
+
+struct Data {
+    Axes axes;
+    double bytes;  // of one element
+};
+
+struct Shape {
+    std::vector<double> sizes;  // per axis
+    std::vector<Work> works;
+    std::vector<Data> moved;  // stored values read, then results
+    int reads;                // how many of ``moved`` are read
+    std::vector<Data> tiles;  // values buffered in a task
+};
+
+struct Device {
+    std::vector<double> rates;  // flop/s of each unit of a core
+    double cores, dram, l3, l1, l2, l3_bytes, launch, step;
+};
+
+struct Split {
+    int axis;
+    double tile;
+};
+
+struct Best {
+    double seconds;
+    std::int64_t at;  // number of the placement: grid choices in row-major order, loops innermost
+};
+
+// The predicted seconds of one placement.
+double seconds(const Shape& shape, const Device& device, const std::vector<Split>& grid,
+               const std::vector<Split>& loop);
+
+// The cheapest placements, first of equals first: one tile of each axis of ``grids``, of at most
+// ``most`` such combinations, with each of ``loops``.
+std::vector<Best> best(const Shape& shape, const Device& device,
+                       const std::vector<std::vector<Split>>& grids,
+                       const std::vector<std::vector<Split>>& loops, std::int64_t most, int keep);
+
+}  // namespace superopt::place

@@ -1,0 +1,89 @@
+"""The compiled cost engine against its definition in Python: the same seconds, the same order."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from superopt.cost.devices import Device, cpu_device
+from superopt.cost.model import (
+    MOST_AXES,
+    KernelCost,
+    KernelShape,
+    Work,
+    _best,
+    kernel_seconds,
+)
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.placement import Placement, Split
+
+pytest.importorskip("superopt._core")
+
+KERNELS = 60
+
+
+def drawn(rng: random.Random, axes: int) -> KernelShape:
+    """A kernel of random works, reads, results and buffers over axes of random sizes."""
+    names = [Axis(f"a{k}", rng.choice([1, 3, 7, 64, 77, 500, 4096])) for k in range(axes)]
+
+    def some() -> frozenset[Axis]:
+        return frozenset(rng.sample(names, rng.randint(0, min(axes, 4))))
+
+    def data() -> tuple[tuple[frozenset[Axis], int], ...]:
+        return tuple((some(), rng.choice([1, 2, 4, 8])) for _ in range(rng.randint(1, 4)))
+
+    works = tuple(
+        Work(some(), float(rng.randint(1, 30)), rng.choice(["map", "mul_add", "narrow"]))
+        for _ in range(rng.randint(1, 6))
+    )
+    sizes = {a: int(a.size) for a in names}  # type: ignore[arg-type]
+    return KernelShape(works, data(), data(), data(), tuple(some()), sizes)
+
+
+def splits(rng: random.Random, axes: list[Axis]) -> list[Split]:
+    return [Split(a, rng.choice([1, 2, 16, 64, 100, 512, 5000])) for a in axes]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_engine_is_the_definition(seed: int) -> None:
+    rng, compared = random.Random(seed), 0
+    for _ in range(KERNELS):
+        shape = drawn(rng, rng.randint(1, 6))
+        device = cpu_device(rng.choice([frozenset(), frozenset({"avx512f"})]), rng.randint(1, 4))
+        cost = KernelCost(shape, device)
+        assert cost._engine is not None
+        axes = list(shape.sizes)
+        grids = [
+            [Split(a, t) for t in rng.sample([1, 8, 64, 300], rng.randint(1, 3))]
+            for a in rng.sample(axes, rng.randint(0, len(axes)))
+        ]
+        loops = [
+            tuple(splits(rng, rng.sample(axes, rng.randint(0, min(2, len(axes))))))
+            for _ in range(3)
+        ]
+        most, keep = rng.choice([1, 5, 3000]), rng.randint(1, 9)
+
+        def defined(p: Placement, shape: KernelShape = shape, device: Device = device) -> float:
+            return kernel_seconds(shape, p, device)
+
+        mine = cost.best(grids, loops, most, keep)
+        other = _best(defined, grids, loops, most, keep)
+        assert len(mine) == len(other) == min(keep, 3 * min(most, math.prod(len(g) for g in grids)))
+        for (x, p), (y, q) in zip(mine, other, strict=True):
+            assert x == pytest.approx(y, rel=1e-12)
+            assert p == q or defined(p) == pytest.approx(defined(q), rel=1e-12)
+            assert cost(p) == pytest.approx(defined(p), rel=1e-12)
+            compared += 1
+    assert compared >= 200
+
+
+def test_without_the_engine_the_definition_serves() -> None:
+    shape = drawn(random.Random(0), MOST_AXES + 1)
+    cost = KernelCost(shape, cpu_device(frozenset(), 2))
+    assert cost._engine is None
+    a = next(iter(shape.sizes))
+    grids, loops = [[Split(a, 1), Split(a, 2)]], [()]
+    found = cost.best(grids, loops, 10, 2)
+    assert len(found) == 2 and found[0][0] <= found[1][0]
