@@ -348,3 +348,9 @@ def uses(name: str, *fields: str) -> bool:
 
     row = SCALARS[name]
     return row.field in fields or (row.body is not None and inside(row.body))
+
+
+def adds(name: str) -> bool:
+    """Whether a row is a sum of its arguments, or of multiples of them (``sub``)."""
+    row = SCALARS[name]
+    return "add" in (row.abstract, row.body[0] if isinstance(row.body, tuple) else "")

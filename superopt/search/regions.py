@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.graph import Const, Graph, Map, Node, Reduce
-from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.scalars import SCALARS, adds
 
 MAX_NODES = 40
 """A region with more nodes than this is cut further, at residual sums and nonlinear arguments."""
@@ -84,7 +84,7 @@ def regions(graph: Graph, max_nodes: int = MAX_NODES) -> list[Region]:
     """
     live = set(graph.reachable([o.node for o in graph.outputs]))
     inner = [i for i in sorted(live) if is_algebraic(graph, i)]
-    level = _levels(graph, inner, live)
+    level = _levels(graph, inner, live, _streams(graph, inner, live))
     groups: dict[tuple[int, int, int], list[int]] = {}
     for component in _components(graph, inner, level):
         piece = _pieces(graph, component, max_nodes)
@@ -118,15 +118,40 @@ def schedule(graph: Graph, parts: list[Region]) -> Iterator[int | Region]:
             done.update((i,) if region is None else region.nodes)
 
 
-def _levels(graph: Graph, inner: list[int], live: set[int]) -> dict[int, int]:
+def _streams(graph: Graph, inner: list[int], live: set[int]) -> set[int]:
+    """Sums of tensors that several nodes read: the residual stream, a centred row.
+
+    Regions end there. Taken apart, such a sum multiplies the terms of all that is nonlinear in it
+    (a norm of x + y w), and the search closes late if at all; what it could find in return reads
+    both terms in place of one value, or cancels (a variance by difference of squares).
+    """
+    users: dict[int, set[int]] = {}
+    for i in live:
+        for a in graph.nodes[i].args:
+            users.setdefault(through_casts(graph, a), set()).add(i)
+    out = set()
+    for i in inner:
+        node = graph.nodes[i]
+        readers = {u for u in users.get(i, ()) if not is_transparent(graph, u)}
+        tensors = all(graph.nodes[a].axes for a in node.args)
+        if len(readers) > 1 and tensors and isinstance(node, Map) and adds(node.op):
+            out.add(i)
+    return out
+
+
+def _levels(graph: Graph, inner: list[int], live: set[int], streams: set[int]) -> dict[int, int]:
     """For each algebraic node, the number of cuts below it; as late as its users allow."""
     inside = set(inner)
     early: dict[int, int] = {}
-    for i in sorted(live):
+
+    def parted(i: int, a: int) -> bool:
+        """Whether node i lies above a cut that its argument a lies below."""
+        base = through_casts(graph, a)
         cut = i not in inside and not is_transparent(graph, i)
-        below = [
-            early[a] + (cut and through_casts(graph, a) in inside) for a in graph.nodes[i].args
-        ]
+        return (cut and base in inside) or (base in streams and not is_transparent(graph, i))
+
+    for i in sorted(live):
+        below = [early[a] + parted(i, a) for a in graph.nodes[i].args]
         early[i] = max(below, default=0)
     limit: dict[int, int] = {}
     outputs = {o.node for o in graph.outputs}
@@ -138,9 +163,9 @@ def _levels(graph: Graph, inner: list[int], live: set[int]) -> dict[int, int]:
         here = max(late, early[i])
         level[i] = here
         through = i in inside or is_transparent(graph, i)
-        # A cut reads what lies at least one layer below its own value.
-        bound = here if through else early[i] - 1
         for a in graph.nodes[i].args:
+            # A cut reads what lies at least one layer below its own value.
+            bound = early[i] - 1 if not through else here - parted(i, a)
             limit[a] = min(limit.get(a, bound), bound)
     return {i: level[i] for i in inner}
 

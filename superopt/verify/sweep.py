@@ -32,7 +32,7 @@ from superopt.mugraph.graph import (
     dense_strides,
     remap,
 )
-from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.scalars import SCALARS, adds
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.float_run import Near, Value, values_of
 from superopt.verify.infinite import infinities
@@ -202,8 +202,8 @@ def is_algebraic(graph: Graph, i: int) -> bool:
 def _worth_a_cut(graph: Graph) -> set[int]:
     """The algebraic values to stop at: those that rewriting leaves whole, and that depend on an input.
 
-    Reductions, results of functions, and sums with a reduction that are read more than once (the
-    residual stream); other sums and products are taken apart by the search.
+    Reductions, results of functions, and sums that are read more than once (the residual stream);
+    other sums and products are taken apart by the search.
     """
     out: set[int] = set()
     depends: list[bool] = []
@@ -214,10 +214,7 @@ def _worth_a_cut(graph: Graph) -> set[int]:
             continue
         if isinstance(node, Map):
             kind = SCALARS[node.op].abstract
-            stream = kind == "add" and len(users[i]) > 1
-            if kind == "fn" or (
-                stream and any(isinstance(graph.nodes[k], Reduce) for k in node.operands)
-            ):
+            if kind == "fn" or (adds(node.op) and len(users[i]) > 1):
                 out.add(i)
         elif isinstance(node, Reduce):
             out.add(i)
