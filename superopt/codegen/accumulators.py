@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from superopt.codegen.analysis import loads
 from superopt.codegen.expressions import NotLowerable
 from superopt.codegen.tileir import (
     Apply,
@@ -11,7 +12,6 @@ from superopt.codegen.tileir import (
     Lit,
     Load,
     Stmt,
-    loads,
     statements,
 )
 from superopt.mugraph.graph import Graph, Map, Reduce

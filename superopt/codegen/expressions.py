@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
+from superopt.codegen.shared import unrolled
 from superopt.codegen.tileir import Apply, Buffer, Coord, Expr, Extent, Lit, Load, index_expr
 from superopt.errors import SuperoptError
 from superopt.mugraph.axes import Axis, hint
@@ -23,6 +24,9 @@ from superopt.mugraph.graph import (
 from superopt.mugraph.scalars import SCALARS
 
 Coords = dict[Axis, Expr]
+
+MOST_VALUES = 20_000
+"""Values in one statement beyond which it is not written out: each is a line of C++ or more."""
 
 
 class NotLowerable(SuperoptError):
@@ -61,16 +65,18 @@ class Expressions:
             for a in graph.nodes[i].args:
                 if a in body:
                     self.users[a].add(i)
-        self._cost: dict[int, int] = {}
+        self._cost: list[int] = []
+        self._shallow: list[bool] = []
 
     def cost(self, i: int) -> int:
         """Flops to compute one element of a node from buffers, everything pure inlined."""
-        if i not in self._cost:
-            node, total = self.graph.nodes[i], 0
-            if i not in self.stored and not isinstance(node, Reduce):
-                total = sum(self.cost(a) for a in node.args)
+        while len(self._cost) <= i:  # arguments come before what they are arguments of
+            j = len(self._cost)
+            node, total = self.graph.nodes[j], 0
+            if j not in self.stored and not isinstance(node, Reduce):
+                total = sum(self._cost[a] for a in node.args)
                 total += SCALARS[node.op].flops if isinstance(node, Map) else 0
-            self._cost[i] = total
+            self._cost.append(total)
         return self._cost[i]
 
     def buffered(
@@ -83,9 +89,11 @@ class Expressions:
         out: dict[int, str] = {}
         seen: set[tuple[int, bool]] = set()
 
-        def visit(j: int, here: bool, inline: bool, dtype: str | None) -> None:
+        todo: list[tuple[int, bool, bool, str | None]] = [(i, True, top, None)]
+        while todo:
+            j, here, inline, dtype = todo.pop()
             if j in self.stored or have(j) or (j, here) in seen:
-                return
+                continue
             seen.add((j, here))
             node = self.graph.nodes[j]
             if isinstance(node, Reduce) or j in self.sums:
@@ -96,22 +104,18 @@ class Expressions:
                         "store it in an earlier kernel",
                     )
                 out.setdefault(j, node.dtype)
-                return
+                continue
             if isinstance(node, Map):
                 if here and not inline and self._pays(j, node, reader):
                     out[j] = dtype or node.dtype
-                    return
+                    continue
                 narrow = None if j in self.exact else self._narrow(node, reader)
-                for a in node.operands:
-                    # A product's factors stay apart: each is a candidate for its own buffer.
-                    visit(a, here, False, narrow)
+                # A product's factors stay apart: each is a candidate for its own buffer.
+                todo += [(a, here, False, narrow) for a in reversed(node.operands)]
             elif isinstance(node, View):
-                visit(node.operand, False, False, None)
+                todo.append((node.operand, False, False, None))
             elif isinstance(node, Gather):
-                visit(node.operand, False, False, None)
-                visit(node.at, here, False, None)
-
-        visit(i, True, top, None)
+                todo += [(node.at, here, False, None), (node.operand, False, False, None)]
         return list(out.items())
 
     def _pays(self, j: int, node: Node, reader: Reader) -> bool:
@@ -130,10 +134,12 @@ class Expressions:
 
     def shallow(self, j: int) -> bool:
         """Whether a node reads no buffer (coordinates and literals alone): never worth a tile."""
-        node = self.graph.nodes[j]
-        if j in self.stored or isinstance(node, Reduce | View | Gather):
-            return False
-        return all(self.shallow(a) for a in node.args)
+        while len(self._shallow) <= j:
+            k = len(self._shallow)
+            node = self.graph.nodes[k]
+            reads = k in self.stored or isinstance(node, Reduce | View | Gather)
+            self._shallow.append(not reads and all(self._shallow[a] for a in node.args))
+        return self._shallow[j]
 
     def _narrow(self, node: Map, reader: Reader) -> str | None:
         """The 16-bit dtype for a contraction's computed factor, if the other is stored in it.
@@ -152,23 +158,53 @@ class Expressions:
 
     def source_dtype(self, i: int) -> str | None:
         """The stored dtype of a value that is read straight from a buffer (through casts, views)."""
-        node = self.graph.nodes[i]
-        if i in self.stored:
-            return self.stored[i].dtype
-        if isinstance(node, Map) and node.op == "cast":
-            return self.source_dtype(node.operands[0])
-        return self.source_dtype(node.operand) if isinstance(node, View) else None
+        while i not in self.stored:
+            node = self.graph.nodes[i]
+            if isinstance(node, Map) and node.op == "cast":
+                i = node.operands[0]
+            elif isinstance(node, View):
+                i = node.operand
+            else:
+                return None
+        return self.stored[i].dtype
 
     def expr(self, i: int, load: Callable[[int], Load | None]) -> Expr:
         """Node ``i`` at its own coordinates; ``load`` gives the tile of a node that has one."""
-        return self._at(i, {a: Coord(a) for a in self.graph.nodes[i].axes}, load, True)
+        own: Coords = {a: Coord(a) for a in self.graph.nodes[i].axes}
+        return unrolled(_Writer(self, load).at, (i, own, True))
 
-    def _at(self, i: int, at: Coords, load: Callable[[int], Load | None], here: bool) -> Expr:
+
+Place = tuple[int, Coords, bool]
+"""A node, the coordinates it is read at, and whether they are its own."""
+
+
+class _Writer:
+    """Writes out one expression; a node is written once per place that it is read at."""
+
+    def __init__(self, body: Expressions, load: Callable[[int], Load | None]) -> None:
+        self.graph, self.stored, self.load = body.graph, body.stored, load
+        self.done: dict[tuple[int, bool, tuple[Expr | None, ...]], Expr] = {}
+
+    def at(self, place: Place) -> Generator[Place, Expr, Expr]:
+        """The expression of a node at a place; recursive."""
+        i, at, here = place
+        key = (i, here, tuple(at.get(a) for a in self.graph.nodes[i].axes))
+        if key not in self.done:
+            self.done[key] = yield from self._fresh(i, at, here)
+            if len(self.done) > MOST_VALUES:
+                raise NotLowerable(
+                    f"a statement of more than {MOST_VALUES} values",
+                    "kernel body",
+                    "store a value on the way in an earlier kernel",
+                )
+        return self.done[key]
+
+    def _fresh(self, i: int, at: Coords, here: bool) -> Generator[Place, Expr, Expr]:
         node = self.graph.nodes[i]
         if i in self.stored:
             buffer = self.stored[i]
             return Load(buffer, tuple(at[a] for a in buffer.axes), node.dtype)
-        found = load(i)
+        found = self.load(i)
         if found is not None:
             if not here:
                 raise NotLowerable(
@@ -183,13 +219,15 @@ class Expressions:
             case Iota():
                 return at[node.axes[0]]
             case Map():
-                args = tuple(self._at(a, at, load, here) for a in node.operands)
-                return _apply(node, args)
+                args = []
+                for a in node.operands:
+                    args.append((yield a, at, here))
+                return _apply(node, tuple(args))
             case View():
                 inner = {a: index_expr(ix, lambda b: at[b]) for a, ix in node.index}
-                return self._at(node.operand, inner, load, False)
+                return (yield node.operand, inner, False)
             case Gather():
-                pick = self._at(node.at, at, load, here)
+                pick = yield node.at, at, here
                 if node.operand not in self.stored:
                     raise NotLowerable(
                         f"%{i} gathers from a value that is not stored",

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from superopt.codegen.shared import Shared
 from superopt.mugraph.axes import Axis, Stride
 from superopt.mugraph.graph import Index
 from superopt.mugraph.placement import Lane, Split
@@ -42,35 +43,48 @@ class Buffer:
     strides: tuple[Stride, ...] = ()
 
 
-# -- expressions: scalars at one point of a statement's iteration space --------------------------
+# -- expressions: scalars at one point of a statement's iteration space; equal ones are one object -
 
 
-@dataclass(frozen=True, slots=True)
-class Lit:
+class _Expression:
+    """Common to expressions: short text, and copies that are the same object."""
+
+    __slots__ = ()
+    __match_args__: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return print_expr(self)  # type: ignore[arg-type]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), tuple(getattr(self, name) for name in self.__match_args__)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False, repr=False)
+class Lit(_Expression, metaclass=Shared):
     """A literal."""
 
     value: float | int | bool
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class Coord:
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False, repr=False)
+class Coord(_Expression, metaclass=Shared):
     """The absolute coordinate along an axis (i64)."""
 
     axis: Axis
     dtype: str = "i64"
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False, repr=False)
+class Extent(_Expression, metaclass=Shared):
     """The number of elements along an axis (whole, not the tile), in ``dtype``."""
 
     axis: Axis
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False, repr=False)
+class Load(_Expression, metaclass=Shared):
     """One element of a buffer, converted to ``dtype``; ``index`` has one i64 expression per axis.
 
     A tile buffer is always loaded at its own coordinates. ``clamp`` axes (positions) hold run-time
@@ -83,8 +97,8 @@ class Load:
     clamp: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Apply:
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False, repr=False)
+class Apply(_Expression, metaclass=Shared):
     """A scalar row applied to expressions; ``dtype`` is the result's type.
 
     For ``cast`` it is the target; ``round`` rounds to ``attr`` and returns to ``dtype``.
@@ -173,65 +187,6 @@ def index_expr(index: Index, at: Callable[[Axis], Expr]) -> Expr:
     return total
 
 
-def affine(expr: Expr) -> tuple[dict[Axis, int], int] | None:
-    """``(coefficient of each axis, constant)`` when the expression is affine in axes, else None."""
-    match expr:
-        case Lit():
-            return {}, int(expr.value)
-        case Coord():
-            return {expr.axis: 1}, 0
-        case Apply(op="add", args=(a, b)):
-            x, y = affine(a), affine(b)
-            if x is None or y is None:
-                return None
-            coefs = dict(x[0])
-            for axis, c in y[0].items():
-                coefs[axis] = coefs.get(axis, 0) + c
-            return {k: v for k, v in coefs.items() if v}, x[1] + y[1]
-        case Apply(op="mul", args=(a, b)):
-            x, y = affine(a), affine(b)
-            if x is None or y is None or (x[0] and y[0]):
-                return None
-            (coefs, const), scale = (x, y[1]) if x[0] else (y, x[1])
-            return {k: v * scale for k, v in coefs.items() if v * scale}, const * scale
-    return None
-
-
-def expr_axes(expr: Expr) -> frozenset[Axis]:
-    """The axes on whose coordinates an expression's value depends."""
-    match expr:
-        case Coord():
-            return frozenset({expr.axis})
-        case Load():
-            return frozenset().union(*(expr_axes(e) for e in expr.index))
-        case Apply():
-            return frozenset().union(*(expr_axes(e) for e in expr.args))
-    return frozenset()
-
-
-def parts(expr: Expr) -> Iterator[Expr]:
-    """An expression and all it is made of, those inside indices included."""
-    yield expr
-    inner = expr.index if isinstance(expr, Load) else expr.args if isinstance(expr, Apply) else ()
-    for e in inner:
-        yield from parts(e)
-
-
-def loads(expr: Expr) -> Iterator[Load]:
-    """All loads in an expression, those inside indices included."""
-    return (e for e in parts(expr) if isinstance(e, Load))
-
-
-def axes_used(program: Program) -> Iterator[Axis]:
-    """Every axis that a program mentions: of buffers, grid, statements and extents; repeats."""
-    for buffer in (*program.buffers, *program.tiles):
-        yield from buffer.axes
-    yield from (split.axis for split in program.grid)
-    for stmt in statements(program.body):
-        yield from (*stmt.axes, *stmt.over)
-        yield from (e.axis for e in parts(stmt.expr) if isinstance(e, Coord | Extent))
-
-
 def statements(body: tuple[Stmt, ...]) -> Iterator[Compute]:
     """All Compute statements of a body, in order."""
     for stmt in body:
@@ -241,20 +196,39 @@ def statements(body: tuple[Stmt, ...]) -> Iterator[Compute]:
             yield stmt
 
 
+MOST_TEXT = 1000
+"""Characters after which the text of an expression is cut: a shared part is written at each use."""
+
+
 def print_expr(expr: Expr) -> str:
-    """An expression as readable text."""
-    match expr:
-        case Lit():
-            return repr(expr.value)
-        case Coord():
-            return expr.axis.name
-        case Extent():
-            return f"|{expr.axis.name}|"
-        case Load():
-            return f"{expr.buffer.name}[{','.join(print_expr(e) for e in expr.index)}]"
-        case Apply():
-            return f"{expr.op}({', '.join(print_expr(e) for e in expr.args)})"
-    raise TypeError(f"unknown expression {expr!r}")
+    """An expression as readable text of at most ``MOST_TEXT`` characters."""
+    out: list[str] = []
+    length = 0
+    todo: list[Expr | str] = [expr]
+    while todo and length <= MOST_TEXT:
+        match todo.pop():
+            case str(text):
+                out.append(text)
+                length += len(text)
+            case Lit(value=value):
+                todo.append(repr(value))
+            case Coord(axis=axis):
+                todo.append(axis.name)
+            case Extent(axis=axis):
+                todo.append(f"|{axis.name}|")
+            case Load(buffer=buffer, index=index):
+                todo += [*reversed(_listed(f"{buffer.name}[", index, ",", "]"))]
+            case Apply(op=op, args=args):
+                todo += [*reversed(_listed(f"{op}(", args, ", ", ")"))]
+    text = "".join(out)
+    return text if length <= MOST_TEXT else text[:MOST_TEXT] + " ..."
+
+
+def _listed(head: str, items: tuple[Expr, ...], comma: str, tail: str) -> list[Expr | str]:
+    between: list[Expr | str] = [head]
+    for k, item in enumerate(items):
+        between += [comma, item] if k else [item]
+    return [*between, tail]
 
 
 def print_program(program: Program) -> str:

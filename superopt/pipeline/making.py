@@ -150,14 +150,24 @@ def _compile(
     mugraphs: Sequence[MuGraph], isa: cpu.Isa, config: Config, compiler: Compiler, folder: Path
 ) -> list[tuple[Path, Plan, str] | SuperoptError]:
     """Lowers, prints and compiles: each one's shared object, plan and source, or what failed."""
-    sources = [cpu.emit(lower(m), ENTRY, isa) for m in mugraphs]
+    printed: list[cpu.Source | SuperoptError] = []
+    for m in mugraphs:
+        try:
+            printed.append(cpu.emit(lower(m), ENTRY, isa))
+        except SuperoptError as reason:  # too long to compile: the others may do
+            printed.append(reason)
     jobs = [
         Job(s.text, (*s.flags, *compiler.openmp_flags), folder / f"candidate{n}.so")
-        for n, s in enumerate(sources)
+        for n, s in enumerate(printed)
+        if isinstance(s, cpu.Source)
     ]
+    built = iter(compile_many(jobs, config, compiler=compiler))
     out: list[tuple[Path, Plan, str] | SuperoptError] = []
-    built = compile_many(jobs, config, compiler=compiler)
-    for mugraph, source, path in zip(mugraphs, sources, built, strict=True):
+    for mugraph, source in zip(mugraphs, printed, strict=True):
+        if isinstance(source, SuperoptError):
+            out.append(source)
+            continue
+        path = next(built)
         if isinstance(path, SuperoptError):
             out.append(path)
             continue

@@ -11,6 +11,7 @@ from superopt.codegen.backends.cpu_isa import Isa
 from superopt.codegen.backends.cpu_layout import symbols
 from superopt.codegen.backends.cpu_task import Task, size_lines
 from superopt.codegen.tileir import Buffer, Program
+from superopt.errors import SuperoptError
 from superopt.mugraph.axes import Stride
 from superopt.mugraph.dtypes import DTYPES
 
@@ -19,6 +20,10 @@ STACK_BYTES = 64 * 1024
 
 PARALLEL_WORK = 400_000
 """Points of iteration below which a program is not worth waking other threads for."""
+
+MOST_LINES = 5_000
+"""Lines of generated code, headers and comments left out, that a compiler is still given: GCC 12
+takes about 3 ms for each, and more where one function holds most of them."""
 
 
 COMPILE_FLAGS = (
@@ -61,16 +66,35 @@ class Source:
     flags: tuple[str, ...]
 
 
+class SourceTooLong(SuperoptError):
+    """The C++ of a candidate is so long that compiling it would take minutes; it is dropped."""
+
+    default_fix = "split the function into smaller ones, or leave it to PyTorch"
+
+
 def emit(
     programs: Sequence[Program], name: str, isa: Isa | None = None, stack_bytes: int = STACK_BYTES
 ) -> Source:
-    """The programs, in order, as one C++ function called ``name``."""
+    """The programs, in order, as one C++ function called ``name``.
+
+    Raises SourceTooLong beyond ``MOST_LINES`` lines of code.
+    """
     isa = isa or Isa.host()
     buffers = _global_buffers(programs)
     syms = symbols(programs)
     bodies = [
         Task(p, f"{name}_k{k}", isa, buffers, syms, stack_bytes) for k, p in enumerate(programs)
     ]
+    texts: list[str] = []
+    lines = 0
+    for body in bodies:
+        texts.append(body.text())
+        lines += sum(not line.lstrip().startswith("//") for line in texts[-1].splitlines())
+        if lines > MOST_LINES:
+            raise SourceTooLong(
+                f"{lines} lines of C++ where at most {MOST_LINES} are compiled",
+                f"kernel {len(texts)} of {len(bodies)}, {body.program.name}",
+            )
     text = "\n".join(
         [
             "// Generated code. What each statement does is said above it in the tile IR.",
@@ -78,7 +102,7 @@ def emit(
             header("so_math.h"),
             header("so_tile.h"),
             header("so_dot.h"),
-            *(b.text() for b in bodies),
+            *texts,
             _entry(name, bodies, syms),
         ]
     )
@@ -158,4 +182,4 @@ def _entry(name: str, tasks: list[Task], syms: tuple[str, ...]) -> str:
     return "\n".join([*out, "  return status;", "}", ""])
 
 
-__all__ = ["COMPILE_FLAGS", "Isa", "ScratchSize", "Source", "emit", "header"]
+__all__ = ["COMPILE_FLAGS", "Isa", "ScratchSize", "Source", "SourceTooLong", "emit", "header"]

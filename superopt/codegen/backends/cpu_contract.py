@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
+from superopt.codegen.analysis import expr_axes
 from superopt.codegen.backends.cpu_blocks import chunked, local_block
 from superopt.codegen.backends.cpu_expr import Nest, Scope, stride_along
 from superopt.codegen.backends.cpu_layout import Num, extents
@@ -32,7 +33,7 @@ from superopt.codegen.backends.cpu_match import (
     unit,
 )
 from superopt.codegen.backends.types import value_dtype
-from superopt.codegen.tileir import Apply, Compute, Expr, Lit, Load, expr_axes
+from superopt.codegen.tileir import Apply, Compute, Expr, Lit, Load
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 

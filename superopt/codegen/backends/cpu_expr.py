@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 
+from superopt.codegen.analysis import affine, expr_axes
 from superopt.codegen.backends.cpu_layout import Names, Num, Place, Range, size_num
-from superopt.codegen.backends.cpu_values import fits32, literal
+from superopt.codegen.backends.cpu_values import Value, fits32, literal
 from superopt.codegen.backends.types import exact_literal, operand_dtypes, value_dtype
+from superopt.codegen.shared import unrolled
 from superopt.codegen.tileir import (
     Apply,
     Buffer,
@@ -16,8 +18,6 @@ from superopt.codegen.tileir import (
     Extent,
     Lit,
     Load,
-    affine,
-    expr_axes,
 )
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
@@ -28,16 +28,8 @@ class NoVector(Exception):
     """This expression has no vector form along the chosen axis; never leaves the backend."""
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A printed value: its text, the dtype it is held in, and whether it has one per lane.
-
-    Vector booleans are int32 masks (0 or -1); vector integers that fit are held as i32.
-    """
-
-    text: str
-    dtype: str
-    vec: bool
+Printing = Generator[Expr, Value, Value]
+"""The recursion over an expression: yields what has to be printed before."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,8 @@ class Nest:
     ) -> None:
         self.scope, self.order, self.lane, self.lanes = scope, order, lane, lanes
         self.lines: list[list[str]] = [[] for _ in range(len(order) + 1)]
-        self._memo: dict[tuple[Expr, bool], Value] = {}
+        self._memo: dict[Expr, Value] = {}
+        self._pointers: dict[tuple[int, str, str], str] = {}
         self._count = 0
         self.at: dict[Axis, str] = {a: f"i_{scope.names.axis(a)}" for a in order}
 
@@ -120,14 +113,16 @@ class Nest:
 
     def value(self, expr: Expr) -> Value:
         """The value of an expression at the current point of the nest."""
+        return unrolled(self._named, expr)
+
+    def _named(self, expr: Expr) -> Printing:
+        if expr not in self._memo:
+            self._memo[expr] = yield from self._value(expr)
+        return self._memo[expr]
+
+    def _value(self, expr: Expr) -> Printing:
         axes = expr_axes(expr)
         vec = self.lane is not None and self.lane in axes
-        key = (expr, vec)
-        if key not in self._memo:
-            self._memo[key] = self._value(expr, axes, vec)
-        return self._memo[key]
-
-    def _value(self, expr: Expr, axes: frozenset[Axis], vec: bool) -> Value:
         dtype = value_dtype(expr)
         match expr:
             case Lit():
@@ -140,7 +135,7 @@ class Nest:
             case Load():
                 return self._load(expr, vec)
             case Apply():
-                return self._apply(expr, axes, vec)
+                return (yield from self._apply(expr, axes, vec))
         raise NoVector(f"unknown expression {expr!r}")
 
     def _coord(self, expr: Coord, vec: bool) -> Value:
@@ -156,7 +151,7 @@ class Nest:
             True,
         )
 
-    def _apply(self, expr: Apply, axes: frozenset[Axis], vec: bool) -> Value:
+    def _apply(self, expr: Apply, axes: frozenset[Axis], vec: bool) -> Printing:
         row = SCALARS[expr.op]
         dtype = value_dtype(expr)
         if row.c is None and row.body is not None:
@@ -166,9 +161,11 @@ class Nest:
                 lambda op, xs: Apply(op, tuple(xs), expr.dtype),
                 lambda v: Lit(v, dtype),
             )
-            return self.value(body)
+            return (yield body)
         wanted = operand_dtypes(expr)
-        args = [self.value(a) for a in expr.args]
+        args = []
+        for a in expr.args:
+            args.append((yield a))
         if vec:
             dtype, wanted = self._lane_dtypes(expr, dtype, wanted)
         texts = [self.convert(v, d, vec) for v, d in zip(args, wanted, strict=True)]
@@ -313,13 +310,12 @@ class Nest:
         return pointer, step.text
 
     def _pointer(self, depth: int, ctype: str, text: str) -> str:
-        for line in self.lines[depth]:
-            if line.endswith(f"= {text};") and line.startswith(f"{ctype} const p"):
-                return line[len(ctype) + 7 :].split(" ")[0]
-        self._count += 1
-        name = f"p{self._count}"
-        self.lines[depth].append(f"{ctype} const {name} = {text};")
-        return name
+        key = (depth, ctype, text)
+        if key not in self._pointers:
+            self._count += 1
+            self._pointers[key] = f"p{self._count}"
+            self.lines[depth].append(f"{ctype} const {self._pointers[key]} = {text};")
+        return self._pointers[key]
 
     def _index(self, load: Load, d: int, index: Expr, own: Axis) -> Num:
         """A run-time or divided index as an i64 value, clamped into its axis where asked."""

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from superopt.codegen.analysis import axes_used, reads
 from superopt.codegen.backends.types import stored_dtype
-from superopt.codegen.tileir import Buffer, Compute, Loop, Program, Stmt, axes_used, loads
+from superopt.codegen.tileir import Buffer, Compute, Loop, Program, Stmt
 from superopt.mugraph.axes import Axis, Size, Stride, Sym
 from superopt.mugraph.dtypes import DTYPES
 
@@ -244,9 +245,7 @@ def largest(program: Program, buffer: Buffer, axis: Axis) -> Num:
 
 def uses(stmt: Compute, buffer: Buffer) -> bool:
     """Whether a statement reads or writes a buffer."""
-    return stmt.dst.name == buffer.name or any(
-        load.buffer.name == buffer.name for load in loads(stmt.expr)
-    )
+    return stmt.dst.name == buffer.name or buffer.name in reads(stmt.expr)
 
 
 def _capped(n: Num, tile: int) -> Num:

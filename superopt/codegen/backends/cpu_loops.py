@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from superopt.codegen.analysis import parts
 from superopt.codegen.backends.cpu_expr import (
     Nest,
     NoVector,
     Scope,
-    Value,
     stride_along,
 )
-from superopt.codegen.backends.cpu_values import fits32, literal
+from superopt.codegen.backends.cpu_values import Value, fits32, literal
 from superopt.codegen.backends.types import exact_literal, operand_dtypes, value_dtype
-from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Load, parts
+from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Load
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.scalars import SCALARS

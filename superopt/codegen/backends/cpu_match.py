@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from superopt.codegen.analysis import expr_axes
 from superopt.codegen.backends.cpu_expr import Scope, stride_along
 from superopt.codegen.backends.types import value_dtype
-from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Load, expr_axes
+from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Load
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.placement import Lane

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from superopt.codegen.analysis import loads
 from superopt.codegen.backends.cpu_contract import print_contraction
 from superopt.codegen.backends.cpu_expr import Scope
 from superopt.codegen.backends.cpu_isa import Isa
@@ -30,7 +31,6 @@ from superopt.codegen.tileir import (
     Loop,
     Program,
     Stmt,
-    loads,
     print_expr,
     statements,
 )

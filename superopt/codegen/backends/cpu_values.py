@@ -1,14 +1,29 @@
-"""Literals of C++, and intervals that show which integers fit 32 bits."""
+"""Printed values, literals of C++, and intervals that show which integers fit 32 bits."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+from superopt.codegen.analysis import inner
+from superopt.codegen.shared import once
 from superopt.codegen.tileir import Apply, Coord, Expr, Extent, Lit
 from superopt.mugraph.axes import Sym
 from superopt.mugraph.dtypes import DTYPES
 
 INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A printed value: its text, the dtype it is held in, and whether it has one per lane.
+
+    Vector booleans are int32 masks (0 or -1); vector integers that fit are held as i32.
+    """
+
+    text: str
+    dtype: str
+    vec: bool
 
 
 def literal(value: float | int | bool, dtype: str) -> str:
@@ -34,6 +49,7 @@ def fits32(expr: Expr) -> bool:
     return bounds(expr) is not None
 
 
+@once(inner)
 def bounds(expr: Expr) -> tuple[int, int] | None:
     """An interval that holds an integer expression, None when unknown or beyond 32 bits."""
     out: tuple[int, int] | None = None

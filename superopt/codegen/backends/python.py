@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from superopt.codegen.analysis import reads
 from superopt.codegen.backends.types import (
     exact_literal,
     operand_dtypes,
@@ -32,7 +33,6 @@ from superopt.codegen.tileir import (
     Loop,
     Program,
     Stmt,
-    loads,
 )
 from superopt.errors import SuperoptError
 from superopt.mugraph.axes import Axis, extent
@@ -104,6 +104,7 @@ class _Task:
         self.stored = {b.name: DTYPES[stored_dtype(program, b)].torch for b in program.tiles}
         self.at: dict[Axis, Span] = {}
         self.tiles: dict[str, torch.Tensor] = {}
+        self.values: dict[Expr, torch.Tensor] = {}  # of the statement that runs
 
     def grid(self, rng: random.Random | None) -> None:
         """All tasks, in ascending or random order."""
@@ -151,6 +152,7 @@ class _Task:
         kept = shape[: len(stmt.axes)]
         if 0 in kept:
             return
+        self.values = {}
         value = self._value(stmt.expr, space)
         target = self._place(stmt.dst, stmt.axes)
         if stmt.reduce is None:
@@ -195,7 +197,7 @@ class _Task:
             for stmt in body:
                 if isinstance(stmt, Loop):
                     visit(stmt.body, min(stmt.tile, now) if stmt.axis == axis else now)
-                elif buffer.name in {stmt.dst.name, *(ld.buffer.name for ld in loads(stmt.expr))}:
+                elif buffer.name == stmt.dst.name or buffer.name in reads(stmt.expr):
                     out = max(out, now)
 
         whole = extent(axis.size, self.sizes)
@@ -207,6 +209,11 @@ class _Task:
 
     def _value(self, expr: Expr, space: tuple[Axis, ...]) -> torch.Tensor:
         """The value over the current tiles of ``space``, one dimension per axis (1 = broadcast)."""
+        if expr not in self.values:
+            self.values[expr] = self._fresh(expr, space)
+        return self.values[expr]
+
+    def _fresh(self, expr: Expr, space: tuple[Axis, ...]) -> torch.Tensor:
         dtype = DTYPES[value_dtype(expr)].torch
         match expr:
             case Lit():

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from superopt.codegen.tileir import Apply, Buffer, Expr, Program, loads, statements
+from superopt.codegen.analysis import reads
+from superopt.codegen.tileir import Apply, Buffer, Expr, Program, statements
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, promote
 from superopt.mugraph.scalars import SCALARS
 
@@ -44,13 +45,9 @@ def stored_dtype(program: Program, buffer: Buffer) -> str:
     if buffer.space != "tile":
         return buffer.dtype
     for stmt in statements(program.body):
-        if stmt.dst.name == buffer.name and (stmt.accumulate or _reads(stmt.expr, buffer)):
+        if stmt.dst.name == buffer.name and (stmt.accumulate or buffer.name in reads(stmt.expr)):
             return compute_dtype(buffer.dtype)
     return buffer.dtype
-
-
-def _reads(expr: Expr, buffer: Buffer) -> bool:
-    return any(load.buffer.name == buffer.name for load in loads(expr))
 
 
 def exact_literal(value: float | int | bool, dtype: str) -> float | int | bool:
