@@ -35,6 +35,7 @@ from superopt.mugraph.graph import (
     remap,
 )
 from superopt.mugraph.rewrite import absorb_renames
+from superopt.mugraph.share import share
 
 TABLES = (rows_scalar, rows_reduce, rows_contract, rows_layout, rows_index)
 """The modules that fill ROWS; importing them is what registers their rows."""
@@ -236,7 +237,7 @@ class Converter:
             value = t.node if self.b.dtype(t.node) == out else self.b.map("cast", t.node, dtype=out)
             results.append(Output(f"y{k}", value, t.dims, _order(node.meta["val"])))
         carriers = self._carriers([o.node for o in results], [o.dims for o in results])
-        graph = absorb_renames(self.b.build(results))
+        graph = share(absorb_renames(self.b.build(results)))
         graph, kept = _needed(graph, carriers, self._ranks())
         return Piece(graph, tuple(self.inputs[k] for k in kept), tuple(outputs))
 

@@ -290,6 +290,8 @@ class _Labelling:
             return replace(node, name=f"in{self.position[i]}", strides=strides)
         if isinstance(node, Map) and _commutes(node):
             return replace(node, operands=tuple(sorted(node.operands)))
+        if isinstance(node, View):
+            return replace(node, index=tuple((a, _index(ix)) for a, ix in node.index))
         return node
 
 
@@ -321,6 +323,10 @@ def _index_key(index: Index, colors: Colors) -> tuple[object, ...]:
     terms = sorted((colors.get(a, ""), coef) for a, coef in index.terms)
     # As text: optional bounds do not compare with numbers.
     return tuple(map(repr, (terms, index.offset, index.div, index.mod, index.lo, index.hi)))
+
+
+def _index(index: Index) -> Index:
+    return replace(index, terms=tuple(sorted(index.terms, key=lambda t: t[0].name)))
 
 
 def _stride(stride: Stride) -> Stride:

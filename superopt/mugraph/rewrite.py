@@ -178,5 +178,4 @@ def dims_with_axes(dims: Dims, names: Mapping[Axis, Axis]) -> Dims:
 
 
 def _index_with_axes(index: Index, names: Mapping[Axis, Axis]) -> Index:
-    terms = sorted(((names[a], c) for a, c in index.terms), key=lambda t: t[0].name)
-    return replace(index, terms=tuple(terms))
+    return replace(index, terms=tuple((names[a], c) for a, c in index.terms))

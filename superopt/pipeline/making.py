@@ -37,6 +37,7 @@ from superopt.verify import certificate, gate
 from superopt.verify.admit import admit
 from superopt.verify.cuts import Checker
 from superopt.verify.equivalence import Equivalence
+from superopt.verify.infinite import any_value
 
 SHORTLIST = 5
 """Candidates that are compiled, gated and timed."""
@@ -126,7 +127,9 @@ def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate], seed: int)
     for candidate in candidates:
         mugraph = candidate.mugraph
         checks = [show.rewritten(graph, mugraph.graph)]
-        checks += [show(*obligation(mugraph.graph, c)) for k in mugraph.kernels for c in k.carries]
+        carries = [c for k in mugraph.kernels for c in k.carries]
+        given = any_value(mugraph.graph) if carries else []
+        checks += [show(*obligation(mugraph.graph, c, given.__getitem__)) for c in carries]
         wrong = [c for c in checks if c.verdict != "equal"]
         if wrong:
             reasons.append(wrong[0].reason)

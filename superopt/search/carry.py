@@ -9,7 +9,10 @@ and Gimelshein, 2018), but nothing here knows softmax: c is read off the term.
 
 from __future__ import annotations
 
-from superopt.mugraph.graph import Builder, Const, Dims, Graph, Map, Node, Reduce, View
+from collections.abc import Callable
+from dataclasses import replace
+
+from superopt.mugraph.graph import Builder, Const, Dims, Graph, Input, Map, Node, Reduce, View
 from superopt.mugraph.placement import Carry
 from superopt.mugraph.scalars import Arg
 
@@ -122,27 +125,37 @@ def slope(graph: Graph, i: int, stat: int, inside: set[int]) -> float | None:
     return None
 
 
-def obligation(graph: Graph, carry: Carry) -> tuple[Graph, Graph]:
+def obligation(
+    graph: Graph, carry: Carry, given: Callable[[int], bool] = lambda _: False
+) -> tuple[Graph, Graph]:
     """The two graphs whose equality justifies a carry: f(t, m') and f(t, m) * h(m, m').
 
-    Both read the inputs of ``graph`` and two free statistics "old" and "new", so that the proof
-    holds whatever the statistic is.
+    Both read two free statistics "old" and "new", so that the proof holds whatever the statistic
+    is. given: which nodes may be any value; those that do not depend on the statistic become inputs
+    as well, so that what lies below them takes no part.
     """
     reduce = graph.nodes[carry.reduce]
     stat = graph.nodes[carry.stat]
     if not isinstance(reduce, Reduce):
         raise TypeError("a carry belongs to a reduction")
-    dims: Dims = tuple((a,) for a in stat.axes)
+    keep, edge = _above(graph, reduce.operand, carry.stat, given)
+
+    def dims(i: int) -> Dims:
+        return tuple((a,) for a in graph.nodes[i].axes)
 
     def side(moved: bool) -> Graph:
         b = Builder("carry")
-        old = b.input("old", dims, stat.dtype)
-        new = b.input("new", dims, stat.dtype)
-        keep = graph.reachable([reduce.operand])
+        old = b.input("old", dims(carry.stat), stat.dtype)
+        new = b.input("new", dims(carry.stat), stat.dtype)
         at: dict[int, int] = {carry.stat: old if moved else new}
+        for k, i in enumerate(edge):
+            node, name = graph.nodes[i], f"given{k}"
+            if isinstance(node, Input):
+                at[i] = b.add(replace(node, name=name))
+            else:
+                at[i] = b.input(name, dims(i), node.dtype)
         for i in keep:
-            if i not in at:
-                at[i] = b.add(_remap(graph.nodes[i], at))
+            at[i] = b.add(_remap(graph.nodes[i], at))
         value = at[reduce.operand]
         if moved:
             value = b.map("mul", value, _build(b, carry.factor, [old, new]))
@@ -150,6 +163,30 @@ def obligation(graph: Graph, carry: Carry) -> tuple[Graph, Graph]:
         return b.build([("f", value, axes)])
 
     return side(False), side(True)
+
+
+def _above(
+    graph: Graph, root: int, stat: int, given: Callable[[int], bool]
+) -> tuple[list[int], list[int]]:
+    """The nodes of a summand down to the statistic and to what is given; and the given ones."""
+    inside = set(graph.reachable([root]))
+    depends: dict[int, bool] = {}
+    for i in sorted(inside):
+        depends[i] = i == stat or any(depends[a] for a in graph.nodes[i].args)
+    keep, edge = set[int](), set[int]()
+    todo = [root]
+    while todo:
+        i = todo.pop()
+        if i in keep or i in edge or i == stat:
+            continue
+        if not depends[i] and not isinstance(graph.nodes[i], Input) and given(i):
+            edge.add(i)
+        else:
+            keep.add(i)
+            todo.extend(graph.nodes[i].args)
+    # An input of the program must not be taken for one of these.
+    inputs = {i for i in keep if isinstance(graph.nodes[i], Input)}
+    return sorted(keep - inputs), sorted(edge | inputs)
 
 
 def _remap(node: Node, at: dict[int, int]) -> Node:

@@ -7,11 +7,12 @@ each kernel's cost is that of its best coarse placement, and is computed once pe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from superopt.mugraph.graph import Gather, Graph, Input, Map, Reduce, View
 from superopt.mugraph.placement import Kernel, MuGraph
 from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.wellformed import check_graph
 from superopt.search import place
 
 KernelSeconds = Callable[[Graph, list[int], set[int], tuple[int, ...]], place.Cost]
@@ -37,18 +38,24 @@ class _Alone:
     seconds: float
 
 
+Memo = dict[tuple[tuple[int, ...], frozenset[int]], float]
+"""(stored nodes, body) of a kernel -> seconds of its best coarse placement."""
+
+
 @dataclass
 class Cutter:
     """Cuts one term graph into kernels.
 
-    late: whether there is no time left to improve a cut; what was found so far is then used.
+    graph: may hold nodes that its outputs do not need; late: whether there is no time left to
+    improve a cut (what was found so far is then used); memo: kernels known already, which cutters
+    of graphs with the same numbering share.
     """
 
     graph: Graph
     cost: KernelSeconds
     late: Callable[[], bool] = lambda: False
+    memo: Memo = field(default_factory=dict)
     evaluated: int = 0
-    _memo: dict[tuple[tuple[int, ...], frozenset[int]], float] = field(default_factory=dict)
 
     def cuts(self) -> list[Cut]:
         """Locally optimal cuts, cheapest first (at most two)."""
@@ -140,15 +147,15 @@ class Cutter:
         """The coarse cost of the kernel that stores ``outputs``, given what else is stored."""
         body, reads = body_of(self.graph, outputs, stored)
         key = (outputs, frozenset(body))
-        if key not in self._memo:
+        if key not in self.memo:
             self.evaluated += 1
             if not fusible(self.graph, body, outputs, reads):
-                self._memo[key] = INFINITE
+                self.memo[key] = INFINITE
             else:
                 axes = place.placeable(self.graph, body, outputs)
                 found = place.best(axes, self.cost(self.graph, body, reads, outputs), quick=True)
-                self._memo[key] = found[0][0] if found else INFINITE
-        return self._memo[key]
+                self.memo[key] = found[0][0] if found else INFINITE
+        return self.memo[key]
 
     def place(self, cut: Cut, keep: int) -> list[tuple[float, MuGraph]]:
         """The cut with its kernels placed, best first: the best of all, and single deviations."""
@@ -165,12 +172,13 @@ class Cutter:
                 [(s, place.kernel(self.graph, f"k{n}", group, body, p)) for s, p in found]
             )
         best = [o[0] for o in options]
+        graph, at = compact(self.graph)
         plans = [best]
         heavy = sorted(range(len(options)), key=lambda n: -best[n][0])[:2]
         for n in heavy:
             plans += [[*best[:n], other, *best[n + 1 :]] for other in options[n][1:]]
         return [
-            (sum(s for s, _ in plan), MuGraph(self.graph, tuple(k for _, k in plan)))
+            (sum(s for s, _ in plan), MuGraph(graph, tuple(renumbered(k, at) for _, k in plan)))
             for plan in plans
         ]
 
@@ -211,11 +219,37 @@ def body_of(
     return sorted(body), reads
 
 
+def compact(graph: Graph) -> tuple[Graph, dict[int, int]]:
+    """The graph without nodes that no output needs, checked, and the new number of each node."""
+    keep = {*graph.reachable([o.node for o in graph.outputs])}
+    keep.update(i for i, n in enumerate(graph.nodes) if isinstance(n, Input))
+    pruned = graph.pruned()
+    check_graph(pruned)
+    return pruned, {old: new for new, old in enumerate(sorted(keep))}
+
+
+def renumbered(kernel: Kernel, at: dict[int, int]) -> Kernel:
+    """The kernel over a graph whose nodes have other numbers: ``old -> at[old]``."""
+    carries = tuple(replace(c, reduce=at[c.reduce], stat=at[c.stat]) for c in kernel.carries)
+    return replace(kernel, outputs=tuple(at[i] for i in kernel.outputs), carries=carries)
+
+
+def _live(graph: Graph) -> tuple[list[int], dict[int, list[int]]]:
+    """The nodes that the outputs need, and for each the ones among them that read it."""
+    live = graph.reachable([o.node for o in graph.outputs])
+    users: dict[int, list[int]] = {i: [] for i in live}
+    for i in live:
+        for a in graph.nodes[i].args:
+            users[a].append(i)
+    return live, users
+
+
 def cut_points(graph: Graph) -> list[int]:
     """The values worth storing: reductions, and computed values that a reduction reads."""
-    users = graph.users()
+    live, users = _live(graph)
     out = []
-    for i, node in enumerate(graph.nodes):
+    for i in live:
+        node = graph.nodes[i]
         if isinstance(node, Reduce):
             out.append(i)
         elif isinstance(node, Map) and SCALARS[node.op].flops and node.axes:
@@ -237,7 +271,8 @@ def cut_points(graph: Graph) -> list[int]:
 def forced_cuts(graph: Graph) -> frozenset[int]:
     """Values that must be stored: those read at other coordinates and not pure in stored ones."""
     out: set[int] = set()
-    for node in graph.nodes:
+    for i in _live(graph)[0]:
+        node = graph.nodes[i]
         if isinstance(node, Gather) and not isinstance(graph.nodes[node.operand], Input):
             out.add(node.operand)
         if isinstance(node, View) and _has_reduction(graph, node.operand, out):

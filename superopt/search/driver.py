@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from superopt.mugraph.graph import Graph, Reduce
 from superopt.mugraph.placement import MuGraph
-from superopt.search.cut import Cut, Cutter, KernelSeconds, body_of
+from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
 from superopt.search.enumerate import explore
 from superopt.search.extract import Choice, Extractor
 from superopt.search.regions import regions
+from superopt.search.segments import Segment, joined, segments
 
 Progress = Callable[[str, dict[str, float]], None]
 
@@ -26,19 +29,21 @@ PATIENCE = 100
 
 @dataclass(frozen=True)
 class Plan:
-    """A cut term graph with its predicted seconds at coarse placements."""
+    """A cut term graph with its predicted seconds at coarse placements; written: see Candidate."""
 
     seconds: float
     cutter: Cutter
     cut: Cut
+    written: bool = False
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A placed program with its predicted seconds."""
+    """A placed program with its predicted seconds; written: whether its terms are the author's."""
 
     mugraph: MuGraph
     seconds: float
+    written: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Found:
     """
 
     candidates: tuple[Candidate, ...]
-    stats: dict[str, object]
+    stats: dict[str, Any]
     why_none: str = ""
 
 
@@ -73,6 +78,15 @@ class Budget:
         """Whether the time is up."""
         return self.seconds is not None and time.perf_counter() - self.started > self.seconds
 
+    def part(self, shares: int) -> Budget:
+        """One of so many equal shares of what is left."""
+        seconds, candidates = self.seconds, self.candidates
+        if seconds is not None:
+            seconds = max(seconds - (time.perf_counter() - self.started), 0.0) / shares
+        if candidates is not None:
+            candidates = max(candidates - self.used, 0) // shares
+        return Budget(seconds, candidates)
+
 
 def search(
     graph: Graph,
@@ -86,25 +100,83 @@ def search(
 ) -> Found:
     """Searches for placed graphs that compute ``graph``.
 
-    cost: (graph, body, stored, outputs) -> seconds of a placement; lowerable: the reason why a
+    cost: (graph, body, stored, outputs) -> the cost of placements; lowerable: the reason why a
     placed graph cannot be lowered, or None. At least the source's own derivation is always costed,
-    whatever the budget.
+    whatever the budget. A large program is searched in segments, those of one form once.
     """
+    parts = segments(graph)
+    if len(parts) == 1:
+        return _search_one(graph, cost, budget, seed, keep, lowerable, progress)
+    forms = {str(p.form.graph): p.form.graph for p in parts}
+    found: dict[str, Found] = {}
+    for n, (key, form) in enumerate(forms.items()):
+        share = budget.part(len(forms) - n)
+        found[key] = _search_one(form, cost, share, seed, keep, lowerable, progress)
+        budget.used += share.used
+        if not found[key].candidates:
+            return found[key]
+    stats = joined_stats([f.stats for f in found.values()])
+    stats.update(segments=len(parts), distinct_segments=len(forms))
+    stats["seconds"] = time.perf_counter() - budget.started
+    return Found(tuple(_together(graph, parts, found)), stats)
+
+
+MOST_TOGETHER = 16
+"""Candidates that are put together from those of a program's segments."""
+
+
+def _together(
+    graph: Graph, parts: Sequence[Segment], found: Mapping[str, Found]
+) -> Iterator[Candidate]:
+    """The best of every segment; as written; then all segments of one form by their next best."""
+    keys = [str(p.form.graph) for p in parts]
+    times = Counter(keys)
+    weight = {k: times[k] * f.candidates[0].seconds for k, f in found.items()}
+    best = dict.fromkeys(found, 0)
+    written = {
+        k: next((n for n, c in enumerate(f.candidates) if c.written), 0) for k, f in found.items()
+    }
+    picks = [best, written]
+    for rank in range(1, MOST_TOGETHER):
+        for k in sorted(found, key=lambda k: (-weight[k], k)):
+            if rank < len(found[k].candidates):
+                picks.append({**best, k: rank})
+    seen: list[dict[str, int]] = []
+    for pick in picks:
+        if pick in seen or len(seen) == MOST_TOGETHER:
+            continue
+        seen.append(pick)
+        chosen = [found[k].candidates[pick[k]] for k in keys]
+        placed = joined(graph, [(p, c.mugraph) for p, c in zip(parts, chosen, strict=True)])
+        yield Candidate(placed, sum(c.seconds for c in chosen), all(c.written for c in chosen))
+
+
+def _search_one(
+    graph: Graph,
+    cost: KernelSeconds,
+    budget: Budget,
+    seed: int,
+    keep: int,
+    lowerable: Callable[[MuGraph], str | None],
+    progress: Progress | None,
+) -> Found:
+    """The search over a program that is one segment."""
     explored = [
         (region, explore(graph, region, seed=seed, seconds=_share(budget)))
         for region in regions(graph)
     ]
     extractor = Extractor(graph, explored)
-    scored: dict[str, list[Plan]] = {}
+    scored: dict[tuple[int, ...], list[Plan]] = {}
+    memo: Memo = {}
     costed = 0
 
     def score(choices: tuple[Choice, ...]) -> float:
         nonlocal costed
         variant = extractor.build(choices)
-        key = str(variant)
+        key = tuple(o.node for o in variant.outputs)
         if key not in scored:
             budget.used += 1
-            cutter = Cutter(variant, cost, budget.late)
+            cutter = Cutter(variant, cost, budget.late, memo)
             scored[key] = [Plan(c.seconds, cutter, c) for c in cutter.cuts()]
             costed += cutter.evaluated
             if progress:
@@ -121,8 +193,8 @@ def search(
 
     choices = extractor.seed()
     best = score(choices)
-    written = Cutter(graph, cost, budget.late)
-    as_written = [Plan(c.seconds, written, c) for c in written.cuts()]
+    written = Cutter(extractor.as_written(), cost, budget.late, memo)
+    as_written = [Plan(c.seconds, written, c, True) for c in written.cuts()]
     costed += written.evaluated
     moved, idle = True, 0
     while moved and not budget.spent():
@@ -195,7 +267,9 @@ def _placed(
         for k, (seconds, mugraph) in enumerate(plan.cutter.place(plan.cut, keep)):
             why = lowerable(mugraph)
             if why is None:
-                ranked.setdefault(str(mugraph), (n + 2 * k, n, Candidate(mugraph, seconds)))
+                ranked.setdefault(
+                    str(mugraph), (n + 2 * k, n, Candidate(mugraph, seconds, plan.written))
+                )
             else:
                 reasons[why] = reasons.get(why, 0) + 1
     order = sorted(ranked.values(), key=lambda r: r[:2])
@@ -209,25 +283,42 @@ def _share(budget: Budget) -> float:
 
 def _stats(
     explored: list, extractor: Extractor, graphs: int, costed: int, budget: Budget
-) -> dict[str, object]:
-    total: dict[str, object] = {
-        "graphs": graphs,
-        "kernels_costed": costed,
-        "regions": len(explored),
+) -> dict[str, Any]:
+    spaces = [space for _, space in explored]
+    regions_of = [
+        {
+            "states": int(s.stats.get("states", 0)),
+            "classes": len(s.classes),
+            "removed": dict(s.stats.get("removed", {})),
+            "closed": s.closed,
+        }
+        for s in spaces
+    ]
+    rest = {
+        "states": costed,
+        "classes": 0,
+        "removed": {"safety": extractor.dropped},
+        "closed": True,
     }
-    removed: dict[str, int] = {"safety": extractor.dropped}
-    states = costed
-    classes = 0
-    for _, space in explored:
-        classes += len(space.classes)
-        states += int(space.stats.get("states", 0))
-        for rule, n in dict(space.stats.get("removed", {})).items():
-            removed[rule] = removed.get(rule, 0) + int(n)
+    total = joined_stats([rest, *regions_of])
     total.update(
-        states=states,
-        classes=classes,
-        removed=removed,
-        closed=all(s.closed for _, s in explored),
+        graphs=graphs,
+        kernels_costed=costed,
+        regions=len(explored),
         seconds=time.perf_counter() - budget.started,
     )
     return total
+
+
+def joined_stats(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of several searches as those of one: counts add up, all must be closed."""
+    out: dict[str, Any] = {"removed": {}, "closed": all(p["closed"] for p in parts)}
+    for part in parts:
+        for key, value in part.items():
+            if key in ("removed", "not_lowerable"):
+                counts = out.setdefault(key, {})
+                for rule, n in value.items():
+                    counts[rule] = counts.get(rule, 0) + n
+            elif key not in ("closed", "seconds"):
+                out[key] = out.get(key, 0) + value
+    return out

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from superopt.mugraph.axes import Axis, hint
-from superopt.mugraph.graph import Builder, Graph
+from superopt.mugraph.graph import Builder, Graph, remap
 from superopt.mugraph.scalars import SCALARS
 from superopt.search.build import rebuild
 from superopt.search.enumerate import Derivation, Space
@@ -30,9 +30,12 @@ class Extractor:
     graph: Graph
     regions: list[tuple[Region, Space]]
     dropped: int = 0
+    builder: Builder = field(init=False)
     _safe: list[list[list[Derivation]]] = field(default_factory=list)
+    _rebuilt: dict[tuple[object, ...], dict[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.builder = Builder(self.graph.name)
         for _, space in self.regions:
             safe, dropped = safe_derivations(self.graph, space)
             self._safe.append(safe)
@@ -53,27 +56,46 @@ class Extractor:
                         yield (*choices[:r], {**choice, c: d}, *choices[r + 1 :])
 
     def build(self, choices: tuple[Choice, ...]) -> Graph:
-        """The program with every region rebuilt by its choice."""
-        b = Builder(self.graph.name)
+        """The program with every region rebuilt by its choice.
+
+        All programs of one extractor share their nodes, so that equal values have equal numbers;
+        ``Graph.pruned`` leaves the nodes of one.
+        """
         at: dict[int, int] = {}
         inside = {i: r for r, (region, _) in enumerate(self.regions) for i in region.nodes}
         done: set[int] = set()
         for i, node in enumerate(self.graph.nodes):
             r = inside.get(i)
             if r is None:
-                from superopt.mugraph.graph import remap
-
-                at[i] = b.add(remap(node, at))
+                at[i] = self.builder.add(remap(node, at))
             elif i in self.regions[r][1].targets and r not in done:
                 done.add(r)
-                self._region(b, r, choices[r], at)
-        return b.build([replace(o, node=at[o.node]) for o in self.graph.outputs])
+                at.update(self._region(r, choices[r], at))
+        return self._program(at)
 
-    def _region(self, b: Builder, r: int, choice: Choice, at: dict[int, int]) -> None:
+    def as_written(self) -> Graph:
+        """The program as its author wrote it, over the same nodes as the others."""
+        at: dict[int, int] = {}
+        for i, node in enumerate(self.graph.nodes):
+            at[i] = self.builder.add(remap(node, at))
+        return self._program(at)
+
+    def _program(self, at: dict[int, int]) -> Graph:
+        outputs = tuple(replace(o, node=at[o.node]) for o in self.graph.outputs)
+        return Graph(self.graph.name, tuple(self.builder.nodes), outputs)
+
+    def _region(self, r: int, choice: Choice, at: dict[int, int]) -> dict[int, int]:
+        """The nodes of a region's targets under a choice; what was built before is found again."""
         region, space = self.regions[r]
-        made = rebuild(b, self.graph, region, space, choice, at)
-        for node, cls in space.targets.items():
-            at[node] = made[cls]
+        for i in region.leaves:
+            for j in self.graph.reachable([i]) if i not in at else ():
+                if j not in at:
+                    at[j] = self.builder.add(remap(self.graph.nodes[j], at))
+        key = (r, tuple(choice.items()), tuple(at[i] for i in region.leaves))
+        if key not in self._rebuilt:
+            made = rebuild(self.builder, self.graph, region, space, choice, at)
+            self._rebuilt[key] = {node: made[cls] for node, cls in space.targets.items()}
+        return self._rebuilt[key]
 
     def _used(self, space: Space, choice: Choice) -> list[int]:
         """The classes that the targets use under a choice, from the targets inwards."""

@@ -84,7 +84,7 @@ def regions(graph: Graph, max_nodes: int = MAX_NODES) -> list[Region]:
     """
     live = set(graph.reachable([o.node for o in graph.outputs]))
     inner = [i for i in sorted(live) if is_algebraic(graph, i)]
-    level = _levels(graph, inner, live, _streams(graph, inner, live))
+    level = _levels(graph, inner, live, streams(graph, inner, live))
     groups: dict[tuple[int, int, int], list[int]] = {}
     for component in _components(graph, inner, level):
         piece = _pieces(graph, component, max_nodes)
@@ -118,7 +118,7 @@ def schedule(graph: Graph, parts: list[Region]) -> Iterator[int | Region]:
             done.update((i,) if region is None else region.nodes)
 
 
-def _streams(graph: Graph, inner: list[int], live: set[int]) -> set[int]:
+def streams(graph: Graph, inner: list[int], live: set[int]) -> set[int]:
     """Sums of tensors that several nodes read: the residual stream, a centred row.
 
     Regions end there. Taken apart, such a sum multiplies the terms of all that is nonlinear in it

@@ -8,7 +8,8 @@ from __future__ import annotations
 import bisect
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -16,13 +17,13 @@ from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.axes import Axis, extent
 from superopt.mugraph.dtypes import DTYPES, is_float
-from superopt.mugraph.evaluate import evaluate
-from superopt.mugraph.graph import Graph, Input, Output
+from superopt.mugraph.evaluate import apply_node
+from superopt.mugraph.graph import Graph, Input, Map, Node, Output, Reduce
 from superopt.mugraph.rewrite import dims_with_axes, with_axes
-from superopt.verify.sizes import Sizing, assignments, cells_of
+from superopt.verify.sizes import Sizing, assignments
 
 MOST_CELLS = 1 << 24
-"""Elements of all values of both programs at reduced sizes up to which they are run on floats."""
+"""Elements of a value at reduced sizes up to which a program is run on floats."""
 
 SAMPLES = 1 << 10
 """Elements of a value, about, by which it is compared with others in the float run."""
@@ -74,8 +75,6 @@ def values_of(a: Graph, b: Graph, max_cells: int) -> tuple[list[Value], list[Val
     out: list[list[Value]] = []
     for graph in (a, b):
         small = _resized(graph, sizing)
-        if sum(cells_of(n, sizing.sizes) for n in graph.nodes) > MOST_CELLS:
-            raise VerificationFailed("too many elements to run the program on floats", graph.name)
         runs = []
         for positive in (False, True):
             tensors = given[positive]
@@ -83,8 +82,7 @@ def values_of(a: Graph, b: Graph, max_cells: int) -> tuple[list[Value], list[Val
                 if node.name not in tensors:
                     tensors[node.name] = _drawn(node, sizing, positive)
             inputs = {n.name: floats.split_input(n, tensors[n.name]) for n in small.inputs}
-            env = evaluate(small, floats.Contracting(inputs), roots=range(len(small.nodes)))
-            runs.append([_sample(env[i]) for i in range(len(small.nodes))])
+            runs.append(_run(small, inputs))
         out.append(
             [
                 None if x is None or y is None else torch.cat((x, y))
@@ -92,6 +90,29 @@ def values_of(a: Graph, b: Graph, max_cells: int) -> tuple[list[Value], list[Val
             ]
         )
     return out[0], out[1]
+
+
+def _run(graph: Graph, inputs: Mapping[str, torch.Tensor]) -> list[Value]:
+    """Samples of the values of all nodes; the values themselves live until their last use."""
+    users = graph.users()
+    algebra = floats.Contracting(inputs)
+    env: dict[int, Any] = {}
+    out: list[Value] = []
+    for i, node in enumerate(graph.nodes):
+        # A product that is only summed is never made.
+        lazy = isinstance(node, Map) and all(_sums(graph.nodes[u]) for u in users[i])
+        if not lazy and math.prod(extent(a.size) for a in node.axes) > MOST_CELLS:
+            raise VerificationFailed("too many elements to run the program on floats", graph.name)
+        env[i] = apply_node(graph, algebra, node, env)
+        out.append(_sample(env[i]))
+        for k in {*node.args, i}:
+            if all(u <= i for u in users[k]):
+                env.pop(k, None)
+    return out
+
+
+def _sums(node: Node) -> bool:
+    return isinstance(node, Reduce) and node.op == "add"
 
 
 def _sample(value: torch.Tensor | floats.Product) -> Value:

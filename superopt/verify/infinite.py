@@ -48,6 +48,14 @@ def infinities(graph: Graph) -> list[Signs]:
     return out
 
 
+def any_value(graph: Graph) -> list[bool]:
+    """For each node, whether a fresh input may stand for it: a finite float, or a truth value."""
+    return [
+        not signs and (is_float(node.dtype) or node.dtype == "bool")
+        for node, signs in zip(graph.nodes, infinities(graph), strict=True)
+    ]
+
+
 def _keeps(node: Map) -> bool:
     return SCALARS[node.op].field == "cast" or node.op == "round"
 
