@@ -51,30 +51,23 @@ def share(graph: Graph) -> Graph:
         node = graph.nodes[i]
         if isinstance(node, Reduce) or any(named[a].number in heavy for a in node.args):
             heavy.add(named[i].number)
+    origin = {i: first[named[i].number] if named[i].number in heavy else i for i in live}
+    needed, todo = set[int](), [o.node for o in graph.outputs]
+    while todo:
+        i = todo.pop()
+        if i not in needed:
+            needed.add(i)
+            todo.extend([origin[i]] if origin[i] != i else graph.nodes[i].args)
     b = Builder(graph.name)
     at: dict[int, int] = {}
     for i, node in enumerate(graph.nodes):
         if isinstance(node, Input):
             at[i] = b.add(node)
-    todo = [o.node for o in reversed(graph.outputs)]
-    while todo:
-        i = todo[-1]
-        if i in at:
-            todo.pop()
-            continue
-        c = named[i]
-        origin = first[c.number] if c.number in heavy else i
-        wanted = [origin] if origin != i else list(graph.nodes[i].args)
-        missing = [a for a in wanted if a not in at]
-        if missing:
-            todo.extend(missing)
-            continue
-        todo.pop()
-        if origin == i:
-            at[i] = b.add(_ordered(remap(graph.nodes[i], at)))
-        else:
-            names = dict(zip(named[origin].axes, c.axes, strict=True))
-            at[i] = b.rename(at[origin], {x: y for x, y in names.items() if x != y})
+        elif i in needed and origin[i] == i:
+            at[i] = b.add(_ordered(remap(node, at)))
+        elif i in needed:
+            names = dict(zip(named[origin[i]].axes, named[i].axes, strict=True))
+            at[i] = b.rename(at[origin[i]], {x: y for x, y in names.items() if x != y})
     return b.build([replace(o, node=at[o.node]) for o in graph.outputs])
 
 
@@ -83,9 +76,22 @@ def classes(graph: Graph) -> list[Named]:
     known: dict[Hashable, int] = {}
     out: list[Named] = []
     for i, node in enumerate(graph.nodes):
+        if isinstance(node, View) and (names := _renaming(node)) is not None:
+            arg = out[node.operand]
+            out.append(Named(arg.number, tuple(names[x] for x in arg.axes)))
+            continue
         key, axes = _key(node, i, out)
         out.append(Named(known.setdefault(key, len(known)), axes))
     return out
+
+
+def _renaming(view: View) -> dict[Axis, Axis] | None:
+    """The new name of each axis where the view does nothing but rename, else None."""
+    names = {x: ix.rename_of() for x, ix in view.index}
+    if any(y is None or y.size != x.size for x, y in names.items()):
+        return None
+    out = {x: y for x, y in names.items() if y is not None}
+    return out if len(set(out.values())) == len(out) else None
 
 
 def _key(node: Node, i: int, known: list[Named]) -> tuple[Hashable, tuple[Axis, ...]]:

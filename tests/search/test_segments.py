@@ -1,0 +1,72 @@
+"""Large programs in segments: the same function, layers of one form searched once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from superopt.cost.devices import cpu_device
+from superopt.cost.model import cost_on
+from superopt.mugraph.algebras.floats import run
+from superopt.mugraph.graph import Graph
+from superopt.mugraph.wellformed import check_mugraph
+from superopt.search import driver
+from superopt.search.segments import joined, segments
+from superopt.verify.cuts import Checker
+from tests.programs import PROGRAMS
+from tests.verify.terms import float_values
+from tests.verify.test_sweep import deep
+
+COST = cost_on(cpu_device(frozenset({"avx512f"}), 2))
+
+
+def searched(graph: Graph, candidates: int = 60) -> driver.Found:
+    return driver.search(graph, COST, driver.Budget(None, candidates))
+
+
+@pytest.mark.parametrize("layers", [3, 8])
+def test_layers_of_one_form_are_searched_once(layers: int) -> None:
+    graph = deep(layers, False)
+    parts = segments(graph)
+    forms = {str(p.form.graph) for p in parts}
+    assert len(parts) >= layers
+    assert len(forms) <= 5  # the first and the last layer may differ
+    found = searched(graph)
+    assert found.stats["segments"] == len(parts)
+    assert found.stats["distinct_segments"] == len(forms)
+    want = float_values(graph, 1)
+    assert len(found.candidates) >= 3
+    for candidate in found.candidates:
+        check_mugraph(candidate.mugraph)
+        assert Checker(0).rewritten(graph, candidate.mugraph.graph)
+        for x, y in zip(float_values(candidate.mugraph.graph, 1), want, strict=True):
+            assert torch.allclose(x, y, 1e-9, 1e-9)
+    assert any(c.written for c in found.candidates)
+
+
+def test_the_work_does_not_grow_with_the_layers() -> None:
+    few, many = (searched(deep(n, False)).stats for n in (5, 12))
+    assert many["states"] == few["states"]
+    assert many["graphs"] == few["graphs"]
+
+
+def test_candidates_are_the_same_again() -> None:
+    one, two = (searched(deep(3, False)) for _ in range(2))
+    assert [str(c.mugraph) for c in one.candidates] == [str(c.mugraph) for c in two.candidates]
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_small_programs_are_one_segment_and_come_back_whole(name: str) -> None:
+    graph = PROGRAMS[name]()
+    assert len(segments(graph)) == 1
+    (part,) = segments(graph)
+    placed = driver.search(part.form.graph, COST, driver.Budget(None, 5)).candidates[0].mugraph
+    back = joined(graph, [(part, placed)])
+    check_mugraph(back)
+    generator = torch.Generator().manual_seed(0)
+    tensors = []
+    for node in graph.inputs:
+        shape = [int(torch.tensor([a.size for a in dim]).prod()) for dim in node.dims]
+        tensors.append(torch.rand(shape, generator=generator, dtype=torch.float64) + 0.1)
+    for x, y in zip(run(back.graph, tensors), run(graph, tensors), strict=True):
+        assert torch.allclose(x, y, 1e-9, 1e-9)
