@@ -27,7 +27,8 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
                           const std::vector<int>& reducible, bool sums,
                           const std::vector<RawNum>& literals, int rank,
                           std::vector<std::vector<Word>> primes, Word seed, int attempts,
-                          int max_forms, std::int64_t candidates, double seconds, nb::object stop) {
+                          int max_forms, std::int64_t candidates, double seconds, nb::object stop,
+                          bool prune, bool share) {
     Problem p;
     p.axes = axes;
     p.leaves = std::move(leaves);
@@ -49,6 +50,8 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
     Limits limits;
     limits.candidates = candidates;
     limits.seconds = seconds;
+    limits.prune = prune;
+    limits.share = share;
     limits.stop = [&stop] {
         nb::gil_scoped_acquire held;
         // An interrupt of the user leaves as the exception that Python raised for it.
@@ -95,7 +98,7 @@ void register_search(nb::module_& m) {
           nb::arg("functions"), nb::arg("steps"), nb::arg("reducible"), nb::arg("sums"),
           nb::arg("literals"), nb::arg("rank"), nb::arg("primes"), nb::arg("seed"),
           nb::arg("attempts"), nb::arg("max_forms"), nb::arg("candidates"), nb::arg("seconds"),
-          nb::arg("stop").none(),
+          nb::arg("stop").none(), nb::arg("prune"), nb::arg("share"),
           "Enumerates the values of one region; see superopt/search/native.py.");
 }
 

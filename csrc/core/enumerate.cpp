@@ -36,6 +36,7 @@ private:
     void record(const Made& made, int cls);
     bool expand(std::size_t i);
     bool attempt(StepKind kind, int index, std::size_t i, std::size_t j);
+    bool may_be_part(StepKind kind, int index, std::size_t i, std::size_t j, PolyId& form);
     bool spent();
     Made made(StepKind kind, int index, int a, int b) const;
 
@@ -154,7 +155,8 @@ Made Engine::made(StepKind kind, int index, int a, int b) const {
 
 int Engine::put(Value value, PolyId form) {
     auto [it, fresh] = by_value_.try_emplace(field_->fingerprint(value), static_cast<int>(values_.size()));
-    if (fresh) {
+    const int cls = fresh || limits_.share ? it->second : static_cast<int>(values_.size());
+    if (cls == static_cast<int>(values_.size())) {
         Mask mask = 0;
         for (int a : value.axes) mask |= Mask{1} << a;
         masks_.push_back(mask);
@@ -162,11 +164,12 @@ int Engine::put(Value value, PolyId form) {
         forms_.emplace_back();
         out_.derivations.emplace_back();
     }
-    add_form(it->second, form);
-    return it->second;
+    add_form(cls, form);
+    return cls;
 }
 
 void Engine::add_form(int cls, PolyId form) {
+    if (!limits_.prune) form = one_;  // forms are there for pruning alone
     auto& forms = forms_[cls];
     if (std::count(forms.begin(), forms.end(), form)) return;
     if (forms.size() >= static_cast<std::size_t>(problem_.max_forms)) {
@@ -208,21 +211,7 @@ bool Engine::attempt(StepKind kind, int index, std::size_t i, std::size_t j) {
     out_.states++;
     bool binary = kind == StepKind::mul || kind == StepKind::add;
     PolyId form = -1;
-    bool part = false;
-    PolyId first = items_[i].form, second = items_[j].form;
-    if ((kind == StepKind::mul && !targets_->may_hold_product(*items_[i].extremes, *items_[j].extremes)) ||
-        (kind == StepKind::add && !targets_->may_hold_sum(*items_[i].extremes, *items_[j].extremes))) {
-        targets_->queries++;
-        out_.removed.abstract++;
-        return true;
-    }
-    try {
-        form = combine(kind, index, first, binary ? second : -1);
-        part = form != one_ && targets_->is_part(form);
-    } catch (const TooLarge&) {
-    } catch (const Pole&) {
-    }
-    if (!part) {
+    if (limits_.prune && !may_be_part(kind, index, i, j, form)) {
         out_.removed.abstract++;
         return true;
     }
@@ -245,6 +234,24 @@ bool Engine::attempt(StepKind kind, int index, std::size_t i, std::size_t j) {
     }
     record(m, put(std::move(*value), form));
     return true;
+}
+
+// Whether the term can be part of a source term, and its normal form.
+bool Engine::may_be_part(StepKind kind, int index, std::size_t i, std::size_t j, PolyId& form) {
+    const bool binary = kind == StepKind::mul || kind == StepKind::add;
+    PolyId first = items_[i].form, second = items_[j].form;
+    if ((kind == StepKind::mul && !targets_->may_hold_product(*items_[i].extremes, *items_[j].extremes)) ||
+        (kind == StepKind::add && !targets_->may_hold_sum(*items_[i].extremes, *items_[j].extremes))) {
+        targets_->queries++;
+        return false;
+    }
+    try {
+        form = combine(kind, index, first, binary ? second : -1);
+        return form != one_ && targets_->is_part(form);
+    } catch (const TooLarge&) {
+    } catch (const Pole&) {
+    }
+    return false;
 }
 
 bool Engine::spent() {

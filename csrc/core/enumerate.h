@@ -23,6 +23,8 @@ struct Limits {
     std::int64_t candidates = -1;  // -1: no limit
     double seconds = -1;
     std::function<bool()> stop;    // polled every few milliseconds
+    bool prune = true;             // ask whether a term can be part of a source term
+    bool share = true;             // one class for all terms of one value
 };
 
 struct Removed {

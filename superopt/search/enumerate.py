@@ -78,6 +78,8 @@ def explore(
     extra_rank: int = 0,
     engine: str = "auto",
     stop: Callable[[], bool] | None = None,
+    prune: bool = True,
+    share: bool = True,
 ) -> Space:
     """Explores one region.
 
@@ -85,7 +87,7 @@ def explore(
     engine: "auto" (C++ if built), "cpp" or "python". ``stop`` is polled; when it returns True, or
     the budget ends, what was found so far is returned with ``closed=False``. Source terms and their
     own derivations are in the space whatever the budget. For a seed and a budget in candidates the
-    result is the same on every machine and from both engines.
+    result is the same on every machine and from both engines. ``prune`` and ``share``: see ``Limits``.
     """
     if engine not in ("auto", "cpp", "python"):
         raise BadOption(
@@ -105,7 +107,7 @@ def explore(
             where="explore(engine='cpp')",
             fix="build the extension, or give engine='python'",
         )
-    limits = Limits(candidates, seconds, stop)
+    limits = Limits(candidates, seconds, stop, prune, share)
     why = ""
     try:
         raw = enumerate_values(task, seed, limits) if run is None else run(task, seed, limits)

@@ -46,6 +46,8 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
         candidates=-1 if limits.candidates is None else limits.candidates,
         seconds=-1.0 if limits.seconds is None else limits.seconds,
         stop=limits.stop,
+        prune=limits.prune,
+        share=limits.share,
     )
     if raw["unsupported"]:
         raise Unsupported(raw["unsupported"])

@@ -42,11 +42,19 @@ class Raw:
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop: candidates tried, seconds from now; ``stop`` is polled between candidates."""
+    """When to stop, and what to leave out.
+
+    candidates tried, seconds from now; ``stop`` is polled between candidates. Without ``prune`` no
+    term is asked whether it can be part of a source term, and without ``share`` each term is a class
+    of its own (both to measure what they are worth; such spaces close for the smallest programs
+    only).
+    """
 
     candidates: int | None = None
     seconds: float | None = None
     stop: Callable[[], bool] | None = None
+    prune: bool = True
+    share: bool = True
 
 
 class Unsupported(Exception):
@@ -109,24 +117,33 @@ class _Engine:
         }
     )
     states: int = 0
+    prune: bool = True
+    share: bool = True
     one: Poly = frozenset({(UNIT, ONE)})  # nothing needs to be multiplied by one
 
     def put(self, value: Value, form: Poly) -> int:
         """The class of a value, which now is also known by this form."""
         key = (value.axes, value.fingerprint())
-        c = self.by_value.get(key)
+        c = self.by_value.get(key) if self.share else None
         if c is None:
-            c = self.by_value[key] = len(self.values)
+            c = len(self.values)
+            self.by_value.setdefault(key, c)
             self.values.append(value)
             self.forms.append([])
             self.derivations.append([])
+        self.add_form(c, form)
+        return c
+
+    def add_form(self, c: int, form: Poly) -> None:
+        """Notes that a class is also reached by this form."""
+        if not self.prune:
+            form = self.one  # forms are there for pruning alone
         if form not in self.forms[c]:
             if len(self.forms[c]) >= MAX_FORMS:
                 self.removed["forms"] += 1
             else:
                 self.forms[c].append(form)
                 self.items.append((c, form))
-        return c
 
     def record(self, made: Made, c: int) -> None:
         if made in self.made:
@@ -178,21 +195,15 @@ class _Engine:
     def attempt(self, kind: str, index: int, items: tuple[int, ...]) -> None:
         """Tries one candidate."""
         self.states += 1
-        try:
-            form = combine(
-                self.problem, self.algebra, kind, index, [self.items[i][1] for i in items]
-            )
-            part = form is not None and form != self.one and self.targets.is_part(form)
-        except TooLarge:
-            part = False
-        if not part or form is None:
+        form = self.part(kind, index, items) if self.prune else self.one
+        if form is None:
             self.removed["abstract"] += 1
             return
         made: Made = (kind, index, tuple(sorted(self.items[i][0] for i in items)))
         if made in self.made:
             c = self.made[made]
             if c is not None and c not in made[2]:
-                self.put(self.values[c], form)
+                self.add_form(c, form)
             return
         value = self.evaluate(kind, index, [self.values[a] for a in made[2]])
         if value is None:
@@ -204,6 +215,16 @@ class _Engine:
             self.record(made, self.by_value[key])
             return
         self.record(made, self.put(value, form))
+
+    def part(self, kind: str, index: int, items: tuple[int, ...]) -> Poly | None:
+        """The normal form of a candidate that can be part of a source term, else None."""
+        try:
+            args = [self.items[i][1] for i in items]
+            form = combine(self.problem, self.algebra, kind, index, args)
+            part = form is not None and form != self.one and self.targets.is_part(form)
+        except TooLarge:
+            return None
+        return form if part else None
 
     def evaluate(self, kind: str, index: int, args: list[Value]) -> Value | None:
         if kind == "mul":
@@ -236,7 +257,9 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
     literals, negations = literals_of(problem, forms)
     targets = Targets(algebra, forms, literals)
     targets.allow_negations(negations)
-    engine = _Engine(problem, Field(problem, seed), algebra, targets)
+    engine = _Engine(
+        problem, Field(problem, seed), algebra, targets, prune=limits.prune, share=limits.share
+    )
     class_of = engine.seed()
     end = None if limits.seconds is None else time.perf_counter() + limits.seconds
     i, closed = 0, True

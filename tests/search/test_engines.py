@@ -58,6 +58,36 @@ def test_generated_programs():
     assert closed >= COMPARED // 2
 
 
+@pytest.mark.parametrize(("prune", "share"), [(False, True), (True, False), (False, False)])
+def test_what_is_left_out_is_left_out_alike(prune, share):
+    compared = more = 0
+    for seed in range(30):
+        graph = program(seed, ops=2 + seed % 3, literals=False)
+        limits = Limits(candidates=600, prune=prune, share=share)
+        for raw in same(graph, limits):
+            compared += 1
+            assert prune or not raw.removed["abstract"]
+        for raw in same(graph, Limits(candidates=600)):
+            more += raw.closed
+    assert compared >= 30 and more >= 10
+
+
+def test_pruning_and_sharing_remove_nothing_that_is_wanted():
+    """Without them the targets are reached as well, by more terms; with them by the fewest."""
+    for make in (programs.lora, programs.rmsnorm_linear):
+        graph = make(2, 3, 4)
+        region = regions(graph)[0]
+        spaces = [
+            explore(graph, region, candidates=20_000, prune=prune, share=share)
+            for prune, share in ((True, True), (True, False), (False, True))
+        ]
+        assert spaces[0].closed
+        states = [s.stats["states"] for s in spaces]
+        assert states[0] < states[1] and states[0] < states[2]
+        for space in spaces:
+            assert all(space.classes[c].derivations for c in space.targets.values())
+
+
 @pytest.mark.parametrize("name", list(named()))
 def test_named_programs(name):
     assert list(same(named()[name], Limits(candidates=4000)))
