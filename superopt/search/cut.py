@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Gather, Graph, Input, Map, Reduce, View
 from superopt.mugraph.placement import Kernel, MuGraph
 from superopt.mugraph.scalars import SCALARS
@@ -56,6 +58,11 @@ class Cutter:
     late: Callable[[], bool] = lambda: False
     memo: Memo = field(default_factory=dict)
     evaluated: int = 0
+
+    @cached_property
+    def wide(self) -> frozenset[Axis]:
+        """The axes that are contiguous somewhere."""
+        return frozenset(place.contiguous(self.graph))
 
     def cuts(self) -> list[Cut]:
         """Locally optimal cuts, cheapest first (at most two)."""
@@ -105,7 +112,7 @@ class Cutter:
 
     def _alone(self, i: int, stored: frozenset[int]) -> _Alone:
         body, reads = body_of(self.graph, (i,), stored)
-        return _Alone(frozenset(body), frozenset(reads), self.seconds((i,), stored))
+        return _Alone(frozenset(body), frozenset(reads), self._seconds((i,), body, reads))
 
     def _is_input(self, i: int) -> bool:
         # An output that is an input itself still needs a kernel that copies it.
@@ -145,14 +152,16 @@ class Cutter:
 
     def seconds(self, outputs: tuple[int, ...], stored: frozenset[int]) -> float:
         """The coarse cost of the kernel that stores ``outputs``, given what else is stored."""
-        body, reads = body_of(self.graph, outputs, stored)
+        return self._seconds(outputs, *body_of(self.graph, outputs, stored))
+
+    def _seconds(self, outputs: tuple[int, ...], body: list[int], reads: set[int]) -> float:
         key = (outputs, frozenset(body))
         if key not in self.memo:
             self.evaluated += 1
             if not fusible(self.graph, body, outputs, reads):
                 self.memo[key] = INFINITE
             else:
-                axes = place.placeable(self.graph, body, outputs)
+                axes = place.placeable(self.graph, body, outputs, self.wide)
                 found = place.best(axes, self.cost(self.graph, body, reads, outputs), quick=True)
                 self.memo[key] = found[0][0] if found else INFINITE
         return self.memo[key]
@@ -163,7 +172,7 @@ class Cutter:
         options: list[list[tuple[float, Kernel]]] = []
         for n, group in enumerate(cut.groups):
             body, reads = body_of(self.graph, group, stored)
-            axes = place.placeable(self.graph, body, group)
+            axes = place.placeable(self.graph, body, group, self.wide)
             found = place.best(
                 axes, self.cost(self.graph, body, reads, group), quick=False, keep=keep
             )

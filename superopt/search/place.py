@@ -43,8 +43,10 @@ class Axes:
     wide: frozenset[Axis]
 
 
-def placeable(graph: Graph, body: list[int], outputs: tuple[int, ...]) -> Axes:
-    """Which axes may be on the grid, which may be looped, which are contiguous somewhere.
+def placeable(
+    graph: Graph, body: list[int], outputs: tuple[int, ...], wide: frozenset[Axis]
+) -> Axes:
+    """Which axes may be on the grid, which may be looped; wide: those contiguous somewhere.
 
     An axis that the kernel reduces cannot be on its grid: a task would see a part of it only.
     """
@@ -65,7 +67,7 @@ def placeable(graph: Graph, body: list[int], outputs: tuple[int, ...]) -> Axes:
         for a in dict.fromkeys([*reduced, *sorted(whole, key=lambda a: a.name)])
         if hint(a.size) > 32
     )
-    return Axes(grid, loop, frozenset(contiguous(graph)))
+    return Axes(grid, loop, wide)
 
 
 def contiguous(graph: Graph) -> Iterable[Axis]:
