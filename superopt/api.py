@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import sys
 import threading
 import types
@@ -26,6 +27,7 @@ from superopt.errors import (
 from superopt.pipeline.calls import Calls, Signature
 
 _NOTHING: Any = object()
+_NUMBERS = itertools.count()
 """Stands for no function: None is a mistake, as of a name that was never set."""
 
 CHANGES = 3
@@ -58,6 +60,7 @@ class Optimized:
         self._locks: dict[Signature, threading.Lock] = {}
         self._lock = threading.Lock()
         self._calls = Calls(fn, options)
+        self._number = next(_NUMBERS)  # an id would be another's once this one is gone
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Binds like a function, so that methods can be decorated: each instance has its own."""
@@ -223,7 +226,7 @@ class Optimized:
             "fallback",
             f"{self._calls.name} runs in PyTorch: {_line(error)}",
             error=None if isinstance(error, SuperoptError) and not error.details else error,
-            key=("fallback", str(id(self)), str(error)),
+            key=("fallback", str(self._number), str(error)),
         )
         # A remembered error must not keep the tensors of its frames alive.
         link: BaseException | None = error

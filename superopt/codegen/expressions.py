@@ -205,12 +205,10 @@ class _Writer:
             buffer = self.stored[i]
             return Load(buffer, tuple(at[a] for a in buffer.axes), node.dtype)
         found = self.load(i)
-        if found is not None:
-            if not here:
-                raise NotLowerable(
-                    f"%{i} has a tile but is read at other coordinates", "kernel body"
-                )
+        if found is not None and here:
             return found
+        if found is not None and not isinstance(node, Map):  # a map is computed again there
+            raise NotLowerable(f"%{i} has a tile but is read at other coordinates", "kernel body")
         match node:
             case Const():
                 return Lit(node.value, node.dtype)

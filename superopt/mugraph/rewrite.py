@@ -70,15 +70,19 @@ def read_at(b: Builder, node: int, at: Reading) -> int:
                     else b.view(node.operand, list(inner.items()))
                 )
             case Gather():
-                moved = dict(reading)
-                at = go(node.at, {a: ix for a, ix in moved.items() if a in b.axes(node.at)})
+                at = go(node.at, {a: ix for a, ix in reading.items() if a in b.axes(node.at)})
                 kept = {
                     a: ix
-                    for a, ix in moved.items()
+                    for a, ix in reading.items()
                     if a in b.axes(node.operand) and a != node.along
                 }
+                along = node.along
+                if any(along == t for ix in reading.values() for t, _ in ix.terms):
+                    # An axis of the result takes the name of the one that is read at ``at``.
+                    along = b.fresh_axis(along.size, along.name)
+                    kept[node.along] = Index(((along, 1),))
                 operand = go(node.operand, kept) if kept else node.operand
-                return b.gather(operand, node.along, at)
+                return b.gather(operand, along, at)
             case Iota():
                 return _index_value(b, reading[node.axes[0]])
         return b.view(i, list(reading.items()))

@@ -106,12 +106,10 @@ def _key(node: Node, i: int, known: list[Named]) -> tuple[Hashable, tuple[Axis, 
         case Iota():
             return ("iota", node.axes[0].size), node.axes
         case Map():
-            args = [known[a] for a in node.operands]
-            if "commutative" in SCALARS[node.op].laws:
-                args.sort(key=lambda a: a.number)
-            axes = _distinct(x for a in args for x in a.axes)
-            parts = tuple((a.number, tuple(map(axes.index, a.axes))) for a in args)
-            return ("map", node.op, node.dtype, parts), axes
+            return min(
+                (_applied(node, args) for args in _orders(node, [known[a] for a in node.operands])),
+                key=lambda found: found[0][3],
+            )
         case Reduce():
             arg = known[node.operand]
             axes = tuple(x for x in arg.axes if x not in node.over)
@@ -133,6 +131,24 @@ def _key(node: Node, i: int, known: list[Named]) -> tuple[Hashable, tuple[Axis, 
             at = tuple(map(axes.index, where.axes))
             return ("gather", arg.number, places, where.number, at), axes
     raise TypeError(f"unknown node {node!r}")
+
+
+def _orders(node: Map, args: list[Named]) -> list[list[Named]]:
+    """The orders of arguments to number axes by: of a commutative row, those by class."""
+    if "commutative" not in SCALARS[node.op].laws:
+        return [args]
+    orders = [args, args[::-1]]
+    least = min([a.number for a in order] for order in orders)
+    return [order for order in orders if [a.number for a in order] == least]
+
+
+Applied = tuple[str, str, str, tuple[tuple[int, tuple[int, ...]], ...]]
+
+
+def _applied(node: Map, args: list[Named]) -> tuple[Applied, tuple[Axis, ...]]:
+    axes = _distinct(x for a in args for x in a.axes)
+    parts = tuple((a.number, tuple(map(axes.index, a.axes))) for a in args)
+    return ("map", node.op, node.dtype, parts), axes
 
 
 def _by_weight(term: tuple[Axis, int]) -> tuple[int, str]:

@@ -45,7 +45,8 @@ class ClassResult:
     """One input class: errors against float64, normalized per row; ``limit`` is what was allowed.
 
     max_abs: the largest absolute error of the candidate; reason: empty when it passed. All this is
-    of the output ``what``, which came closest to its limit; eager_of: eager's error on every output.
+    of the output ``what``, which came closest to its limit; eager_of: eager's error on every output
+    (of integers and truth values, the share of elements that differ from the reference).
     """
 
     name: str
@@ -220,10 +221,11 @@ def _compare(
     if y.shape != e.shape or y.dtype != e.dtype:
         return fail(f"{tuple(y.shape)} {y.dtype} against {tuple(e.shape)} {e.dtype}")
     if not e.is_floating_point():
-        wrong = int(((y != e) & (y != r.to(e.dtype))).sum())
-        return (
-            fail(f"{wrong} elements differ") if wrong else ClassResult(name, 0, 0, 0, 0, True, "")
-        )
+        apart = e != r.to(e.dtype)
+        if wrong := int(((y != e) & (y != r.to(e.dtype))).sum()):
+            return fail(f"{wrong} elements differ")
+        share = float(apart.double().mean()) if apart.numel() else 0.0
+        return ClassResult(name, 0, share, 0, 0, True, "")
     if not y.numel():
         return ClassResult(name, 0, 0, 0, 0, True, "")
     dtype = from_torch(e.dtype).name

@@ -65,6 +65,21 @@ def test_a_graph_that_is_not_the_program_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("op", ["add", "lt"])
+def test_a_wrong_graph_of_integers_or_truth_values_is_refused(op: str) -> None:
+    """A kernel that does what the graph says equals the reference: eager must as well."""
+    b = Builder("f")
+    kind = "i64" if op == "add" else "f32"
+    x, y = (b.input(n, ((Axis("n", 9),),), kind) for n in "xy")
+    graph = b.build([("o", b.map(op, x, y), ((Axis("n", 9),),))])
+    fn = torch.add if op == "add" else torch.lt
+    given = [torch.arange(9) - 4, torch.arange(9) % 3]
+    given = [t if op == "add" else t.float() for t in given]
+    with pytest.raises(VerificationFailed, match="does not compute"):
+        admit(graph, lambda xs: [fn(*xs)], lambda x, y: [fn(y, x + 1)], given, {})
+    assert admit(graph, lambda xs: [fn(*xs)], lambda x, y: [fn(x, y)], given, {})
+
+
 def test_other_sizes_stay_in_range_and_inputs_follow() -> None:
     graph = softmax_graph(Sym("t", 5, 60))
     sizes = [s["t"] for s in other_sizes(graph, {"t": 33})]
