@@ -30,7 +30,7 @@ def placed(
     kernels = []
     for n, group in enumerate(groups):
         body, _ = body_of(graph, group, kept)
-        axes = place.placeable(graph, body, group)
+        axes = place.placeable(graph, body, group, frozenset())
         inside = {a for i in body for a in graph.nodes[i].axes}
         reads = {a for i in body for j in graph.nodes[i].args for a in graph.nodes[j].axes}
         placement = Placement(
