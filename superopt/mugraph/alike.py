@@ -27,8 +27,7 @@ from superopt.mugraph.graph import (
     View,
     remap,
 )
-from superopt.mugraph.rewrite import dims_with_axes, with_axes
-from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.rewrite import commutes, dims_with_axes, in_order, with_axes
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,8 @@ def alike(graph: Graph) -> Alike:
         node = with_axes(remap(graph.nodes[i], at), names)
         if isinstance(node, Input):
             node = replace(node, name=f"in{inputs.index(i)}")
-        if _commutes(node) and isinstance(node, Map):
-            node = replace(node, operands=tuple(sorted(node.operands)))
         at[i] = len(nodes)
-        nodes.append(node)
+        nodes.append(in_order(node))
     outputs = tuple(
         Output(f"out{k}", at[o.node], dims_with_axes(o.dims, names), o.order)
         for k, o in enumerate(graph.outputs)
@@ -73,10 +70,6 @@ def alike(graph: Graph) -> Alike:
     return Alike(
         Graph("graph", tuple(nodes), outputs), {new: old for old, new in names.items()}, inputs
     )
-
-
-def _commutes(node: Node) -> bool:
-    return isinstance(node, Map) and "commutative" in SCALARS[node.op].laws
 
 
 def _digests(graph: Graph) -> dict[int, bytes]:
@@ -102,7 +95,7 @@ def _digests(graph: Graph) -> dict[int, bytes]:
                 own += (sorted(map(repr, index)),)
             case Gather():
                 own += (node.along.size,)
-        parts = sorted(args) if _commutes(node) else args
+        parts = sorted(args) if commutes(node) else args
         out[i] = hashlib.blake2b(repr((own, parts)).encode(), digest_size=16).digest()
     return out
 
@@ -123,7 +116,7 @@ def _postorder(graph: Graph, digests: dict[int, bytes]) -> list[int]:
             order[i] = None
             continue
         args = list(graph.nodes[i].args)
-        if _commutes(graph.nodes[i]):
+        if commutes(graph.nodes[i]):
             args.sort(key=lambda a: digests[a])
         todo.append((i, True))
         todo += [(a, False) for a in reversed(args)]

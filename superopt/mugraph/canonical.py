@@ -34,8 +34,7 @@ from superopt.mugraph.graph import (
     remap,
 )
 from superopt.mugraph.placement import Carry, Kernel, MuGraph, Split
-from superopt.mugraph.rewrite import dims_with_axes, with_axes
-from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.rewrite import commutes, dims_with_axes, in_order, with_axes
 from superopt.mugraph.text import literal, print_graph, print_mugraph
 
 _LEAVES = 200  # labellings compared before ties are broken by the order at hand
@@ -184,7 +183,7 @@ class _Labelling:
         for i in self.live:
             node = self.graph.nodes[i]
             args = [out[a] for a in node.args]
-            if _commutes(node):
+            if commutes(node):
                 args.sort()
             axes = sorted(colors[a] for a in node.axes)
             out[i] = _digest(
@@ -227,7 +226,7 @@ class _Labelling:
             out[i] = _digest(keys[i], sorted(read[i]))
             node = self.graph.nodes[i]
             for slot, a in enumerate(node.args):
-                read[a].append(_digest(out[i], 0 if _commutes(node) else slot))
+                read[a].append(_digest(out[i], 0 if commutes(node) else slot))
         return out
 
     # -- the graph under a labelling
@@ -261,7 +260,7 @@ class _Labelling:
                 order.append(i)
                 continue
             args = list(self.graph.nodes[i].args)
-            if _commutes(self.graph.nodes[i]):
+            if commutes(self.graph.nodes[i]):
                 args.sort(key=lambda a: keys[a])
             todo.append((i, True))
             todo += [(a, False) for a in reversed(args)]
@@ -288,15 +287,9 @@ class _Labelling:
         if isinstance(node, Input):
             strides = tuple(_stride(s) for s in node.strides)
             return replace(node, name=f"in{self.position[i]}", strides=strides)
-        if isinstance(node, Map) and _commutes(node):
-            return replace(node, operands=tuple(sorted(node.operands)))
         if isinstance(node, View):
             return replace(node, index=tuple((a, _index(ix)) for a, ix in node.index))
-        return node
-
-
-def _commutes(node: Node) -> bool:
-    return isinstance(node, Map) and "commutative" in SCALARS[node.op].laws
+        return in_order(node)
 
 
 def _roles(node: Node, colors: Colors) -> list[tuple[Axis, object, object]]:

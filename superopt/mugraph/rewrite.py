@@ -25,6 +25,7 @@ from superopt.mugraph.graph import (
     View,
     remap,
 )
+from superopt.mugraph.scalars import SCALARS
 
 Reading = Mapping[Axis, Index]
 
@@ -183,3 +184,15 @@ def dims_with_axes(dims: Dims, names: Mapping[Axis, Axis]) -> Dims:
 
 def _index_with_axes(index: Index, names: Mapping[Axis, Axis]) -> Index:
     return replace(index, terms=tuple((names[a], c) for a, c in index.terms))
+
+
+def commutes(node: Node) -> bool:
+    """Whether the order of a node's arguments does not matter."""
+    return isinstance(node, Map) and "commutative" in SCALARS[node.op].laws
+
+
+def in_order(node: Node) -> Node:
+    """The node with the arguments of a commutative row ascending, as the builder makes it."""
+    if isinstance(node, Map) and commutes(node):
+        return replace(node, operands=tuple(sorted(node.operands)))
+    return node

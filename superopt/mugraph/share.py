@@ -29,7 +29,7 @@ from superopt.mugraph.graph import (
     View,
     remap,
 )
-from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.rewrite import commutes, in_order
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def share(graph: Graph) -> Graph:
         if isinstance(node, Input):
             at[i] = b.add(node)
         elif i in needed and origin[i] == i:
-            at[i] = b.add(_ordered(remap(node, at)))
+            at[i] = b.add(in_order(remap(node, at)))
         elif i in needed:
             names = dict(zip(named[origin[i]].axes, named[i].axes, strict=True))
             at[i] = b.rename(at[origin[i]], {x: y for x, y in names.items() if x != y})
@@ -135,7 +135,7 @@ def _key(node: Node, i: int, known: list[Named]) -> tuple[Hashable, tuple[Axis, 
 
 def _orders(node: Map, args: list[Named]) -> list[list[Named]]:
     """The orders of arguments to number axes by: of a commutative row, those by class."""
-    if "commutative" not in SCALARS[node.op].laws:
+    if not commutes(node):
         return [args]
     orders = [args, args[::-1]]
     least = min([a.number for a in order] for order in orders)
@@ -157,9 +157,3 @@ def _by_weight(term: tuple[Axis, int]) -> tuple[int, str]:
 
 def _distinct(axes: Iterable[Axis]) -> tuple[Axis, ...]:
     return tuple(dict.fromkeys(axes))
-
-
-def _ordered(node: Node) -> Node:
-    if isinstance(node, Map) and "commutative" in SCALARS[node.op].laws:
-        return replace(node, operands=tuple(sorted(node.operands)))
-    return node

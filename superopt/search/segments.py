@@ -20,8 +20,6 @@ from superopt.mugraph.graph import (
     Dims,
     Graph,
     Input,
-    Map,
-    Node,
     Output,
     Reduce,
     dense_strides,
@@ -29,8 +27,7 @@ from superopt.mugraph.graph import (
 )
 from superopt.mugraph.layout import axis_ranks, layout_order
 from superopt.mugraph.placement import Carry, Kernel, MuGraph, Split
-from superopt.mugraph.rewrite import with_axes
-from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.rewrite import in_order, with_axes
 from superopt.search.cut import compact, renumbered
 from superopt.search.regions import is_algebraic, streams
 
@@ -156,19 +153,13 @@ def joined(graph: Graph, parts: Sequence[tuple[Segment, MuGraph]]) -> MuGraph:
             if isinstance(node, Input):
                 at[j] = given[node.name]
             else:
-                at[j] = b.add(_sorted(with_axes(remap(node, at), names)))
+                at[j] = b.add(in_order(with_axes(remap(node, at), names)))
         for i, out in zip(segment.makes, placed.graph.outputs, strict=True):
             made[i] = at[out.node]
         kernels += [_renamed(k, len(kernels) + n, names, at) for n, k in enumerate(placed.kernels)]
     outputs = [replace(o, node=made[o.node]) for o in graph.outputs]
     program, new = compact(Graph(graph.name, tuple(b.nodes), tuple(outputs)))
     return MuGraph(program, tuple(renumbered(k, new) for k in kernels))
-
-
-def _sorted(node: Node) -> Node:
-    if isinstance(node, Map) and "commutative" in SCALARS[node.op].laws:
-        return replace(node, operands=tuple(sorted(node.operands)))
-    return node
 
 
 def _renamed(kernel: Kernel, n: int, names: dict[Axis, Axis], at: dict[int, int]) -> Kernel:

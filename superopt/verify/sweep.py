@@ -32,6 +32,7 @@ from superopt.mugraph.graph import (
     dense_strides,
     remap,
 )
+from superopt.mugraph.rewrite import in_order
 from superopt.mugraph.scalars import SCALARS, adds
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.float_run import Near, Value, values_of
@@ -181,8 +182,7 @@ class _Sweep:
         if any(k not in known for k in node.args):
             return None
         node = remap(node, {k: known[k] for k in node.args})
-        if isinstance(node, Map) and "commutative" in SCALARS[node.op].laws:
-            node = replace(node, operands=tuple(sorted(node.operands)))
+        node = in_order(node)
         # 0.0 == -0.0, but their reciprocals differ.
         return node, repr(getattr(node, "value", ""))
 

@@ -276,8 +276,7 @@ def test_outputs_that_alias_inputs_still_do(fn: Callable[..., Any]) -> None:
         names_line(made.boundaries[0].where, fn)
 
 
-def test_a_literal_is_not_handed_out() -> None:
-    """A tensor that the code holds would come back as the caller left it."""
+def test_a_held_tensor_that_is_returned_is_the_one_that_is_held() -> None:
     held = torch.tensor([1.0, 2.0, 3.0, 4.0])
 
     def fn(x: Tensor) -> Any:
