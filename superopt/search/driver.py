@@ -8,33 +8,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from superopt.mugraph.graph import Graph, Reduce
+from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
-from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
-from superopt.search.enumerate import explore
-from superopt.search.extract import Choice, Extractor
-from superopt.search.regions import regions
+from superopt.search.checkpoint import Checkpoint
+from superopt.search.cut import KernelSeconds
+from superopt.search.descend import Plan
+from superopt.search.enumerate import Space
+from superopt.search.rounds import One, Progress, Rounds
 from superopt.search.segments import Segment, joined, segments
+from superopt.search.tasks import Given, Placed
+from superopt.search.workers import Serial
 
-Progress = Callable[[str, dict[str, float]], None]
+REJECTED = 8
+"""Plans that are reported as predicted slower."""
 
-
-PLANS = 6
-"""Cut term graphs that are placed with all tile sizes."""
-
-
-PATIENCE = 100
-"""Variants tried since the last improvement, after which the descent ends."""
+Rejection = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A cut term graph with its predicted seconds at coarse placements; written: see Candidate."""
-
-    seconds: float
-    cutter: Cutter
-    cut: Cut
-    written: bool = False
+def rejection(rule: str, seconds: float, kernels: int, detail: str = "") -> Rejection:
+    """An alternative that lost, as plain JSON: by which rule, predicted seconds, kernels, why."""
+    return {"rule": rule, "predicted_s": seconds, "kernels": kernels, "detail": detail}
 
 
 @dataclass(frozen=True)
@@ -51,12 +44,14 @@ class Found:
     """What a search found: candidates, cheapest first, and what it did to find them.
 
     ``stats``: states (values tried and kernels costed), classes, queries, closed (every region's
-    algebraic space was exhausted), removed (per rule), graphs, seconds.
+    algebraic space was exhausted), open (why others were not), removed (per rule), graphs, seconds.
+    ``rejected``: the best alternatives that are no candidates, see ``rejection``.
     """
 
     candidates: tuple[Candidate, ...]
     stats: dict[str, Any]
     why_none: str = ""
+    rejected: tuple[Rejection, ...] = ()
 
 
 @dataclass
@@ -78,15 +73,6 @@ class Budget:
         """Whether the time is up."""
         return self.seconds is not None and time.perf_counter() - self.started > self.seconds
 
-    def part(self, shares: int) -> Budget:
-        """One of so many equal shares of what is left."""
-        seconds, candidates = self.seconds, self.candidates
-        if seconds is not None:
-            seconds = max(seconds - (time.perf_counter() - self.started), 0.0) / shares
-        if candidates is not None:
-            candidates = max(candidates - self.used, 0) // shares
-        return Budget(seconds, candidates)
-
 
 def search(
     graph: Graph,
@@ -97,28 +83,45 @@ def search(
     keep: int = 4,
     lowerable: Callable[[MuGraph], str | None] = lambda _: None,
     progress: Progress | None = None,
+    workers: Serial | None = None,
+    checkpoint: Checkpoint | None = None,
+    memory: int | None = None,
 ) -> Found:
     """Searches for placed graphs that compute ``graph``.
 
     cost: (graph, body, stored, outputs) -> the cost of placements; lowerable: the reason why a
-    placed graph cannot be lowered, or None. At least the source's own derivation is always costed,
-    whatever the budget. A large program is searched in segments, those of one form once.
+    placed graph cannot be lowered, or None; workers: who does the work (this process), which the
+    result does not depend on; checkpoint: finished work of an earlier run, and where this one keeps
+    its own; memory: bytes that the search may hold. At least the source's own derivation is always
+    costed, whatever the budget. A large program is searched in segments, those of one form once.
+    Raises MemoryTooSmall.
     """
     parts = segments(graph)
+    forms = [graph]
+    if len(parts) > 1:
+        forms = list({str(p.form.graph): p.form.graph for p in parts}.values())
+    counts = Counter(str(p.form.graph) for p in parts)
+    rounds = Rounds(
+        forms,
+        [1] if len(parts) == 1 else [counts[str(f)] for f in forms],
+        Given(cost, lowerable, seed, keep),
+        budget,
+        workers or Serial(),
+        checkpoint or Checkpoint(None, {}),
+        memory,
+        progress,
+    )
+    ones = [_found(one, budget) for one in rounds.run()]
     if len(parts) == 1:
-        return _search_one(graph, cost, budget, seed, keep, lowerable, progress)
-    forms = {str(p.form.graph): p.form.graph for p in parts}
-    found: dict[str, Found] = {}
-    for n, (key, form) in enumerate(forms.items()):
-        share = budget.part(len(forms) - n)
-        found[key] = _search_one(form, cost, share, seed, keep, lowerable, progress)
-        budget.used += share.used
-        if not found[key].candidates:
-            return found[key]
-    stats = joined_stats([f.stats for f in found.values()])
+        return ones[0]
+    if none := next((f for f in ones if not f.candidates), None):
+        return none
+    found = {str(form): one for form, one in zip(forms, ones, strict=True)}
+    stats = joined_stats([f.stats for f in ones])
     stats.update(segments=len(parts), distinct_segments=len(forms))
     stats["seconds"] = time.perf_counter() - budget.started
-    return Found(tuple(_together(graph, parts, found)), stats)
+    rejected = [r for f in ones for r in f.rejected]
+    return Found(tuple(_together(graph, parts, found)), stats, "", tuple(rejected))
 
 
 MOST_TOGETHER = 16
@@ -151,140 +154,51 @@ def _together(
         yield Candidate(placed, sum(c.seconds for c in chosen), all(c.written for c in chosen))
 
 
-def _search_one(
-    graph: Graph,
-    cost: KernelSeconds,
-    budget: Budget,
-    seed: int,
-    keep: int,
-    lowerable: Callable[[MuGraph], str | None],
-    progress: Progress | None,
-) -> Found:
-    """The search over a program that is one segment."""
-    explored = [
-        (region, explore(graph, region, seed=seed, seconds=_share(budget)))
-        for region in regions(graph)
+def _found(one: One, budget: Budget) -> Found:
+    """What was found for one program."""
+    found, reasons, rejected = _ranked(one.placed)
+    rejected += [
+        rejection("predicted slower", p.seconds, len(p.cut.groups)) for p in one.next[:REJECTED]
     ]
-    extractor = Extractor(graph, explored)
-    scored: dict[tuple[int, ...], list[Plan]] = {}
-    memo: Memo = {}
-    costed = 0
-
-    def score(choices: tuple[Choice, ...]) -> float:
-        nonlocal costed
-        variant = extractor.build(choices)
-        key = tuple(o.node for o in variant.outputs)
-        if key not in scored:
-            budget.used += 1
-            cutter = Cutter(variant, cost, budget.late, memo)
-            scored[key] = [Plan(c.seconds, cutter, c) for c in cutter.cuts()]
-            costed += cutter.evaluated
-            if progress:
-                progress(
-                    "search",
-                    {
-                        "graphs": len(scored),
-                        "best": min(
-                            (s[0].seconds for s in scored.values() if s), default=float("inf")
-                        ),
-                    },
-                )
-        return scored[key][0].seconds if scored[key] else float("inf")
-
-    choices = extractor.seed()
-    best = score(choices)
-    written = Cutter(extractor.as_written(), cost, budget.late, memo)
-    as_written = [Plan(c.seconds, written, c, True) for c in written.cuts()]
-    costed += written.evaluated
-    moved, idle = True, 0
-    while moved and not budget.spent():
-        moved = False
-        for variant in extractor.variants(choices):
-            if budget.spent() or idle >= PATIENCE:
-                break
-            try:
-                there = score(variant)
-            except RecursionError:
-                continue
-            idle += 1
-            if there < best * 0.999:
-                best, choices, moved, idle = there, variant, True, 0
-                break
-    plans = _different(
-        sorted(
-            (p for ps in scored.values() for p in ps), key=lambda p: (p.seconds, len(p.cut.groups))
-        )
-    )
-    # The program as its author wrote it rounds as its author expects: it is always measured.
-    chosen = [*plans[:2], *as_written[:1], *plans[2:PLANS], *as_written[1:]]
-    found, reasons = _placed(chosen, keep, lowerable)
-    stats = _stats(explored, extractor, len(scored), costed, budget)
+    stats = _stats(one, budget)
     stats["not_lowerable"] = reasons
-    why_none = "" if found else "no placement could be lowered: " + "; ".join(reasons)
-    return Found(tuple(found), stats, why_none)
+    why_none = ""
+    if not found:
+        last = next(reversed(reasons), "no cut has a placement that fits the device")
+        why_none = f"no placement could be lowered; the last of {sum(reasons.values())}: {last}"
+    return Found(tuple(found), stats, why_none, tuple(rejected))
 
 
-def _different(plans: list[Plan]) -> list[Plan]:
-    """The plans without those that an earlier one equals in kernels, reductions and cost.
-
-    They differ in scalar arithmetic that costs next to nothing (a division or a reciprocal);
-    measuring both would take the place of a plan that differs.
-    """
-    out: list[Plan] = []
-    seen: dict[str, float] = {}
-    for plan in plans:
-        structure = _structure(plan)
-        if plan.seconds > 1.01 * seen.get(structure, -1.0):
-            seen[structure] = plan.seconds
-            out.append(plan)
-    return out
-
-
-def _structure(plan: Plan) -> str:
-    """Per kernel: the axes that it stores, and its reductions."""
-    graph = plan.cutter.graph
-    stored = frozenset(i for group in plan.cut.groups for i in group)
-    kernels = []
-    for group in plan.cut.groups:
-        body, _ = body_of(graph, group, stored)
-        reductions = [n for i in body if isinstance(n := graph.nodes[i], Reduce)]
-        stores = sorted(str(graph.nodes[i].axes) for i in group)
-        kernels.append((stores, sorted((n.op, str(n.axes), str(n.over)) for n in reductions)))
-    return str(kernels)
-
-
-def _placed(
-    plans: list[Plan], keep: int, lowerable: Callable[[MuGraph], str | None]
-) -> tuple[list[Candidate], dict[str, int]]:
+def _ranked(
+    placed: list[tuple[Plan, Placed]],
+) -> tuple[list[Candidate], dict[str, int], list[Rejection]]:
     """Candidates of several plans, interleaved: the best of each plan before second placements.
 
     The model is least sure between plans that differ in structure, so measurement should see them;
-    placements of one plan that differ in a tile size come later.
+    placements of one plan that differ in a tile size come later. Beside them: how often each reason
+    forbade a lowering, and the best one that each forbade.
     """
     ranked: dict[str, tuple[int, int, Candidate]] = {}
     reasons: dict[str, int] = {}
-    for n, plan in enumerate(plans):
-        for k, (seconds, mugraph) in enumerate(plan.cutter.place(plan.cut, keep)):
-            why = lowerable(mugraph)
+    rejected: dict[str, Rejection] = {}
+    for n, (plan, placements) in enumerate(placed):
+        for k, (seconds, mugraph, why) in enumerate(placements):
             if why is None:
                 ranked.setdefault(
                     str(mugraph), (n + 2 * k, n, Candidate(mugraph, seconds, plan.written))
                 )
             else:
                 reasons[why] = reasons.get(why, 0) + 1
+                rejected.setdefault(
+                    why, rejection("not lowerable", seconds, len(mugraph.kernels), why)
+                )
     order = sorted(ranked.values(), key=lambda r: r[:2])
-    return [c for _, _, c in order], reasons
+    return [c for _, _, c in order], reasons, list(rejected.values())
 
 
-def _share(budget: Budget) -> float:
-    """Seconds that the exploration of one region may take."""
-    return 10.0 if budget.seconds is None else min(max(budget.seconds / 16, 0.05), 10.0)
-
-
-def _stats(
-    explored: list, extractor: Extractor, graphs: int, costed: int, budget: Budget
-) -> dict[str, Any]:
-    spaces = [space for _, space in explored]
+def _stats(one: One, budget: Budget) -> dict[str, Any]:
+    spaces = [space for _, space in one.explored]
+    costed = len(one.descent.costed)
     regions_of = [
         {
             "states": int(s.stats.get("states", 0)),
@@ -297,17 +211,23 @@ def _stats(
     rest = {
         "states": costed,
         "classes": 0,
-        "removed": {"safety": extractor.dropped},
+        "removed": {"safety": one.descent.extractor.dropped},
         "closed": True,
     }
     total = joined_stats([rest, *regions_of])
     total.update(
-        graphs=graphs,
+        graphs=one.descent.graphs,
         kernels_costed=costed,
-        regions=len(explored),
+        regions=len(one.explored),
+        open=dict(Counter(w for w in (*_whys(spaces), one.descent.why) if w)),
         seconds=time.perf_counter() - budget.started,
     )
     return total
+
+
+def _whys(spaces: Sequence[Space]) -> list[str]:
+    """Why spaces are not closed."""
+    return [str(s.stats.get("why", "")) for s in spaces]
 
 
 def joined_stats(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -315,7 +235,7 @@ def joined_stats(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {"removed": {}, "closed": all(p["closed"] for p in parts)}
     for part in parts:
         for key, value in part.items():
-            if key in ("removed", "not_lowerable"):
+            if key in ("removed", "not_lowerable", "open"):
                 counts = out.setdefault(key, {})
                 for rule, n in value.items():
                     counts[rule] = counts.get(rule, 0) + n

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from superopt.errors import BadOption
+from superopt.errors import BadOption, MemoryTooSmall
 from superopt.mugraph.axes import Axis, sort_axes
 from superopt.mugraph.graph import Graph, Map, Reduce
 from superopt.mugraph.scalars import SCALARS
@@ -80,6 +80,8 @@ def explore(
     stop: Callable[[], bool] | None = None,
     prune: bool = True,
     share: bool = True,
+    memory: int | None = None,
+    watch: Callable[[int, int], None] | None = None,
 ) -> Space:
     """Explores one region.
 
@@ -87,7 +89,8 @@ def explore(
     engine: "auto" (C++ if built), "cpp" or "python". ``stop`` is polled; when it returns True, or
     the budget ends, what was found so far is returned with ``closed=False``. Source terms and their
     own derivations are in the space whatever the budget. For a seed and a budget in candidates the
-    result is the same on every machine and from both engines. ``prune`` and ``share``: see ``Limits``.
+    result is the same on every machine and from both engines. ``prune`` to ``watch``: see ``Limits``.
+    Raises MemoryTooSmall where the source terms alone need more than ``memory`` bytes.
     """
     if engine not in ("auto", "cpp", "python"):
         raise BadOption(
@@ -107,14 +110,20 @@ def explore(
             where="explore(engine='cpp')",
             fix="build the extension, or give engine='python'",
         )
-    limits = Limits(candidates, seconds, stop, prune, share)
+    limits = Limits(candidates, seconds, stop, prune, share, memory, watch)
     why = ""
     try:
         raw = enumerate_values(task, seed, limits) if run is None else run(task, seed, limits)
     except Unsupported as error:
         raw, why = _as_written(task), str(error)
+    if memory is not None and raw.source_held > memory:
+        raise MemoryTooSmall(
+            f"the search may hold {memory} bytes for a region whose source terms alone need "
+            f"{raw.source_held}",
+            f"a region of {len(region.nodes)} operators of {graph.name}",
+        )
     if not raw.closed and not why:
-        why = "forms" if raw.removed.get("forms") else "budget"
+        why = "memory" if raw.full else "forms" if raw.removed.get("forms") else "budget"
     stats = {
         "states": raw.states,
         "classes": len(raw.axes),
@@ -125,6 +134,7 @@ def explore(
         "engine": "python" if run is None else "cpp",
         "why": why,
         "keyed_roots": raw.keyed_roots,
+        "held": raw.held,
     }
     space = _translate(graph, region, task, raw, stats)
     stats["seconds"] = time.perf_counter() - started
