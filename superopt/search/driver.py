@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from superopt.mugraph.graph import Graph
-from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.placement import Kernel, MuGraph
 from superopt.search.checkpoint import Checkpoint
 from superopt.search.cut import KernelSeconds
 from superopt.search.descend import Plan
@@ -25,9 +25,30 @@ REJECTED = 8
 Rejection = dict[str, Any]
 
 
-def rejection(rule: str, seconds: float, kernels: int, detail: str = "") -> Rejection:
-    """An alternative that lost, as plain JSON: by which rule, predicted seconds, kernels, why."""
-    return {"rule": rule, "predicted_s": seconds, "kernels": kernels, "detail": detail}
+def rejection(
+    rule: str, seconds: float, plan: MuGraph | int, detail: str = "", **more: float
+) -> Rejection:
+    """An alternative that lost, as plain JSON: by which rule, predicted seconds, and why.
+
+    plan: the placed graph, or the number of kernels of one that was not placed.
+    """
+    kernels, how = plan, ""
+    if isinstance(plan, MuGraph):
+        kernels, how = len(plan.kernels), "; ".join(_level(k) for k in plan.kernels)[:MOST_TEXT]
+    row = {"rule": rule, "predicted_s": seconds, "kernels": kernels, "plan": how, "detail": detail}
+    return {**row, **more}
+
+
+MOST_TEXT = 200
+"""Characters of a plan in a report."""
+
+
+def _level(kernel: Kernel) -> str:
+    """How one kernel is split, in a few words."""
+    place = kernel.placement
+    levels = (("grid", place.grid), ("loop", place.loop))
+    words = [f"{n} " + " ".join(f"{s.axis.name}:{s.tile}" for s in ss) for n, ss in levels if ss]
+    return " ".join(words) or "one task"
 
 
 @dataclass(frozen=True)
@@ -189,9 +210,7 @@ def _ranked(
                 )
             else:
                 reasons[why] = reasons.get(why, 0) + 1
-                rejected.setdefault(
-                    why, rejection("not lowerable", seconds, len(mugraph.kernels), why)
-                )
+                rejected.setdefault(why, rejection("not lowerable", seconds, mugraph, why))
     order = sorted(ranked.values(), key=lambda r: r[:2])
     return [c for _, _, c in order], reasons, list(rejected.values())
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from superopt.errors import BadOption, MemoryTooSmall
+from superopt.errors import BadOption
 from superopt.mugraph.axes import Axis, sort_axes
 from superopt.mugraph.graph import Graph, Map, Reduce
 from superopt.mugraph.scalars import SCALARS
@@ -56,7 +56,8 @@ class Space:
     classes:  position = id; those on derivations of source terms of the region
     targets:  graph node -> class
     closed:   nothing was left out under the axioms (``abstract``, ``part``) and the rank bound
-    stats:    states, classes, queries, removed (per rule), seconds, engine, rank, why (not closed)
+    stats:    states, classes, queries, removed (per rule), seconds, engine, rank, why (not closed),
+              held, source_held (bytes in the C++ engine at the end, and for the source terms alone)
     literals: class -> exact value, for the classes that are literals
     """
 
@@ -90,7 +91,6 @@ def explore(
     the budget ends, what was found so far is returned with ``closed=False``. Source terms and their
     own derivations are in the space whatever the budget. For a seed and a budget in candidates the
     result is the same on every machine and from both engines. ``prune`` to ``watch``: see ``Limits``.
-    Raises MemoryTooSmall where the source terms alone need more than ``memory`` bytes.
     """
     if engine not in ("auto", "cpp", "python"):
         raise BadOption(
@@ -116,12 +116,6 @@ def explore(
         raw = enumerate_values(task, seed, limits) if run is None else run(task, seed, limits)
     except Unsupported as error:
         raw, why = _as_written(task), str(error)
-    if memory is not None and raw.source_held > memory:
-        raise MemoryTooSmall(
-            f"the search may hold {memory} bytes for a region whose source terms alone need "
-            f"{raw.source_held}",
-            f"a region of {len(region.nodes)} operators of {graph.name}",
-        )
     if not raw.closed and not why:
         why = "memory" if raw.full else "forms" if raw.removed.get("forms") else "budget"
     stats = {
@@ -135,6 +129,7 @@ def explore(
         "why": why,
         "keyed_roots": raw.keyed_roots,
         "held": raw.held,
+        "source_held": raw.source_held,
     }
     space = _translate(graph, region, task, raw, stats)
     stats["seconds"] = time.perf_counter() - started

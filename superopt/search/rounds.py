@@ -7,12 +7,14 @@ and what of it is found in a checkpoint, changes nothing.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from superopt import trace
+from superopt.errors import MemoryTooSmall
 from superopt.mugraph.graph import Graph
 from superopt.search.checkpoint import (
     Checkpoint,
@@ -39,7 +41,7 @@ from superopt.search.tasks import (
 )
 from superopt.search.workers import GLANCE, Serial
 
-STATES = 1_000_000
+STATES = 4_000_000
 """Terms tried in one region, where the budget has no seconds: the same ones on any machine."""
 
 WAVE = 8
@@ -84,13 +86,15 @@ class Live:
         self.states = self.classes = self.graphs = 0
         self.best: Callable[[], float] = lambda: float("inf")
         self._running: dict[int, dict[str, float]] = {}
+        self._thread = threading.get_ident()  # the one in whose context the listener is
         self._last = 0.0
 
     def note(self, k: int, figures: dict[str, float]) -> None:
         """How far task ``k`` is; negative: nothing new, from the process that drives the search."""
         if k >= 0:
             self._running[k] = figures
-        self.show()
+        if threading.get_ident() == self._thread:
+            self.show()
 
     def done(self) -> None:
         """The running tasks are done; their figures are in the totals now."""
@@ -136,6 +140,7 @@ class Rounds:
         self._memo = [0] * len(programs)
         self._cuts = [0] * len(programs)
         self._descents: list[Descent] = []
+        self._shares = 1
         # The time that an earlier run took counts.
         budget.started -= checkpoint.elapsed
 
@@ -160,6 +165,7 @@ class Rounds:
     def _explore(self) -> list[list[tuple[Region, Space]]]:
         todo = [(n, g, r) for n, g in enumerate(self.programs) for r in regions(g)]
         out: list[list[tuple[Region, Space]]] = [[] for _ in self.programs]
+        self._shares = 2 * max(min(WAVE, len(todo)), 1)  # half of the memory is for the engines
         held = 0
         for k in range(0, len(todo), WAVE):
             wave = todo[k : k + WAVE]
@@ -184,10 +190,15 @@ class Rounds:
         if self.budget.seconds is not None:
             seconds = min(max(self.budget.seconds / 16, 0.05), 10.0)
         states = 0 if full else STATES if seconds is None else None
-        memory = None if self.memory is None else self.memory // (2 * WAVE)
+        memory = None if self.memory is None else self.memory // self._shares
         left = [j for j, space in enumerate(spaces) if space is None]
         tasks = [Explore(wave[j][1], wave[j][2], seconds, states, memory) for j in left]
         for j, space in zip(left, self.workers.map(explored, tasks, self.live.note), strict=True):
+            if memory is not None and (least := int(space.stats["source_held"])) > memory:
+                raise MemoryTooSmall(
+                    f"the search may hold {self.memory} bytes, and needs {least * self._shares} to begin",
+                    wave[j][1].name,
+                )
             if full:
                 space.stats["why"] = "memory"
             spaces[j] = space

@@ -52,6 +52,7 @@ class Serial:
     """All tasks in this process, one after another."""
 
     count = 1
+    remote = False  # whether they may be on other machines
 
     def __init__(self) -> None:
         self.here = Here()
@@ -67,6 +68,10 @@ class Serial:
     def _run(self, task: Callable[[Here, T], R], value: T, k: int, note: Note) -> R:
         self.here.note = lambda figures: note(k, figures)
         return task(self.here, value)
+
+    def rest(self) -> None:
+        """Frees what is here for a search alone; it is over, and other work may follow."""
+        self.here.kept.clear()
 
     def close(self) -> None:
         """Ends the workers."""
@@ -135,6 +140,11 @@ class Processes(Serial):
         done = min((c.told for c in self._children if not c.lost), default=self._forgotten)
         del self._told[: done - self._forgotten]
         self._forgotten = done
+
+    def rest(self) -> None:
+        """The other processes are there for the search."""
+        super().rest()
+        self.close()
 
     def close(self) -> None:
         """Kills the other processes, whatever they do."""
@@ -276,9 +286,9 @@ def receive(pipe: Any) -> Any:
 
 
 def workers(where: str, count: int) -> Serial:
-    """The workers that the settings ask for: ``local`` or ``ray`` (``ray:ADDRESS``); count: of cores.
+    """The workers that are asked for: ``ray``, ``ray:ADDRESS``, or ``count`` processes for anything else.
 
-    Raises BadOption for ``ray`` where it is not installed, and NoCluster if none answers.
+    Raises NoCluster where Ray is not installed, or no cluster answers.
     """
     if where.partition(":")[0] == "ray":
         from superopt.search.ray_workers import RayWorkers
