@@ -295,14 +295,12 @@ def compile_many(
     """
     compiler = compiler or find_compiler(config)
     cancel = threading.Event()
-    done: list[bytes | SuperoptError | None] = [None] * len(jobs)
+    done: list[bytes | None] = [None] * len(jobs)
     if spread is not None:
         mark = toolchain_fingerprint(compiler)
         done = list(spread(compile_there, [(job, config, mark) for job in jobs]))
 
-    def one(job: Job, there: bytes | SuperoptError | None) -> Path | SuperoptError:
-        if isinstance(there, SuperoptError):
-            return there
+    def one(job: Job, there: bytes | None) -> Path | SuperoptError:
         if there is not None:
             job.out_path.write_bytes(there)
             return job.out_path
@@ -339,8 +337,8 @@ def _compile_job(
         return error
 
 
-def compile_there(_: Any, task: tuple[Job, Config, str]) -> bytes | SuperoptError | None:
-    """A compilation on another machine: the binary, or what failed; None if it would be another.
+def compile_there(_: Any, task: tuple[Job, Config, str]) -> bytes | None:
+    """A compilation on another machine: the binary; None if it fails there or would be another.
 
     mark: the fingerprint of the toolchain and the processor that it has to have.
     """
@@ -356,4 +354,4 @@ def compile_there(_: Any, task: tuple[Job, Config, str]) -> bytes | SuperoptErro
         made = _compile_job(
             replace(job, out_path=Path(folder) / job.out_path.name), config, compiler, None
         )
-        return made.read_bytes() if isinstance(made, Path) else made
+        return made.read_bytes() if isinstance(made, Path) else None

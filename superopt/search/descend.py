@@ -88,6 +88,9 @@ class Descent:
             self._variants = self.extractor.variants(self._choices)
             self._as_written = self._term(self.extractor.as_written())
             return [*fresh.values(), self._as_written]
+        if self.memory is not None and self._size() > self.memory:
+            self.done, self.why = True, "memory"
+            return []
         size = BATCH if most is None else min(BATCH, most)
         while not self.done and not fresh:
             while len(fresh) < size and self._idle + len(self._batch) < PATIENCE:
@@ -98,9 +101,6 @@ class Descent:
             self.done = not self._batch
             if not fresh:
                 self._move()  # a term graph that is known may be the better one all the same
-        if self.memory is not None and self._size() > self.memory:
-            self.done, self.why = True, "memory"
-            return []
         return list(fresh.values())
 
     def take(self, terms: list[Term], results: list[Scored]) -> None:

@@ -194,16 +194,23 @@ class Rounds:
         left = [j for j, space in enumerate(spaces) if space is None]
         tasks = [Explore(wave[j][1], wave[j][2], seconds, states, memory) for j in left]
         for j, space in zip(left, self.workers.map(explored, tasks, self.live.note), strict=True):
-            if memory is not None and (least := int(space.stats["source_held"])) > memory:
-                raise MemoryTooSmall(
-                    f"the search may hold {self.memory} bytes, and needs {least * self._shares} to begin",
-                    wave[j][1].name,
-                )
+            if memory is not None and int(space.stats["source_held"]) > memory:
+                raise self._too_small()
             if full:
                 space.stats["why"] = "memory"
             spaces[j] = space
             self.checkpoint.put(names[j], space_to_json(wave[j][1], space))
         return [s for s in spaces if s is not None]
+
+    def _too_small(self) -> MemoryTooSmall:
+        """The error of a limit that the programs alone go beyond."""
+        tasks = [Explore(g, r, None, 0, None) for g in self.programs for r in regions(g)]
+        spaces = self.workers.map(explored, tasks, self.live.note)
+        needs = self._shares * max(int(s.stats["source_held"]) for s in spaces)
+        return MemoryTooSmall(
+            f"the search may hold {self.memory} bytes, and needs {needs} to begin",
+            self.programs[0].name,
+        )
 
     # Descent.
 
