@@ -203,11 +203,9 @@ def _ranked(
     reasons: dict[str, int] = {}
     rejected: dict[str, Rejection] = {}
     for n, (plan, placements) in enumerate(placed):
-        for k, (seconds, mugraph, why) in enumerate(placements):
+        for k, (seconds, mugraph, why, digest) in enumerate(placements):
             if why is None:
-                ranked.setdefault(
-                    str(mugraph), (n + 2 * k, n, Candidate(mugraph, seconds, plan.written))
-                )
+                ranked.setdefault(digest, (n + 2 * k, n, Candidate(mugraph, seconds, plan.written)))
             else:
                 reasons[why] = reasons.get(why, 0) + 1
                 rejected.setdefault(why, rejection("not lowerable", seconds, mugraph, why))

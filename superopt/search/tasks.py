@@ -143,11 +143,15 @@ def _structure(graph: Graph, cut: Cut) -> str:
         reductions = [n for i in body if isinstance(n := graph.nodes[i], Reduce)]
         stores = sorted(str(graph.nodes[i].axes) for i in group)
         kernels.append((stores, sorted((n.op, str(n.axes), str(n.over)) for n in reductions)))
-    return hashlib.sha256(str(kernels).encode()).hexdigest()[:24]
+    return _digest(kernels)
 
 
-Placed = list[tuple[float, MuGraph, str | None]]
-"""Predicted seconds, the placed graph, and why it cannot be lowered."""
+def _digest(value: object) -> str:
+    return hashlib.sha256(str(value).encode()).hexdigest()[:32]
+
+
+Placed = list[tuple[float, MuGraph, str | None, str]]
+"""Predicted seconds, the placed graph, why it cannot be lowered, and a digest of its text."""
 
 
 def placed(here: Here, task: tuple[Term, Cut]) -> Placed:
@@ -155,4 +159,4 @@ def placed(here: Here, task: tuple[Term, Cut]) -> Placed:
     term, cut = task
     given = here.kept["search"].given
     cutter = given.cutter(term.graph(here), lambda: False, {})
-    return [(s, m, given.lowerable(m)) for s, m in cutter.place(cut, given.keep)]
+    return [(s, m, given.lowerable(m), _digest(m)) for s, m in cutter.place(cut, given.keep)]
