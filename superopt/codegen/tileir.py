@@ -4,7 +4,8 @@ A program has global buffers (inputs, outputs, scratch between kernels), tile bu
 shared memory), a grid of independent tasks and a body of statements. An axis ranges, inside a
 statement, over ``[base, min(base + tile, end))``: the step of the innermost enclosing ``Loop``
 over it, else the grid tile if it is a grid axis, else the task's part of it (``Part``), else the
-whole axis (base 0). Expressions speak in absolute coordinates; a tile buffer is indexed relative to the current bases of its axes.
+whole axis (base 0). Expressions speak in absolute coordinates; a tile buffer is indexed relative to
+the current bases of its axes.
 
     grid b:8, n:64
     tile acc[b,n] f32; tile ss[b] f32
@@ -171,12 +172,10 @@ class Program:
     lane: Lane = Lane()
     parts: tuple[Part, ...] = ()
 
-    def task_tile(self, axis: Axis) -> int | None:
-        """The most elements of an axis that a task sees; None when it sees all."""
-        for split in (*self.grid, *self.parts):
-            if split.axis == axis:
-                return split.tile
-        return None
+    @property
+    def task_tiles(self) -> dict[Axis, int]:
+        """The axes of which a task does not see all, and how many elements it sees at most."""
+        return {s.axis: s.tile for s in self.grid} | {p.axis: p.tile for p in self.parts}
 
     def __str__(self) -> str:
         return print_program(self)

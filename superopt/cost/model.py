@@ -196,7 +196,7 @@ def kernel_seconds(
     return predicted + _merge_seconds(stored, min(device.cores, tasks / parts), device)
 
 
-def _merge_seconds(stored: list[tuple[float, int]], busy: float, device: Device) -> float:
+def _merge_seconds(stored: Sequence[tuple[float, int]], busy: float, device: Device) -> float:
     """Seconds of merging the parts of split reductions: (elements, bytes of one) of each."""
     elements = sum(n for n, _ in stored)
     passed = sum(n * b for n, b in stored)

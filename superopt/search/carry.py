@@ -21,8 +21,8 @@ from superopt.mugraph.scalars import Arg
 def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tuple[Carry, ...]:
     """The reductions of a kernel body that can share a pass with a statistic they depend on.
 
-    ``axes``: those that are looped or in parts. Where a reduction depends on two statistics, or its dependence has
-    no multiplicative character, it gets no carry (it then needs a pass of its own).
+    ``axes``: those that are looped or in parts. Where a reduction depends on two statistics, or its
+    dependence has no multiplicative character, it gets no carry (it then needs a pass of its own).
     """
     inside = set(body)
     below: dict[int, frozenset[int]] = {}

@@ -233,7 +233,7 @@ def largest(program: Program, buffer: Buffer, axis: Axis) -> Num:
                 found.append(now)
 
     start = size_num(axis.size)
-    tile = program.task_tile(axis)
+    tile = program.task_tiles.get(axis)
     if tile is not None:
         start = _capped(start, tile)
     visit(program.body, start)

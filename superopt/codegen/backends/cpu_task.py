@@ -77,12 +77,11 @@ class Task:
     def work(self) -> str:
         """Points of iteration of the whole program, as a C double."""
         terms = []
-        grid = [s.axis for s in (*self.program.grid, *self.program.parts)]
         numbers = {p.number for p in self.program.parts}
         for stmt in statements(self.program.body):
             factors = ["1.0"] + [
                 size_num(a.size).text
-                for a in dict.fromkeys((*stmt.axes, *stmt.over, *grid))
+                for a in dict.fromkeys((*stmt.axes, *stmt.over, *self.program.task_tiles))
                 if a not in numbers
             ]
             terms.append(" * ".join(factors))
@@ -214,7 +213,7 @@ def _axes(program: Program) -> Iterable[Axis]:
     out: dict[Axis, None] = {}
     for buffer in (*program.buffers, *program.tiles):
         out.update(dict.fromkeys(buffer.axes))
-    out.update(dict.fromkeys(s.axis for s in (*program.grid, *program.parts)))
+    out.update(dict.fromkeys(program.task_tiles))
     for stmt in statements(program.body):
         out.update(dict.fromkeys((*stmt.axes, *stmt.over)))
     return out
@@ -251,7 +250,7 @@ def task_order(program: Program) -> tuple[Split, ...]:
             n = float(DTYPES[load.buffer.dtype].bytes)
             for a in load.buffer.axes:
                 size = a.size.hi if isinstance(a.size, Sym) else a.size
-                tile = program.task_tile(a)
+                tile = program.task_tiles.get(a)
                 n *= size if tile is None else min(size, tile)
             total += n
         return total

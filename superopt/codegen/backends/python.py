@@ -205,7 +205,7 @@ class _Task:
                     out = max(out, now)
 
         whole = extent(axis.size, self.sizes)
-        tile = self.program.task_tile(axis)
+        tile = self.program.task_tiles.get(axis)
         visit(self.program.body, whole if tile is None else min(tile, whole))
         return out
 
