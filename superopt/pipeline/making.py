@@ -33,6 +33,7 @@ from superopt.runtime.plan import Extent, Plan, make_plan
 from superopt.runtime.site import Site
 from superopt.search import driver
 from superopt.search.carry import obligation
+from superopt.search.gauge import stabilized
 from superopt.verify import certificate, gate
 from superopt.verify.admit import admit
 from superopt.verify.cuts import Checker
@@ -70,7 +71,9 @@ def make(
     piece: Any, inputs: Sequence[torch.Tensor], site: Site, folder: Path
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Search, prove, compile, measure and gate one piece: the files and facts of its cache entry."""
-    graph, eager, options, config = piece.graph, piece.eager, site.options, site.config
+    eager, options, config = piece.eager, site.options, site.config
+    show = Checker(options.seed)
+    graph, shifts = _stable(piece.graph, show)
     compiler = site.compiler or find_compiler(config)
     device = cpu_device(cpu_features(), config.threads or torch.get_num_threads())
     with trace.stage("search") as searching:
@@ -86,7 +89,7 @@ def make(
     if not found.candidates:
         raise SuperoptError("the search found no kernel", graph.name, found.why_none)
     with trace.stage("verify") as verifying:
-        proved = _prove_best(graph, found.candidates, options.seed)
+        proved = _prove_best(graph, found.candidates, show)
     with trace.stage("compile") as compiling:
         isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
         made = _compile([c.mugraph for c, _ in proved], isa, config, compiler, folder)
@@ -109,7 +112,8 @@ def make(
         "eager_median_s": times[-1].median_s,
         "predicted_s": winner.predicted,
     }
-    proof = certificate.build(graph, winner.mugraph, winner.checks, winner.gate)
+    checks = [*shifts, *winner.checks]
+    proof = certificate.build(piece.graph, winner.mugraph, checks, winner.gate)
     return {
         library: binary,
         "kernel.cpp": winner.source.encode(),
@@ -119,11 +123,24 @@ def make(
     }, meta
 
 
-def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate], seed: int) -> list[Proved]:
+def _stable(graph: Graph, show: Checker) -> tuple[Graph, list[Equivalence]]:
+    """The program that is searched: with its exponentials shifted where that is shown equal."""
+    shifted = stabilized(graph)
+    if shifted is None:
+        return graph, []
+    check = show(graph, shifted)
+    if check.verdict != "equal":
+        trace.log("verify", f"a shift of exponentials was not shown equal: {check.reason}")
+        return graph, []
+    return shifted, [check]
+
+
+def _prove_best(
+    graph: Graph, candidates: Sequence[driver.Candidate], show: Checker
+) -> list[Proved]:
     """The first candidates whose graph, and every carried accumulator, is shown equal."""
     proved: list[Proved] = []
     reasons: list[str] = []
-    show = Checker(seed)
     for candidate in candidates:
         mugraph = candidate.mugraph
         checks = [show.rewritten(graph, mugraph.graph)]
