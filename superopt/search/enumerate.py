@@ -56,7 +56,8 @@ class Space:
     classes:  position = id; those on derivations of source terms of the region
     targets:  graph node -> class
     closed:   nothing was left out under the axioms (``abstract``, ``part``) and the rank bound
-    stats:    states, classes, queries, removed (per rule), seconds, engine, rank, why (not closed)
+    stats:    states, classes, queries, removed (per rule), seconds, engine, rank, why (not closed),
+              operators (without pruning: see ``operators_tried``)
     literals: class -> exact value, for the classes that are literals
     """
 
@@ -126,9 +127,36 @@ def explore(
         "why": why,
         "keyed_roots": raw.keyed_roots,
     }
+    if not (prune or raw.closed):
+        stats["operators"] = operators_tried(task, raw)
     space = _translate(graph, region, task, raw, stats)
     stats["seconds"] = time.perf_counter() - started
     return space
+
+
+def operators_tried(task: Problem, raw: Raw) -> int:
+    """The number of operators up to which every term had been tried when an enumeration ended.
+
+    For enumerations without pruning, whose items are the classes in the order of their making: a
+    term is tried when the later of its arguments is expanded, so all terms are tried whose
+    arguments have fewer operators than the smallest class that was not expanded. Operators are
+    counted in the smallest tree of a class.
+    """
+    many = 1 << 60
+    least = [many] * len(raw.axes)
+    for k, step in enumerate(task.steps):
+        if not step.args:
+            least[raw.class_of[k]] = 0
+    moved = True
+    while moved:
+        moved = False
+        for c, made in enumerate(raw.derivations):
+            for _, _, args in made:
+                here = 1 + sum(least[a] for a in args)
+                if here < least[c]:
+                    least[c], moved = here, True
+    expanding = max((max(args) for made in raw.derivations for _, _, args in made), default=0)
+    return min(least[expanding:], default=0)
 
 
 def _native() -> Callable[[Problem, int, Limits], Raw] | None:
