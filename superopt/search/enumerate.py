@@ -195,12 +195,17 @@ def _translate(
             if base in class_of:
                 class_of[i] = class_of[base]
     own = _own_derivations(graph, region, class_of)
-    made = [[_derivation(task, m) for m in ms] for ms in raw.derivations]
+    # Without pruning, most classes lie on no derivation of a source term.
+    needed = set(_reachable([[m[2] for m in ms] for ms in raw.derivations], class_of.values()))
+    made = [
+        [_derivation(task, m) for m in ms] if c in needed else []
+        for c, ms in enumerate(raw.derivations)
+    ]
     for c, d in own:
         if d not in made[c] and c not in d.args:
             made[c].insert(0, d)
     _join_sums(graph, region, made)
-    kept = _reachable(made, class_of.values())
+    kept = _reachable([[d.args for d in ds] for ds in made], class_of.values())
     at = {c: n for n, c in enumerate(kept)}
     nodes: dict[int, list[int]] = {}
     for i, c in sorted(class_of.items()):
@@ -276,15 +281,15 @@ def _join_sums(graph: Graph, region: Region, made: list[list[Derivation]]) -> No
                         moved = True
 
 
-def _reachable(made: list[list[Derivation]], roots: Iterable[int]) -> list[int]:
-    """The classes on derivations of the roots, ascending."""
+def _reachable(made: list[list[tuple[int, ...]]], roots: Iterable[int]) -> list[int]:
+    """The classes on derivations of the roots, ascending; made: the arguments of each derivation."""
     seen: set[int] = set()
     todo = list(roots)
     while todo:
         c = todo.pop()
         if c not in seen:
             seen.add(c)
-            todo.extend(a for d in made[c] for a in d.args)
+            todo.extend(a for args in made[c] for a in args)
     return sorted(seen)
 
 
