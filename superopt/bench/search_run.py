@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import resource
 import sys
@@ -116,6 +117,8 @@ def _peak() -> int:
 
 
 def _child(end: Connection, run: Run) -> None:
+    # Without pruning there are millions of objects, and nothing among them is garbage.
+    gc.disable()
     try:
         answer = figures(run)
     except SuperoptError as error:
