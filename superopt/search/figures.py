@@ -49,6 +49,17 @@ def spaces_of(explored: Sequence[tuple[Region, Space]]) -> list[dict[str, Any]]:
     ]
 
 
+def claim(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """What a search may claim of its algebraic spaces, for a certificate: no times, plain JSON."""
+    keys = ("terms", "states", "classes", "rank", "closed", "why")
+    return {
+        "closed": stats["closed"],
+        "spaces": [{k: space[k] for k in keys} for space in stats["spaces"]],
+        "axioms": list(AXIOMS),
+        "complete": COMPLETE,
+    }
+
+
 def stats_of(
     explored: Sequence[tuple[Region, Space]], unsafe: int, graphs: int, costed: int
 ) -> dict[str, Any]:
