@@ -19,6 +19,7 @@ from superopt.mugraph.placement import MuGraph, kernel_body
 from superopt.runtime.isa import cpu_features
 from superopt.search.cut import computes
 from superopt.search.driver import Budget, Found, search
+from superopt.search.gauge import stabilized
 from superopt.search.techniques import ALL, Techniques
 
 __all__ = ["ALL", "Budget", "PieceSearch", "ProgramSearch", "Techniques", "search_function"]
@@ -98,11 +99,12 @@ def search_function(
     pieces = []
     for piece in program.supported:
         spend = budget or Budget()
+        graph = stabilized(piece.graph) or piece.graph
         mine = Budget(spend.seconds, spend.candidates, spend.region_seconds, spend.values)
         cpu, wall = time.process_time(), time.perf_counter()
         with trace.stage("search"):
             found = search(
-                piece.graph,
+                graph,
                 cost_on(device),
                 mine,
                 seed=seed,
@@ -111,7 +113,7 @@ def search_function(
                 max_block_ops=max_block_ops,
             )
         seconds = (time.perf_counter() - wall, time.process_time() - cpu)
-        pieces.append(_piece(piece.graph.name, len(piece.graph.nodes), found, *seconds))
+        pieces.append(_piece(graph.name, len(graph.nodes), found, *seconds))
     boundaries = tuple((b.op, b.reason) for b in program.boundaries)
     return ProgramSearch(tuple(pieces), boundaries, captured_s)
 
