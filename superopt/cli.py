@@ -187,6 +187,9 @@ def bench(
     max_block_ops: Annotated[
         int | None, typer.Option(min=1, help="Search: most compute nodes in one kernel.")
     ] = None,
+    states: Annotated[
+        int, typer.Option(min=1, help="Search: terms after which a region is stopped.")
+    ] = 2_000_000,
     warm: Annotated[bool, typer.Option("--warm", help="Keep the data caches warm.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what the file holds.")] = False,
     budget: Annotated[str, typer.Option(help="What each search may spend.")] = "30s",
@@ -216,6 +219,7 @@ def bench(
                 threads=threads,
                 only=_words(only),
                 seconds=seconds or search.SECONDS,
+                values=states,
                 resume=resume,
                 progress=_say,
             )

@@ -49,7 +49,7 @@ def searched_workload(name: str) -> Workload:
 def figures(run: Run) -> dict[str, Any]:
     """Runs the search here; its figures, with status "ok", "stopped" or "skipped", and a reason."""
     from superopt.bench.inputs import parse_dtype
-    from superopt.pipeline.searching import Budget, Techniques, search_function
+    from superopt.pipeline.search_only import Budget, Techniques, search_function
 
     torch.set_num_threads(run.threads)
     off: dict[str, Any] = {run.without: False} if run.without else {}
@@ -138,7 +138,7 @@ def fresh(run: Run, patience: float) -> dict[str, Any]:
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(
-            [__name__, "superopt.pipeline.searching", "superopt.search.native"]
+            [__name__, "superopt.pipeline.search_only", "superopt.search.native"]
         )
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(theirs, run))

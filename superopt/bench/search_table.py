@@ -129,11 +129,13 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     """How to read the table, and what its times can be trusted for."""
     machine, rows = document["machine"], document["rows"]
     limits = sorted({(r["limit_s"], r["limit_states"]) for r in rows})
+    runs = sorted({r["runs"] for r in rows if not r["without"]})
     said = " or ".join(f"{s:g} s or {n} states" for s, n in limits)
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores, {max(r['threads'] for r in rows)} threads; "
         f"superopt {machine['superopt']}. Every run is a process of its own; times are without "
-        "imports and compilation, medians of 3 runs where no technique is left out.",
+        f"imports and compilation, medians of {'-'.join(map(str, runs))} runs where no technique is "
+        "left out.",
         "*ops*: the most compute nodes in one kernel of the placed graph (the algebra knows no "
         "such bound); *states*: terms tried by the algebra; *x states*: over those with every "
         "technique; *graphs*: term graphs costed.",

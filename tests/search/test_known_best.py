@@ -24,7 +24,7 @@ from superopt.mugraph.graph import Map, Reduce
 from superopt.mugraph.placement import Kernel, MuGraph, Placement, Split, kernel_body
 from superopt.mugraph.text import parse_mugraph, print_mugraph
 from superopt.mugraph.wellformed import check_mugraph
-from superopt.pipeline.searching import Budget, PieceSearch, search_function
+from superopt.pipeline.search_only import Budget, PieceSearch, search_function
 
 GOLDEN = Path(__file__).parent / "known_best"
 
