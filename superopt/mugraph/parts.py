@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from superopt.mugraph.axes import Axis
-from superopt.mugraph.graph import Builder, Gather, Graph, Reduce, View
+from superopt.mugraph.graph import Builder, Gather, Graph, Input, Reduce, View
 from superopt.mugraph.placement import Kernel, Placement
 from superopt.mugraph.scalars import Arg
 
@@ -52,6 +52,7 @@ def why_not_split(
         if (
             isinstance(node, View | Gather)
             and node.args[0] in inside
+            and not isinstance(graph.nodes[node.args[0]], Input)  # it is there as a whole
             and axis in graph.nodes[node.args[0]].axes
         ):
             return f"%{i} reads other places of the axis {axis.name!r} than its own"

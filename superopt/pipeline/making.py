@@ -33,6 +33,7 @@ from superopt.runtime.plan import Extent, Plan, make_plan
 from superopt.runtime.site import Site
 from superopt.search import driver
 from superopt.search.carry import obligation
+from superopt.search.figures import claim
 from superopt.search.gauge import stabilized
 from superopt.verify import certificate, gate
 from superopt.verify.admit import admit
@@ -113,7 +114,9 @@ def make(
         "predicted_s": winner.predicted,
     }
     checks = [*shifts, *winner.checks]
-    proof = certificate.build(piece.graph, winner.mugraph, checks, winner.gate)
+    proof = certificate.build(
+        piece.graph, winner.mugraph, checks, winner.gate, search=claim(found.stats)
+    )
     return {
         library: binary,
         "kernel.cpp": winner.source.encode(),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from superopt.errors import BadOption
 from superopt.mugraph.graph import Graph, Reduce
 from superopt.mugraph.placement import MuGraph
 from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
-from superopt.search.enumerate import explore
+from superopt.search.enumerate import Space, explore
 from superopt.search.extract import Choice, Extractor
-from superopt.search.regions import regions
+from superopt.search.figures import joined_stats, stats_of
+from superopt.search.regions import Region, regions
 from superopt.search.segments import Segment, joined, segments
+from superopt.search.techniques import ALL, Techniques
 
 Progress = Callable[[str, dict[str, float]], None]
 
@@ -50,8 +55,9 @@ class Candidate:
 class Found:
     """What a search found: candidates, cheapest first, and what it did to find them.
 
-    ``stats``: states (values tried and kernels costed), classes, queries, closed (every region's
-    algebraic space was exhausted), removed (per rule), graphs, seconds.
+    ``stats``: states (values tried and kernels costed), values (those alone), classes, closed
+    (every region's algebraic space was exhausted), removed (per rule), graphs, kernels_costed,
+    seconds, algebra_s, cut_s, placement_s, and spaces (``figures.spaces_of``).
     """
 
     candidates: tuple[Candidate, ...]
@@ -61,10 +67,16 @@ class Found:
 
 @dataclass
 class Budget:
-    """A limit in seconds of wall clock, or in candidates (term graphs costed); either may be None."""
+    """A limit in seconds of wall clock, or in candidates (term graphs costed); either may be None.
+
+    region_seconds: of the exploration of one region, None for a share of the seconds; values: terms
+    tried in one region.
+    """
 
     seconds: float | None = None
     candidates: int | None = None
+    region_seconds: float | None = None
+    values: int | None = None
     started: float = field(default_factory=time.perf_counter)
     used: int = 0
 
@@ -85,7 +97,13 @@ class Budget:
             seconds = max(seconds - (time.perf_counter() - self.started), 0.0) / shares
         if candidates is not None:
             candidates = max(candidates - self.used, 0) // shares
-        return Budget(seconds, candidates)
+        return Budget(seconds, candidates, self.region_seconds, self.values)
+
+    def region(self) -> float:
+        """Seconds that the exploration of one region may take."""
+        if self.region_seconds is not None:
+            return self.region_seconds
+        return 10.0 if self.seconds is None else min(max(self.seconds / 16, 0.05), 10.0)
 
 
 def search(
@@ -97,21 +115,30 @@ def search(
     keep: int = 4,
     lowerable: Callable[[MuGraph], str | None] = lambda _: None,
     progress: Progress | None = None,
+    techniques: Techniques = ALL,
+    max_block_ops: int | None = None,
 ) -> Found:
     """Searches for placed graphs that compute ``graph``.
 
     cost: (graph, body, stored, outputs) -> the cost of placements; lowerable: the reason why a
-    placed graph cannot be lowered, or None. At least the source's own derivation is always costed,
-    whatever the budget. A large program is searched in segments, those of one form once.
+    placed graph cannot be lowered, or None; techniques: what the search may use; max_block_ops:
+    the most compute nodes in one kernel. At least the source's own derivation is always costed,
+    whatever the budget. A large program is searched in segments, those of one form once. Raises
+    BadOption for a technique that cannot be left out, or a bound below one.
     """
+    if not techniques.bound:
+        raise BadOption("the cut costs every kernel already", "Techniques(bound=False)")
+    if max_block_ops is not None and max_block_ops < 1:
+        raise BadOption(f"{max_block_ops} compute nodes", "max_block_ops", "give 1 or more")
+    how = _How(cost, seed, keep, lowerable, progress, techniques, max_block_ops)
     parts = segments(graph)
     if len(parts) == 1:
-        return _search_one(graph, cost, budget, seed, keep, lowerable, progress)
+        return _search_one(graph, budget, how)
     forms = {str(p.form.graph): p.form.graph for p in parts}
     found: dict[str, Found] = {}
     for n, (key, form) in enumerate(forms.items()):
         share = budget.part(len(forms) - n)
-        found[key] = _search_one(form, cost, share, seed, keep, lowerable, progress)
+        found[key] = _search_one(form, share, how)
         budget.used += share.used
         if not found[key].candidates:
             return found[key]
@@ -151,20 +178,56 @@ def _together(
         yield Candidate(placed, sum(c.seconds for c in chosen), all(c.written for c in chosen))
 
 
-def _search_one(
-    graph: Graph,
-    cost: KernelSeconds,
-    budget: Budget,
-    seed: int,
-    keep: int,
-    lowerable: Callable[[MuGraph], str | None],
-    progress: Progress | None,
-) -> Found:
+@dataclass(frozen=True)
+class _How:
+    """What the search over every segment is given: see ``search``."""
+
+    cost: KernelSeconds
+    seed: int
+    keep: int
+    lowerable: Callable[[MuGraph], str | None]
+    progress: Progress | None
+    techniques: Techniques
+    max_block_ops: int | None
+
+    def cutter(self, graph: Graph, late: Callable[[], bool], memo: Memo) -> Cutter:
+        """What cuts one term graph into kernels."""
+        return Cutter(graph, self.cost, late, memo, max_block_ops=self.max_block_ops)
+
+
+def _explored(graph: Graph, budget: Budget, how: _How) -> list[tuple[Region, Space]]:
+    """The regions of a program with their spaces, explored at the same time."""
+    parts, use = regions(graph), how.techniques
+    stopped = threading.Event()
+
+    def one(region: Region) -> Space:
+        return explore(
+            graph,
+            region,
+            seed=how.seed,
+            seconds=budget.region(),
+            candidates=budget.values,
+            stop=stopped.is_set,
+            prune=use.prune,
+            share=use.share,
+        )
+
+    workers = min(use.workers, len(parts))
+    if workers < 2:
+        return [(r, one(r)) for r in parts]
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            return list(zip(parts, pool.map(one, parts), strict=True))
+        except BaseException:
+            stopped.set()  # an interrupt reaches this thread alone
+            raise
+
+
+def _search_one(graph: Graph, budget: Budget, how: _How) -> Found:
     """The search over a program that is one segment."""
-    explored = [
-        (region, explore(graph, region, seed=seed, seconds=_share(budget)))
-        for region in regions(graph)
-    ]
+    clock = [time.perf_counter()]
+    explored = _explored(graph, budget, how)
+    clock.append(time.perf_counter())
     extractor = Extractor(graph, explored)
     scored: dict[tuple[int, ...], list[Plan]] = {}
     memo: Memo = {}
@@ -176,11 +239,11 @@ def _search_one(
         key = tuple(o.node for o in variant.outputs)
         if key not in scored:
             budget.used += 1
-            cutter = Cutter(variant, cost, budget.late, memo)
+            cutter = how.cutter(variant, budget.late, memo)
             scored[key] = [Plan(c.seconds, cutter, c) for c in cutter.cuts()]
             costed += cutter.evaluated
-            if progress:
-                progress(
+            if how.progress:
+                how.progress(
                     "search",
                     {
                         "graphs": len(scored),
@@ -193,7 +256,7 @@ def _search_one(
 
     choices = extractor.seed()
     best = score(choices)
-    written = Cutter(extractor.as_written(), cost, budget.late, memo)
+    written = how.cutter(extractor.as_written(), budget.late, memo)
     as_written = [Plan(c.seconds, written, c, True) for c in written.cuts()]
     costed += written.evaluated
     moved, idle = True, 0
@@ -217,9 +280,14 @@ def _search_one(
     )
     # The program as its author wrote it rounds as its author expects: it is always measured.
     chosen = [*plans[:2], *as_written[:1], *plans[2:PLANS], *as_written[1:]]
-    found, reasons = _placed(chosen, keep, lowerable)
-    stats = _stats(explored, extractor, len(scored), costed, budget)
+    clock.append(time.perf_counter())
+    found, reasons = _placed(chosen, how.keep, how.lowerable)
+    clock.append(time.perf_counter())
+    stats = stats_of(explored, extractor.dropped, len(scored), costed)
+    stats["seconds"] = time.perf_counter() - budget.started
     stats["not_lowerable"] = reasons
+    for k, phase in enumerate(("algebra_s", "cut_s", "placement_s")):
+        stats[phase] = clock[k + 1] - clock[k]
     why_none = "" if found else "no placement could be lowered: " + "; ".join(reasons)
     return Found(tuple(found), stats, why_none)
 
@@ -274,51 +342,3 @@ def _placed(
                 reasons[why] = reasons.get(why, 0) + 1
     order = sorted(ranked.values(), key=lambda r: r[:2])
     return [c for _, _, c in order], reasons
-
-
-def _share(budget: Budget) -> float:
-    """Seconds that the exploration of one region may take."""
-    return 10.0 if budget.seconds is None else min(max(budget.seconds / 16, 0.05), 10.0)
-
-
-def _stats(
-    explored: list, extractor: Extractor, graphs: int, costed: int, budget: Budget
-) -> dict[str, Any]:
-    spaces = [space for _, space in explored]
-    regions_of = [
-        {
-            "states": int(s.stats.get("states", 0)),
-            "classes": len(s.classes),
-            "removed": dict(s.stats.get("removed", {})),
-            "closed": s.closed,
-        }
-        for s in spaces
-    ]
-    rest = {
-        "states": costed,
-        "classes": 0,
-        "removed": {"safety": extractor.dropped},
-        "closed": True,
-    }
-    total = joined_stats([rest, *regions_of])
-    total.update(
-        graphs=graphs,
-        kernels_costed=costed,
-        regions=len(explored),
-        seconds=time.perf_counter() - budget.started,
-    )
-    return total
-
-
-def joined_stats(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of several searches as those of one: counts add up, all must be closed."""
-    out: dict[str, Any] = {"removed": {}, "closed": all(p["closed"] for p in parts)}
-    for part in parts:
-        for key, value in part.items():
-            if key in ("removed", "not_lowerable"):
-                counts = out.setdefault(key, {})
-                for rule, n in value.items():
-                    counts[rule] = counts.get(rule, 0) + n
-            elif key not in ("closed", "seconds"):
-                out[key] = out.get(key, 0) + value
-    return out
