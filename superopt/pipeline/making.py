@@ -34,6 +34,8 @@ from superopt.runtime.plan import Extent, Plan, make_plan
 from superopt.runtime.site import Site
 from superopt.search import driver
 from superopt.search.carry import obligation
+from superopt.search.figures import claim
+from superopt.search.gauge import stabilized
 from superopt.search.workers import Serial
 from superopt.verify import certificate, gate
 from superopt.verify.admit import admit
@@ -79,17 +81,19 @@ def make(
 def _make(
     piece: Any, inputs: Sequence[torch.Tensor], site: Site, folder: Path, who: Serial
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    graph, eager, options, config = piece.graph, piece.eager, site.options, site.config
+    eager, options, config = piece.eager, site.options, site.config
+    show = Checker(options.seed)
+    graph, shifts = _stable(piece.graph, show)
     compiler = site.compiler or find_compiler(config)
     device = cpu_device(cpu_features(), config.threads or torch.get_num_threads())
     with trace.stage("search") as searching:
-        found = search(graph, site, device, who)
+        found = search(graph, piece.graph, site, device, who)
     ledger = Ledger(found.rejected)
     try:
         if not found.candidates:
             raise SuperoptError("the search found no kernel", graph.name, found.why_none)
         with trace.stage("verify") as verifying:
-            proved = _prove_best(graph, found.candidates, options.seed, ledger)
+            proved = _prove_best(graph, found.candidates, show, ledger)
         with trace.stage("compile") as compiling:
             isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
             made = _compile([c.mugraph for c, _ in proved], isa, config, compiler, folder, who)
@@ -117,7 +121,10 @@ def _make(
         "kept": driver.rejection("", winner.predicted, winner.mugraph, measured_s=time.median_s),
         "rejected": ledger.best(),
     }
-    proof = certificate.build(graph, winner.mugraph, winner.checks, winner.gate)
+    checks = [*shifts, *winner.checks]
+    proof = certificate.build(
+        piece.graph, winner.mugraph, checks, winner.gate, search=claim(found.stats)
+    )
     return {
         library: binary,
         "kernel.cpp": winner.source.encode(),
@@ -127,13 +134,25 @@ def _make(
     }, meta
 
 
+def _stable(graph: Graph, show: Checker) -> tuple[Graph, list[Equivalence]]:
+    """The program that is searched: with its exponentials shifted where that is shown equal."""
+    shifted = stabilized(graph)
+    if shifted is None:
+        return graph, []
+    check = show(graph, shifted)
+    if check.verdict != "equal":
+        trace.log("verify", f"a shift of exponentials was not shown equal: {check.reason}")
+        return graph, []
+    return shifted, [check]
+
+
 def _prove_best(
-    graph: Graph, candidates: Sequence[driver.Candidate], seed: int, ledger: Ledger
+    graph: Graph, candidates: Sequence[driver.Candidate], show: Checker, ledger: Ledger
 ) -> list[Proved]:
     """The first candidates whose graph, and every carried accumulator, is shown equal."""
     proved: list[Proved] = []
     reasons: list[str] = []
-    show, looked = Checker(seed), 0
+    looked = 0
     for candidate in candidates:
         looked += 1
         mugraph = candidate.mugraph

@@ -13,6 +13,7 @@ from superopt.mugraph.graph import Graph
 from superopt.runtime.site import Site
 from superopt.search import driver
 from superopt.search.checkpoint import Checkpoint
+from superopt.search.techniques import Techniques
 from superopt.search.workers import Serial, workers
 
 
@@ -25,12 +26,15 @@ def crew(site: Site) -> Iterator[Serial]:
         yield found
 
 
-def search(graph: Graph, site: Site, device: Device, who: Serial) -> driver.Found:
-    """Searches for kernels, going on from what an interrupted search has left."""
+def search(graph: Graph, of: Graph, site: Site, device: Device, who: Serial) -> driver.Found:
+    """Searches for kernels of a piece, going on from what an interrupted search has left.
+
+    graph: the program to search; of: the program of the piece, by which its checkpoint is known.
+    """
     options = site.options
     budget = driver.Budget(options.budget.seconds, options.budget.candidates)
-    path, of = site.checkpoint(graph)
-    checkpoint = Checkpoint(path, of, named=options.checkpoint is not None)
+    path, identity = site.checkpoint(of)
+    checkpoint = Checkpoint(path, identity, named=options.checkpoint is not None)
     if checkpoint.resumed:
         trace.log("search", f"going on from {path}: {checkpoint.resumed} pieces of work are done")
 
@@ -48,6 +52,7 @@ def search(graph: Graph, site: Site, device: Device, who: Serial) -> driver.Foun
             workers=who,
             checkpoint=checkpoint,
             memory=site.memory,
+            techniques=Techniques(threads=1),  # the workers are there for that
         )
     finally:
         checkpoint.close()

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from superopt.errors import BadOption
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import Kernel, MuGraph
 from superopt.search.checkpoint import Checkpoint
 from superopt.search.cut import KernelSeconds
 from superopt.search.descend import Plan
-from superopt.search.enumerate import Space
+from superopt.search.figures import joined_stats, stats_of
 from superopt.search.rounds import One, Progress, Rounds
 from superopt.search.segments import Segment, joined, segments
 from superopt.search.tasks import Given, Placed
+from superopt.search.techniques import ALL, Techniques
 from superopt.search.workers import Serial
 
 REJECTED = 8
@@ -64,8 +66,10 @@ class Candidate:
 class Found:
     """What a search found: candidates, cheapest first, and what it did to find them.
 
-    ``stats``: states (values tried and kernels costed), classes, queries, closed (every region's
-    algebraic space was exhausted), open (why others were not), removed (per rule), graphs, seconds.
+    ``stats``: states (values tried and kernels costed), values (those alone), classes, closed
+    (every region's algebraic space was exhausted), open (why others were not), removed (per rule),
+    graphs, kernels_costed, seconds, algebra_s, cut_s, placement_s, and spaces
+    (``figures.spaces_of``).
     ``rejected``: the best alternatives that are no candidates, see ``rejection``.
     """
 
@@ -77,10 +81,16 @@ class Found:
 
 @dataclass
 class Budget:
-    """A limit in seconds of wall clock, or in candidates (term graphs costed); either may be None."""
+    """A limit in seconds of wall clock, or in candidates (term graphs costed); either may be None.
+
+    region_seconds: of the exploration of one region, None for a share of the seconds; values: terms
+    tried in one region.
+    """
 
     seconds: float | None = None
     candidates: int | None = None
+    region_seconds: float | None = None
+    values: int | None = None
     started: float = field(default_factory=time.perf_counter)
     used: int = 0
 
@@ -93,6 +103,20 @@ class Budget:
     def late(self) -> bool:
         """Whether the time is up."""
         return self.seconds is not None and time.perf_counter() - self.started > self.seconds
+
+    def region(self) -> tuple[float | None, int | None]:
+        """Seconds, and terms tried, of the exploration of one region.
+
+        Without any seconds only terms count, so that a budget in candidates knows no clock.
+        """
+        seconds, values = self.region_seconds, self.values
+        if seconds is None and self.seconds is not None:
+            seconds = min(max(self.seconds / 16, 0.05), 10.0)
+        return seconds, STATES if seconds is None and values is None else values
+
+
+STATES = 4_000_000
+"""Terms tried in one region, where the budget has no seconds: the same ones on any machine."""
 
 
 def search(
@@ -107,16 +131,24 @@ def search(
     workers: Serial | None = None,
     checkpoint: Checkpoint | None = None,
     memory: int | None = None,
+    techniques: Techniques = ALL,
+    max_block_ops: int | None = None,
 ) -> Found:
     """Searches for placed graphs that compute ``graph``.
 
     cost: (graph, body, stored, outputs) -> the cost of placements; lowerable: the reason why a
     placed graph cannot be lowered, or None; workers: who does the work (this process), which the
     result does not depend on; checkpoint: finished work of an earlier run, and where this one keeps
-    its own; memory: bytes that the search may hold. At least the source's own derivation is always
-    costed, whatever the budget. A large program is searched in segments, those of one form once.
-    Raises MemoryTooSmall.
+    its own; memory: bytes that the search may hold; techniques: what the search may use;
+    max_block_ops: the most compute nodes in one kernel. At least the source's own derivation is
+    always costed, whatever the budget. A large program is searched in segments, those of one form
+    once. Raises MemoryTooSmall, and BadOption for a technique that cannot be left out, or a bound
+    below one.
     """
+    if not techniques.bound:
+        raise BadOption("the cut costs every kernel already", "Techniques(bound=False)")
+    if max_block_ops is not None and max_block_ops < 1:
+        raise BadOption(f"{max_block_ops} compute nodes", "max_block_ops", "give 1 or more")
     parts = segments(graph)
     forms = [graph]
     if len(parts) > 1:
@@ -125,7 +157,7 @@ def search(
     rounds = Rounds(
         forms,
         [1] if len(parts) == 1 else [counts[str(f)] for f in forms],
-        Given(cost, lowerable, seed, keep),
+        Given(cost, lowerable, seed, keep, techniques, max_block_ops),
         budget,
         workers or Serial(),
         checkpoint or Checkpoint(None, {}),
@@ -134,12 +166,13 @@ def search(
     )
     ones = [_found(one, budget) for one in rounds.run()]
     if len(parts) == 1:
+        ones[0].stats.update(rounds.phases())
         return ones[0]
     if none := next((f for f in ones if not f.candidates), None):
         return none
     found = {str(form): one for form, one in zip(forms, ones, strict=True)}
     stats = joined_stats([f.stats for f in ones])
-    stats.update(segments=len(parts), distinct_segments=len(forms))
+    stats.update(rounds.phases(), segments=len(parts), distinct_segments=len(forms))
     stats["seconds"] = time.perf_counter() - budget.started
     rejected = [r for f in ones for r in f.rejected]
     return Found(tuple(_together(graph, parts, found)), stats, "", tuple(rejected))
@@ -181,7 +214,12 @@ def _found(one: One, budget: Budget) -> Found:
     rejected += [
         rejection("predicted slower", p.seconds, len(p.cut.groups)) for p in one.next[:REJECTED]
     ]
-    stats = _stats(one, budget)
+    stats = stats_of(
+        one.explored, one.descent.extractor.dropped, one.descent.graphs, len(one.descent.costed)
+    )
+    stats["seconds"] = time.perf_counter() - budget.started
+    whys = [str(s.stats.get("why", "")) for _, s in one.explored]
+    stats["open"] = dict(Counter(w for w in (*whys, one.descent.why) if w))
     stats["not_lowerable"] = reasons
     why_none = ""
     if not found:
@@ -211,51 +249,3 @@ def _ranked(
                 rejected.setdefault(why, rejection("not lowerable", seconds, mugraph, why))
     order = sorted(ranked.values(), key=lambda r: r[:2])
     return [c for _, _, c in order], reasons, list(rejected.values())
-
-
-def _stats(one: One, budget: Budget) -> dict[str, Any]:
-    spaces = [space for _, space in one.explored]
-    costed = len(one.descent.costed)
-    regions_of = [
-        {
-            "states": int(s.stats.get("states", 0)),
-            "classes": len(s.classes),
-            "removed": dict(s.stats.get("removed", {})),
-            "closed": s.closed,
-        }
-        for s in spaces
-    ]
-    rest = {
-        "states": costed,
-        "classes": 0,
-        "removed": {"safety": one.descent.extractor.dropped},
-        "closed": True,
-    }
-    total = joined_stats([rest, *regions_of])
-    total.update(
-        graphs=one.descent.graphs,
-        kernels_costed=costed,
-        regions=len(one.explored),
-        open=dict(Counter(w for w in (*_whys(spaces), one.descent.why) if w)),
-        seconds=time.perf_counter() - budget.started,
-    )
-    return total
-
-
-def _whys(spaces: Sequence[Space]) -> list[str]:
-    """Why spaces are not closed."""
-    return [str(s.stats.get("why", "")) for s in spaces]
-
-
-def joined_stats(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of several searches as those of one: counts add up, all must be closed."""
-    out: dict[str, Any] = {"removed": {}, "closed": all(p["closed"] for p in parts)}
-    for part in parts:
-        for key, value in part.items():
-            if key in ("removed", "not_lowerable", "open"):
-                counts = out.setdefault(key, {})
-                for rule, n in value.items():
-                    counts[rule] = counts.get(rule, 0) + n
-            elif key not in ("closed", "seconds"):
-                out[key] = out.get(key, 0) + value
-    return out

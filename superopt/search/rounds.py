@@ -7,6 +7,7 @@ and what of it is found in a checkpoint, changes nothing.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -39,10 +40,7 @@ from superopt.search.tasks import (
     placed,
     score,
 )
-from superopt.search.workers import GLANCE, Serial
-
-STATES = 4_000_000
-"""Terms tried in one region, where the budget has no seconds: the same ones on any machine."""
+from superopt.search.workers import GLANCE, Serial, Threads
 
 WAVE = 8
 """Regions that are explored at the same time, at most."""
@@ -66,6 +64,9 @@ class Limit(Protocol):
 
     def late(self) -> bool:
         """Whether the time is up."""
+
+    def region(self) -> tuple[float | None, int | None]:
+        """Seconds, and terms tried, of the exploration of one region."""
 
 
 @dataclass(frozen=True)
@@ -141,14 +142,17 @@ class Rounds:
         self._cuts = [0] * len(programs)
         self._descents: list[Descent] = []
         self._shares = 1
+        self.clock: list[float] = []
         # The time that an earlier run took counts.
         budget.started -= checkpoint.elapsed
 
     def run(self) -> list[One]:
         """Searches every program."""
+        begun = time.perf_counter()
         self.workers.tell(begin, (self.given, len(self.programs)))
         spaces = self._explore()
         share = None if self.memory is None else self.memory // (8 * len(self.programs))
+        self.clock = [begun, time.perf_counter()]
         self._descents = [
             Descent(n, g, s, share)
             for n, (g, s) in enumerate(zip(self.programs, spaces, strict=True))
@@ -158,7 +162,16 @@ class Rounds:
         )
         while self._round():
             self.checkpoint.put("elapsed", time.perf_counter() - self.budget.started)
-        return self._place(spaces)
+        self.clock.append(time.perf_counter())
+        out = self._place(spaces)
+        self.clock.append(time.perf_counter())
+        return out
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of each phase of a search that has run."""
+        names = ("algebra_s", "cut_s", "placement_s")
+        ends = itertools.pairwise(self.clock)
+        return {name: end - begun for name, (begun, end) in zip(names, ends, strict=True)}
 
     # Exploration.
 
@@ -186,14 +199,14 @@ class Rounds:
         for (_, graph, _), name in zip(wave, names, strict=True):
             data = self.checkpoint.get(name)
             spaces.append(None if data is None else space_from_json(graph, data))
-        seconds = None
-        if self.budget.seconds is not None:
-            seconds = min(max(self.budget.seconds / 16, 0.05), 10.0)
-        states = 0 if full else STATES if seconds is None else None
+        seconds, states = self.budget.region()
+        states = 0 if full else states
         memory = None if self.memory is None else self.memory // self._shares
         left = [j for j, space in enumerate(spaces) if space is None]
         tasks = [Explore(wave[j][1], wave[j][2], seconds, states, memory) for j in left]
-        for j, space in zip(left, self.workers.map(explored, tasks, self.live.note), strict=True):
+        threads = self.given.techniques.workers if self.workers.count == 1 else 1
+        crew = Threads(threads, self.workers.here) if threads > 1 else self.workers
+        for j, space in zip(left, crew.map(explored, tasks, self.live.note), strict=True):
             if memory is not None and int(space.stats["source_held"]) > memory:
                 raise self._too_small()
             if full:

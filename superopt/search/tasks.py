@@ -18,6 +18,7 @@ from superopt.mugraph.placement import MuGraph
 from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
 from superopt.search.enumerate import Space, explore
 from superopt.search.regions import Region
+from superopt.search.techniques import ALL, Techniques
 from superopt.search.workers import Here
 
 
@@ -29,10 +30,12 @@ class Given:
     lowerable: Callable[[MuGraph], str | None]
     seed: int
     keep: int
+    techniques: Techniques = ALL
+    max_block_ops: int | None = None
 
     def cutter(self, graph: Graph, late: Callable[[], bool], memo: Memo) -> Cutter:
         """What cuts one term graph."""
-        return Cutter(graph, self.cost, late, memo)
+        return Cutter(graph, self.cost, late, memo, max_block_ops=self.max_block_ops)
 
 
 @dataclass
@@ -89,6 +92,9 @@ def explored(here: Here, task: Explore) -> Space:
         seconds=task.seconds,
         candidates=task.states,
         memory=task.memory,
+        stop=here.stop,
+        prune=held.given.techniques.prune,
+        share=held.given.techniques.share,
         watch=lambda states, classes: here.note({"states": states, "classes": classes}),
     )
 

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -39,10 +40,11 @@ GLANCE = 0.1
 
 @dataclass
 class Here:
-    """What one worker keeps between tasks, and whom its task tells how far it is."""
+    """What one worker keeps between tasks, whom its task tells how far it is, and when to stop."""
 
     kept: dict[str, Any] = field(default_factory=dict)
     note: Callable[[Figures], None] = lambda _: None
+    stop: Callable[[], bool] | None = None
 
 
 Task = Callable[[Here, Any], Any]
@@ -81,6 +83,30 @@ class Serial:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Threads(Serial):
+    """Threads of this process, for tasks that change nothing and whose work the extension does."""
+
+    def __init__(self, count: int, here: Here) -> None:
+        super().__init__()
+        self.here, self.count = here, count
+
+    def map(self, task: Callable[[Here, T], R], values: Sequence[T], note: Note) -> list[R]:
+        """``count`` values at the same time."""
+        ended = threading.Event()
+
+        def one(item: tuple[int, T]) -> R:
+            k, value = item
+            here = Here(self.here.kept, lambda figures: note(k, figures), ended.is_set)
+            return task(here, value)
+
+        with ThreadPoolExecutor(min(self.count, max(len(values), 1))) as pool:
+            try:
+                return list(pool.map(one, enumerate(values)))
+            except BaseException:
+                ended.set()  # an interrupt reaches this thread alone
+                raise
 
 
 class Processes(Serial):

@@ -44,12 +44,14 @@ def build(
     *,
     proofs: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The certificate of a placed program that was derived from ``program``.
 
     checks: of the graph against the program first, then of each one-pass transition; proofs: of
     index maps and event tables, name -> "proved" or "sampled"; versions: of more tools than
-    torch, numpy, Python and superopt. ``layers`` says of each layer what is claimed: "proved"
+    torch, numpy, Python and superopt; search: the algebraic spaces that were searched, which of
+    them are closed, and under which axioms. ``layers`` says of each layer what is claimed: "proved"
     (an error bound, or a proof), "sampled" (no bound), "tested" (the binary) or "none".
     """
     names = sorted({n for c in checks for n in c.assumptions})
@@ -62,6 +64,7 @@ def build(
         "assumptions": names,
         "explained": {n: ASSUMPTIONS[n.split(":")[0]] for n in names},
         "layers": _layers(checks, gate, proofs or {}),
+        "search": _plain(search or {}),
         "versions": {**_versions(), **(versions or {})},
     }
     return {**body, "digest": _digest(body)}

@@ -36,7 +36,7 @@ def searched(
 
 def digest(found: driver.Found) -> str:
     """All that a search found, and how it got there, but for the time it took."""
-    stats = {k: v for k, v in found.stats.items() if k != "seconds"}
+    stats = {k: v for k, v in found.stats.items() if k != "seconds" and not k.endswith("_s")}
     lines = [f"{c.seconds!r} {c.written} {c.mugraph}" for c in found.candidates]
     return hashlib.sha256("\n".join([*lines, str(stats), str(found.rejected)]).encode()).hexdigest()
 
