@@ -145,7 +145,7 @@ def explain(
                     typer.echo(report.why_nothing(found))
                 raise
         if json_:
-            _print_json(_result_json(result))
+            _print_json(report.as_json(result))
         else:
             typer.echo(report.explain(result))
             if why:
@@ -165,26 +165,6 @@ def _result(optimized: Any, args: Sequence[Any]) -> Any:
             "option --inputs",
             "give the tensors that it takes, in its order",
         ) from error
-
-
-def _result_json(result: Any) -> dict[str, Any]:
-    return {
-        "winner": result.winner,
-        "cache": result.cache,
-        "states": result.states,
-        "timings": dict(result.timings),
-        "mugraphs": [str(p.mugraph) for p in getattr(result, "pieces", ()) if p is not None]
-        or ([str(result.mugraph)] if result.mugraph is not None else []),
-        "certificates": [p.certificate for p in getattr(result, "pieces", ()) if p is not None]
-        or ([result.certificate] if result.certificate is not None else []),
-        "rejected": [
-            list(p.meta.get("rejected", ())) for p in getattr(result, "pieces", ()) if p is not None
-        ],
-        "boundaries": [
-            {"op": str(b.op), "where": str(b.where), "reason": str(b.reason)}
-            for b in result.boundaries
-        ],
-    }
 
 
 @app.command()

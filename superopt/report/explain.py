@@ -24,6 +24,27 @@ def explain(result: Any) -> str:
     return "\n\n".join(blocks)
 
 
+def as_json(result: Any) -> dict[str, Any]:
+    """What ``superopt explain --json`` prints, as plain data."""
+    return {
+        "winner": result.winner,
+        "cache": result.cache,
+        "states": result.states,
+        "timings": dict(result.timings),
+        "mugraphs": [str(p.mugraph) for p in getattr(result, "pieces", ()) if p is not None]
+        or ([str(result.mugraph)] if result.mugraph is not None else []),
+        "certificates": [p.certificate for p in getattr(result, "pieces", ()) if p is not None]
+        or ([result.certificate] if result.certificate is not None else []),
+        "rejected": [
+            list(p.meta.get("rejected", ())) for p in getattr(result, "pieces", ()) if p is not None
+        ],
+        "boundaries": [
+            {"op": str(b.op), "where": str(b.where), "reason": str(b.reason)}
+            for b in result.boundaries
+        ],
+    }
+
+
 def why(result: Any) -> str:
     """The best rejected alternatives of each piece, and the rule by which each lost, as text."""
     blocks = []

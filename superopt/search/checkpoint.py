@@ -23,6 +23,7 @@ from superopt.mugraph.axes import sort_axes
 from superopt.mugraph.graph import Graph
 from superopt.search.cut import Cut
 from superopt.search.enumerate import Derivation, Space, ValueClass
+from superopt.search.regions import Region
 from superopt.search.tasks import Scored
 
 FORMAT = 1
@@ -151,10 +152,11 @@ def _sum(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest()[:16].encode()
 
 
-def space_to_json(graph: Graph, space: Space) -> Any:
-    """A space as plain JSON, its axes numbered by name."""
+def space_to_json(graph: Graph, region: Region, space: Space) -> Any:
+    """The space of a region as plain JSON, its axes numbered by name."""
     at = {a: n for n, a in enumerate(_axes(graph))}
     return {
+        "region": _of(region),
         "classes": [
             [
                 [at[a] for a in c.axes],
@@ -170,8 +172,10 @@ def space_to_json(graph: Graph, space: Space) -> Any:
     }
 
 
-def space_from_json(graph: Graph, data: Any) -> Space:
-    """The space that ``space_to_json`` wrote."""
+def space_from_json(graph: Graph, region: Region, data: Any) -> Space | None:
+    """The space that ``space_to_json`` wrote; None if it is of another region."""
+    if data is None or data["region"] != _of(region):
+        return None
     axes = _axes(graph)
     classes = tuple(
         ValueClass(
@@ -191,6 +195,10 @@ def space_from_json(graph: Graph, data: Any) -> Space:
         data["stats"],
         {c: Fraction(x) for c, x in data["literals"]},
     )
+
+
+def _of(region: Region) -> list[list[int]]:
+    return [list(region.nodes), list(region.leaves), list(region.targets)]
 
 
 def _axes(graph: Graph) -> tuple[Any, ...]:

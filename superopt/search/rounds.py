@@ -196,9 +196,8 @@ class Rounds:
         self, wave: list[tuple[int, Graph, Region]], names: list[str], full: bool
     ) -> list[Space]:
         spaces: list[Space | None] = []
-        for (_, graph, _), name in zip(wave, names, strict=True):
-            data = self.checkpoint.get(name)
-            spaces.append(None if data is None else space_from_json(graph, data))
+        for (_, graph, region), name in zip(wave, names, strict=True):
+            spaces.append(space_from_json(graph, region, self.checkpoint.get(name)))
         seconds, states = self.budget.region()
         states = 0 if full else states
         memory = None if self.memory is None else self.memory // self._shares
@@ -212,7 +211,7 @@ class Rounds:
             if full:
                 space.stats["why"] = "memory"
             spaces[j] = space
-            self.checkpoint.put(names[j], space_to_json(wave[j][1], space))
+            self.checkpoint.put(names[j], space_to_json(wave[j][1], wave[j][2], space))
         return [s for s in spaces if s is not None]
 
     def _too_small(self) -> MemoryTooSmall:

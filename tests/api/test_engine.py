@@ -202,7 +202,7 @@ def test_why_names_each_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def search(graph: Any, *rest: Any) -> driver.Found:
         found = real_search(graph, *rest)
-        other = real_search(doubled(graph), *rest).candidates[0]
+        other = real_search(doubled(graph), doubled(graph), *rest[1:]).candidates[0]
         return driver.Found((other, *found.candidates), found.stats, "", found.rejected)
 
     monkeypatch.setattr(searching, "why_not_lowerable", lowerable)

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGINT, SIGKILL
 
@@ -169,8 +170,10 @@ def test_spaces_survive():
         graph = graph_of(name)
         for region in regions(graph):
             space = explore(graph, region, candidates=2000)
-            there = json.loads(json.dumps(space_to_json(graph, space)))
-            assert space_from_json(graph, there) == space
+            there = json.loads(json.dumps(space_to_json(graph, region, space)))
+            assert space_from_json(graph, region, there) == space
+            other = replace(region, nodes=region.nodes[1:])
+            assert space_from_json(graph, other, there) is None
             tried += 1
     assert tried >= 8
 
