@@ -76,8 +76,8 @@ def build_term(b: Builder, term: object, args: Sequence[int]) -> int:
 
 
 def stats_of(kernel: Kernel) -> dict[int, int]:
-    """Each carried reduction of a kernel with the statistic that it follows."""
-    return {c.reduce: c.stat for c in kernel.carries}
+    """Each reduction that a factor carries, with its statistic; polynomials have no merge yet."""
+    return {c.reduce: c.stat for c in kernel.carries if not c.rank}
 
 
 __all__ = ["build_term", "reduced_over", "split_axes", "stats_of", "why_not_split"]
