@@ -152,7 +152,7 @@ class Descent:
             self._variants = self.extractor.variants(self._choices)
 
     def _term(self, graph: Graph) -> Term:
-        return Term(self.number, graph.name, len(graph.nodes), graph.outputs)
+        return Term(self.number, graph.name, graph.outputs)
 
     def _size(self) -> int:
         return NODE_BYTES * len(self.extractor.builder.nodes)

@@ -6,6 +6,7 @@ search, and the kernels costed so far. The results depend on neither: kernels kn
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable
@@ -33,22 +34,31 @@ class Given:
     techniques: Techniques = ALL
     max_block_ops: int | None = None
 
-    def cutter(self, graph: Graph, late: Callable[[], bool], memo: Memo) -> Cutter:
-        """What cuts one term graph."""
-        return Cutter(graph, self.cost, late, memo, max_block_ops=self.max_block_ops)
-
 
 @dataclass
 class _Held:
+    """What a worker knows of a search; a cost function may keep what it learns of one program."""
+
     given: Given
-    nodes: list[list[Node]]
+    nodes: list[tuple[Node, ...]]
     memos: list[Memo]
+    costs: list[KernelSeconds]
+
+    def cutter(self, term: Term, late: Callable[[], bool] = lambda: False) -> Cutter:
+        """What cuts one term graph."""
+        n = term.program
+        graph = Graph(term.name, self.nodes[n], term.outputs)
+        most = self.given.max_block_ops
+        return Cutter(graph, self.costs[n], late, self.memos[n], max_block_ops=most)
 
 
 def begin(here: Here, start: tuple[Given, int]) -> None:
     """A search of so many programs begins."""
     given, programs = start
-    here.kept["search"] = _Held(given, [[] for _ in range(programs)], [{} for _ in range(programs)])
+    each = range(programs)
+    here.kept["search"] = _Held(
+        given, [() for _ in each], [{} for _ in each], [copy.copy(given.cost) for _ in each]
+    )
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class News:
 def learn(here: Here, news: News) -> None:
     """Notes what is new."""
     held: _Held = here.kept["search"]
-    held.nodes[news.program][news.start :] = news.nodes
+    held.nodes[news.program] = held.nodes[news.program][: news.start] + news.nodes
     if news.forget:
         held.memos[news.program].clear()
     held.memos[news.program].update(news.kernels)
@@ -101,17 +111,11 @@ def explored(here: Here, task: Explore) -> Space:
 
 @dataclass(frozen=True)
 class Term:
-    """A term graph: its program, how many of the program's nodes there were, its outputs."""
+    """A term graph: its program, its name, its outputs among the program's nodes."""
 
     program: int
     name: str
-    count: int
     outputs: tuple[Output, ...]
-
-    def graph(self, here: Here) -> Graph:
-        """The graph itself; it may hold nodes that its outputs do not need."""
-        held: _Held = here.kept["search"]
-        return Graph(self.name, tuple(held.nodes[self.program][: self.count]), self.outputs)
 
 
 @dataclass(frozen=True)
@@ -124,19 +128,24 @@ class Scored:
 
 
 def score(here: Here, task: tuple[Term, float | None]) -> Scored:
-    """Cuts a term graph; no seconds left: the cuts found at once."""
+    """Cuts a term graph; no seconds left: the cuts found at once.
+
+    What it learns of kernels is for the next round: so its work does not depend on what else the
+    worker does in this one.
+    """
     term, left = task
     held: _Held = here.kept["search"]
     end = None if left is None else time.perf_counter() + left
     memo = held.memos[term.program]
     known = len(memo)
-    graph = term.graph(here)
-    cutter = held.given.cutter(graph, lambda: end is not None and time.perf_counter() > end, memo)
+    cutter = held.cutter(term, lambda: end is not None and time.perf_counter() > end)
     try:
-        cuts = tuple((c, _structure(graph, c)) for c in cutter.cuts())
+        cuts = tuple((c, _structure(cutter.graph, c)) for c in cutter.cuts())
     except RecursionError:
         cuts = ()
     new = tuple(islice(memo.items(), known, None))
+    for key, _ in new:
+        del memo[key]
     return Scored(cuts, new, frozenset(hash(key) for key, _ in new))
 
 
@@ -163,6 +172,6 @@ Placed = list[tuple[float, MuGraph, str | None, str]]
 def placed(here: Here, task: tuple[Term, Cut]) -> Placed:
     """The best placements of a cut."""
     term, cut = task
-    given = here.kept["search"].given
-    cutter = given.cutter(term.graph(here), lambda: False, {})
-    return [(s, m, given.lowerable(m), _digest(m)) for s, m in cutter.place(cut, given.keep)]
+    held: _Held = here.kept["search"]
+    found = held.cutter(term).place(cut, held.given.keep)
+    return [(s, m, held.given.lowerable(m), _digest(m)) for s, m in found]
