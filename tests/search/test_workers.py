@@ -95,6 +95,16 @@ def test_what_cannot_be_sent_stays_in_one_process():
         assert {pid for _, pid in who.map(square, range(50), ignore)} == {os.getpid()}
 
 
+@pytest.mark.parametrize("executable", ["/nowhere/python", "", None, "/bin/true"])
+def test_where_no_process_can_be_started_the_work_is_done_here(executable, monkeypatch):
+    monkeypatch.setattr(sys, "executable", executable)
+    with Processes(3, earned=0) as who:
+        who.tell(add, 1)
+        for _ in range(20):
+            done = who.map(square, range(20), ignore)
+            assert done == [(k * k + 1, os.getpid()) for k in range(20)]
+
+
 def test_little_work_starts_no_process():
     with workers("2", 2) as who:
         who.map(square, range(3), ignore)
@@ -154,7 +164,7 @@ def test_a_process_ends_with_the_one_it_works_for():
     pid = int(parent.stdout.readline())
     os.kill(pid, 0)
     parent.kill()
-    parent.wait()
+    parent.communicate()
     for _ in range(3000):
         if not alive(pid):
             return
