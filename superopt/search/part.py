@@ -33,7 +33,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from superopt.search.abstract import ONE, UNIT, Algebra, Mono, Part, Poly
+from superopt.search.abstract import ONE, UNIT, Algebra, Atom, Mono, Part, Poly
 
 MAX_MULTIPLE = 8
 """A monomial of a target may be this many copies of a part (x + x holds x)."""
@@ -49,6 +49,7 @@ class _Context:
 
     places: dict[int, Hashable]  # free axis of E -> variable of T, or FREE
     rest: tuple[Part, ...]
+    sizes: dict[int, Fraction]  # axis -> power of its size among the factors that are left
     bound: dict[Hashable, int]  # T's variables that are still to be summed
 
 
@@ -69,53 +70,71 @@ class Targets:
         self.queries = 0
         self.distinct = 0
         self._memo: dict[Poly, bool] = {}
-        self._polys: list[dict[Mono, Fraction]] = []
+        self._polys: list[dict[Mono, tuple[Fraction, ...]]] = []  # allowed coefficients
         seen: set[Poly] = set()
+        combined: dict[Poly, None] = {}
         for p in sources:
-            self._close(p, seen)
+            self._close(p, seen, combined)
         self._where: dict[int, list[tuple[int, Mono]]] = {}
+        self._powers: dict[int, set[Fraction]] = {}
+        self._divided: set[int] = set()  # axes whose size the sources divide by
+        for poly in self._polys:
+            for x in (x for mono in poly for x in algebra.parts(mono, 0)):
+                atom = algebra.atoms[x.atom]
+                if atom.kind == "exp":
+                    multiples = (x.exponent * n for n in range(1, MAX_MULTIPLE + 1))
+                    self._powers.setdefault(x.atom, set()).update(multiples)
+                elif atom.kind == "size" and atom.sign < 0:
+                    self._divided.add(atom.name)  # type: ignore[arg-type]
+        products = _products([abs(c) for c in literals if c])
+        self._ratios = frozenset(r * n for r in products for n in range(1, MAX_MULTIPLE + 1))
+        for q in combined:
+            allowed: dict[Mono, tuple[Fraction, ...]] = {}
+            for m, e in sorted(q):
+                allowed[m] = (*allowed.get(m, ()), *self._shares(m, e, products))
+            self._polys.append(allowed)
         for t, poly in enumerate(self._polys):
             for mono in poly:
                 for a in {x.atom for x in algebra.parts(mono, 0)}:
                     self._where.setdefault(a, []).append((t, mono))
-        literals = [abs(c) for c in literals if c]
-        self._ratios = _ratios(literals)
         self._negations = 0
-        self._powers: dict[int, set[Fraction]] = {}
-        for poly in self._polys:
-            for mono in poly:
-                for x in algebra.parts(mono, 0):
-                    if algebra.atoms[x.atom].kind == "exp":
-                        multiples = (x.exponent * n for n in range(1, MAX_MULTIPLE + 1))
-                        self._powers.setdefault(x.atom, set()).update(multiples)
 
     def allow_negations(self, count: int) -> None:
         """How many times the sources change a sign; two or more allow the negation of a difference."""
         self._negations = count
 
-    def _close(self, p: Poly, seen: set[Poly]) -> None:
-        """Adds a polynomial and, recursively, the arguments inside it."""
+    def _close(self, p: Poly, seen: set[Poly], combined: dict[Poly, None]) -> None:
+        """Adds a polynomial and, recursively, the arguments inside it.
+
+        ``combined``: for each product of exponentials, their arguments with the exponents.
+        """
         todo = [p]
         while todo:
             p = todo.pop()
             if p in seen or not p:
                 continue
             seen.add(p)
-            self._polys.append(dict(p))
+            self._polys.append({m: (c,) for m, c in p})
             for mono, _ in sorted(p):
-                exponents: dict[Mono, Fraction] = {}
+                exponents: dict[tuple[Mono, int], Fraction] = {}
                 for x in self.algebra.parts(mono, 0):
                     atom = self.algebra.atoms[x.atom]
                     if atom.kind == "exp":
-                        exponents[atom.arg] = (  # type: ignore[index]
-                            exponents.get(atom.arg, Fraction(0))  # type: ignore[arg-type]
-                            + atom.sign * x.exponent
-                        )
-                        todo.append(frozenset({(atom.arg, Fraction(atom.sign))}))  # type: ignore[arg-type]
+                        key: tuple[Mono, int] = (atom.arg, atom.sign)  # type: ignore[assignment]
+                        exponents[key] = exponents.get(key, Fraction(0)) + x.exponent
+                        todo.append(frozenset({(key[0], Fraction(atom.sign))}))
                     elif isinstance(atom.arg, frozenset):
                         todo.append(self.algebra.as_met.get(x.atom, atom.arg))
                 if exponents:
-                    todo.append(frozenset((m, e) for m, e in exponents.items() if e))
+                    combined[frozenset((m, sign * e) for (m, sign), e in exponents.items())] = None
+
+    def _shares(self, arg: Mono, power: Fraction, products: Iterable[Fraction]) -> list[Fraction]:
+        """What one of several exponentials may contribute to ``power``: all of it, or a literal."""
+        sign = 1 if power > 0 else -1
+        atom = Atom("exp", self.algebra.mono_axes(arg), sign, arg=arg)
+        rest = self._ratios | self._powers.get(self.algebra.intern(atom), set())
+        shares = [sign * v for v in sorted(products) if abs(power) - v in rest]
+        return [power, *(v for v in shares if v != power)]
 
     def is_part(self, term: Poly) -> bool:
         """Whether ``term`` can be part of a derivation of a source term."""
@@ -131,7 +150,7 @@ class Targets:
         coefficient = dict(term)
         first = max(coefficient, key=lambda m: (len(algebra.mono_axes(m)), _degree(m), m))
         others = [(m, c) for m, c in term if m != first]
-        atoms = {x.atom for x in algebra.parts(first, 0)}
+        atoms = {x.atom for x in _without_sizes(algebra, algebra.parts(first, 0))}
         if atoms:
             places = min((self._where.get(a, []) for a in atoms), key=len)
         else:
@@ -143,17 +162,33 @@ class Targets:
             poly = self._polys[t]
             if len(poly) < len(term):
                 continue
-            k = poly[mono] / coefficient[first]
-            if abs(k) not in self._ratios:
-                continue
-            if k < 0 and not all_positive and (not others or self._negations < 2):
-                continue
-            if coefficient[first] < 0 and poly[mono] > 0 and not others:
-                continue
-            for context in self._contexts(first, mono, algebra.axes(term)):
-                if all(poly.get(self._placed(m, context)) == k * c for m, c in others):
-                    return True
+            for there in poly[mono]:
+                k = there / coefficient[first]
+                if abs(k) not in self._ratios:
+                    continue
+                if k < 0 and not all_positive and (not others or self._negations < 2):
+                    continue
+                for context in self._contexts(first, mono, algebra.axes(term)):
+                    if self._holds(poly, k, context, first, others):
+                        return True
         return False
+
+    def _holds(
+        self,
+        poly: dict[Mono, tuple[Fraction, ...]],
+        k: Fraction,
+        context: _Context,
+        first: Mono,
+        others: list[tuple[Mono, Fraction]],
+    ) -> bool:
+        """Whether the context turns all of E into monomials of T, and no size cancels in all."""
+        cancelled = self._placed(first, context)[1]
+        for m, c in others:
+            there, gone = self._placed(m, context)
+            if k * c not in poly.get(there, ()):
+                return False
+            cancelled &= gone
+        return not cancelled
 
     def _plausible(self, mono: Mono) -> bool:
         """Whether the powers of exponentials in a monomial could come from the sources' literals."""
@@ -164,8 +199,8 @@ class Targets:
             for x in self.algebra.parts(mono, 0)
         )
 
-    def _placed(self, mono: Mono, context: _Context) -> Mono:
-        """``sum_B(R * mono)`` for the context (R, B)."""
+    def _placed(self, mono: Mono, context: _Context) -> tuple[Mono, set[int]]:
+        """``sum_B(R * mono)`` for the context (R, B), and the axes whose size cancels in it."""
         algebra = self.algebra
         parts = [
             Part(
@@ -183,43 +218,45 @@ class Targets:
             for x in algebra.parts(mono, "e")
         ]
         bound = {**context.bound, **algebra.variables(mono, "e")}
-        return algebra.assemble([*parts, *context.rest], bound)
+        sizes = [
+            Part(algebra.intern(Atom("size", name=k, sign=1 if e > 0 else -1)), abs(e), {})
+            for k, e in context.sizes.items()
+            if e
+        ]
+        carried = {v for x in (*parts, *context.rest) for v in x.variables.values()}
+        more = {axis for v, axis in bound.items() if v not in carried}
+        less = set()
+        for x in (*parts, *sizes):
+            atom = algebra.atoms[x.atom]
+            if atom.kind == "size":
+                (more if atom.sign > 0 else less).add(atom.name)  # type: ignore[arg-type]
+        return algebra.assemble([*parts, *context.rest, *sizes], bound), more & less
 
     def _contexts(self, first: Mono, mono: Mono, axes: frozenset[int]) -> Iterator[_Context]:
         """All ways of placing ``first`` in ``mono``, and of binding E's axes that ``first`` lacks."""
         algebra = self.algebra
-        want = sorted(algebra.parts(first, "e"), key=lambda x: not x.variables)
-        have = algebra.parts(mono, "t")
+        want = _without_sizes(algebra, algebra.parts(first, "e"))
+        want.sort(key=lambda x: not x.variables)
+        have = _without_sizes(algebra, algebra.parts(mono, "t"))
+        sizes = _sizes(algebra, mono)
+        for k, e in _sizes(algebra, first).items():
+            sizes[k] = sizes.get(k, Fraction(0)) - e
         bound = algebra.variables(mono, "t")
         for places, captured, left in _embeddings(algebra, want, have):
             rest = tuple(Part(x.atom, e, x.variables) for x, e in zip(have, left, strict=True) if e)
             kept = {v: a for v, a in bound.items() if v not in captured}
             missing = sorted(axes - places.keys())
-            options = [self._bindings(axis, rest, kept, places) for axis in missing]
+            # An axis may be free, summed with a factor that is left, or summed with none.
+            options = [[FREE, *(v for v, a in kept.items() if a == k), ("size", k)] for k in missing]
             for choice in itertools.product(*options):
                 more = dict(zip(missing, choice, strict=True))
-                spent = tuple(("size", k) for k, v in more.items() if v == ("size", k))
-                left_over = _without_sizes(algebra, rest, [k for _, k in spent])
-                yield _Context({**places, **more}, left_over, {**kept, **{s: s[1] for s in spent}})
-
-    def _bindings(
-        self,
-        axis: int,
-        rest: tuple[Part, ...],
-        kept: dict[Hashable, int],
-        places: dict[int, Hashable],
-    ) -> list[Hashable]:
-        """What an axis of E that its first monomial lacks may be in the context."""
-        out: list[Hashable] = [FREE]
-        out += [v for v, a in kept.items() if a == axis and v not in places.values()]
-        if any(
-            self.algebra.atoms[x.atom].kind == "size"
-            and self.algebra.atoms[x.atom].sign > 0
-            and self.algebra.atoms[x.atom].name == axis
-            for x in rest
-        ):
-            out.append(("size", axis))
-        return out
+                alone = {k: v for k, v in more.items() if v == ("size", k)}
+                powers = {
+                    k: sizes.get(k, Fraction(0)) - (k in alone) for k in {*sizes, *alone}
+                }
+                if all(e >= 0 or k in self._divided for k, e in powers.items()):
+                    sums = {**kept, **{v: k for k, v in alone.items()}}
+                    yield _Context({**places, **more}, rest, powers, sums)
 
 
 def _embeddings(
@@ -283,16 +320,18 @@ def _embeddings(
     return place(0)
 
 
-def _without_sizes(algebra: Algebra, parts: tuple[Part, ...], axes: list[int]) -> tuple[Part, ...]:
-    """The factors with one size of each of ``axes`` taken away."""
-    out = list(parts)
-    for axis in axes:
-        for i, x in enumerate(out):
-            atom = algebra.atoms[x.atom]
-            if atom.kind == "size" and atom.sign > 0 and atom.name == axis:
-                out[i] = Part(x.atom, x.exponent - ONE, x.variables)
-                break
-    return tuple(x for x in out if x.exponent)
+def _without_sizes(algebra: Algebra, parts: list[Part]) -> list[Part]:
+    return [x for x in parts if algebra.atoms[x.atom].kind != "size"]
+
+
+def _sizes(algebra: Algebra, mono: Mono) -> dict[int, Fraction]:
+    """The power of each axis's size in a monomial; the size in a denominator counts down."""
+    out: dict[int, Fraction] = {}
+    for a, e in mono[0]:
+        atom = algebra.atoms[a]
+        if atom.kind == "size":
+            out[atom.name] = atom.sign * e  # type: ignore[index]
+    return out
 
 
 def _degree(mono: Mono) -> Fraction:
@@ -301,13 +340,13 @@ def _degree(mono: Mono) -> Fraction:
     )
 
 
-def _ratios(literals: Iterable[Fraction]) -> frozenset[Fraction]:
-    """All products of some of the literals, times a small number of copies."""
+def _products(literals: Iterable[Fraction]) -> frozenset[Fraction]:
+    """All products of some of the literals."""
     out = {ONE}
     for c in literals:
         if len(out) < MAX_RATIOS:
             out |= {r * c for r in out}
-    return frozenset(r * n for r in out for n in range(1, MAX_MULTIPLE + 1))
+    return frozenset(out)
 
 
 __all__ = ["MAX_MULTIPLE", "UNIT", "Targets", "is_part"]
