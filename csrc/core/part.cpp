@@ -283,10 +283,13 @@ bool Targets::bind_missing(Embedding& e, Context& c, std::size_t i) {
 bool Targets::others_hold(Embedding& e, const Context& c) {
     const Terms terms = algebra_.terms(e.term);
     Mask everywhere = ~Mask{0};  // axes whose size cancels in every monomial
+    std::vector<MonoId> met;
     for (auto& [m, x] : terms) {
         Mask cancelled = 0;
         MonoId there = placed(m, c, cancelled);
         everywhere &= cancelled;
+        if (std::count(met.begin(), met.end(), there)) return false;  // two would merge
+        met.push_back(there);
         if (m == e.first) continue;
         auto it = polys_[e.poly].find(there);
         if (it == polys_[e.poly].end()) return false;

@@ -182,11 +182,13 @@ class Targets:
         others: list[tuple[Mono, Fraction]],
     ) -> bool:
         """Whether the context turns all of E into monomials of T, and no size cancels in all."""
-        cancelled = self._placed(first, context)[1]
+        there, cancelled = self._placed(first, context)
+        met = {there}
         for m, c in others:
             there, gone = self._placed(m, context)
-            if k * c not in poly.get(there, ()):
+            if there in met or k * c not in poly.get(there, ()):
                 return False
+            met.add(there)
             cancelled &= gone
         return not cancelled
 
