@@ -249,13 +249,13 @@ class Targets:
             kept = {v: a for v, a in bound.items() if v not in captured}
             missing = sorted(axes - places.keys())
             # An axis may be free, summed with a factor that is left, or summed with none.
-            options = [[FREE, *(v for v, a in kept.items() if a == k), ("size", k)] for k in missing]
+            options = [
+                [FREE, *(v for v, a in kept.items() if a == k), ("size", k)] for k in missing
+            ]
             for choice in itertools.product(*options):
                 more = dict(zip(missing, choice, strict=True))
                 alone = {k: v for k, v in more.items() if v == ("size", k)}
-                powers = {
-                    k: sizes.get(k, Fraction(0)) - (k in alone) for k in {*sizes, *alone}
-                }
+                powers = {k: sizes.get(k, Fraction(0)) - (k in alone) for k in {*sizes, *alone}}
                 if all(e >= 0 or k in self._divided for k, e in powers.items()):
                     sums = {**kept, **{v: k for k, v in alone.items()}}
                     yield _Context({**places, **more}, rest, powers, sums)

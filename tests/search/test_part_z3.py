@@ -158,9 +158,7 @@ class Context:
         choices = []
         for j, (t, coefficients) in enumerate(self.poly):
             rules = [z3.Or([self.k * q(coefficient) == q(v) for v in coefficients])]
-            roles = [
-                self.int("role", 0, CONTEXT + len(self.axis) - 1) for _ in t.variables
-            ]
+            roles = [self.int("role", 0, CONTEXT + len(self.axis) - 1) for _ in t.variables]
             for axis, role in zip(t.variables, roles, strict=True):
                 mine = [role == u for u, a in enumerate(e.variables) if a == axis]
                 theirs = [
@@ -180,7 +178,10 @@ class Context:
                         spent[n].append(z3.If(chosen, q(x), q(0)))
                         options.append(chosen)
                 rules.append(z3.PbEq([(o, 1) for o in options], 1) if options else False)
-            left = [q(y) - z3.Sum(s) if s else q(y) for (_, y, _), s in zip(t.factors, spent, strict=True)]
+            left = [
+                q(y) - z3.Sum(s) if s else q(y)
+                for (_, y, _), s in zip(t.factors, spent, strict=True)
+            ]
             for (_, _, there), rest in zip(t.factors, left, strict=True):
                 outside = z3.And([roles[v] >= CONTEXT for v in there.values()])
                 rules += [rest >= 0, z3.Implies(rest > 0, outside)]
