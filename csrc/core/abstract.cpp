@@ -152,7 +152,9 @@ Mask Algebra::axes(PolyId p) const {
 PolyId Algebra::add(PolyId a, PolyId b) {
     Terms t = polys_[a];
     t.insert(t.end(), polys_[b].begin(), polys_[b].end());
-    return poly(std::move(t));
+    PolyId sum = poly(std::move(t));
+    if (polys_[sum].size() > max_monomials) throw TooLarge{};
+    return sum;
 }
 
 PolyId Algebra::mul(PolyId a, PolyId b) {

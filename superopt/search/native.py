@@ -80,7 +80,7 @@ def are_parts(
     A question is (sources, terms), both numbers of steps of ``problem``; the answer says for each of
     its terms whether it can be part of these sources. Raises ValueError if a step has no normal form.
     """
-    steps = [
+    steps: list[Any] = [
         (_KINDS.index(s.kind), list(s.args), s.index, _number(s.value), []) for s in problem.steps
     ]
     out: list[list[bool]] = core_are_parts(

@@ -1,29 +1,52 @@
 """The pruning rule: whether an abstract term can still be part of a target's derivation.
 
 ``is_part(E)`` holds if one polynomial of the sources (a source term, the argument of a function
-inside one, or the combined argument of a product of exponentials), say T, has a *context* that
+inside one, or the arguments of exponentials that were multiplied), say T, has a *context* that
 turns E into some of its monomials: factors R, axes B to sum over, and a rational k with every
-monomial of ``k * sum_B(R * E)`` found in T with the same coefficient. A factor that carries an axis
-which E has already bound cannot come from outside E, so it must lie inside E's own group: a partial
-sum whose remaining cofactor still has the axis is dead. The search for the context backtracks over
-all ways of placing the first monomial of E.
+monomial of ``k * sum_B(R * E)`` found in T with the same coefficient, each another one. A factor
+that carries an axis which E has already bound cannot come from outside E, so it must lie inside E's
+own group: a partial sum whose remaining cofactor still has the axis is dead. The search for the
+context backtracks over all ways of placing the first monomial of E; which one is first is of no
+consequence.
 
-Completeness (sketch). Call a derivation *merge-free* if, whenever it adds or multiplies normal
-forms, no two monomials cancel or merge. Let E occur in a merge-free derivation of a target's normal
-form. Walk from E towards the target, up to the first function application or the target itself:
-each step adds a term (E's monomials stay), multiplies by a term (pick one of its monomials:
-distributivity keeps that multiple of every monomial of E, since none merges), or sums over an axis
-(which binds the axis in E and in the chosen factors, and in nothing that E bound before). So at the
-end of the walk a polynomial holds all monomials of E under one common context, which is what is
-tested; that polynomial is the target, or a function's argument. By the axioms of ``abstract`` an
-argument of a function in the derivation is an argument inside the target's normal form or, for an
-exponential, a combination of such arguments, or a source term; content taken out of a reciprocal or
-a root only removes common factors. A reciprocal or a root counts as merge-free if its argument has
-no common factors and is no exponential, reciprocal or size, or if the source applies it: those laws
-are used to take functions apart, and to join them only where the source does. Literals are consumed
-like atoms: k, E's own coefficients and the powers of its exponentials must be products of literals
-that the sources hold (or multiples of powers found there), and a sign is not introduced twice.
-Hence the space of a region is finite. Nothing is claimed beyond merge-free derivations.
+*Merge-free.* A derivation is merge-free if no step lets monomials or factors vanish:
+
+* no two monomials cancel or merge where normal forms are added, multiplied or summed over an axis,
+  and no literal meets its inverse (so literals are consumed like atoms);
+* of two factors p and q, p has no negative monomial or q has a positive one, and the other way
+  round: no sign meets another on every way from p into the product;
+* a size meets its reciprocal at most in some monomials of a term: for each axis, in one monomial of
+  each term on its way to the target none does (the mean of ``x + b``, where b lacks the axis);
+* the argument of a reciprocal or a root has no common factors and is no reciprocal, exponential or
+  size, unless the source applies the function to this very term: those laws take functions apart,
+  and join them only where the source does;
+* a monomial, or a power of an exponential, is at most ``MAX_MULTIPLE`` copies of one product of
+  literals, of which at most ``MAX_RATIOS`` are looked at.
+
+*Completeness (sketch).* Let E occur in a merge-free derivation of a target's normal form. Walk from
+E towards the target, up to the first function application or the target itself. Each step adds a
+term (E's monomials stay), multiplies by a term (pick one of its monomials, a positive one unless E
+has no negative ones: distributivity keeps that multiple of every monomial of E, since none merges),
+or sums over an axis (which binds the axis in E and in the chosen factors, and in nothing that E
+bound before). So at the end of the walk a polynomial holds all monomials of E under one common
+context: the product of what was picked, R, with the literals taken out as k, and the axes summed
+over, B. Powers of sizes in R may be negative, or come from an axis that nothing carries; as long as
+one monomial of E cancels none, they are bounded by those in T. That polynomial is the target, or a
+function's argument. An argument of a keyed function, a reciprocal or a root stays whole in its
+atom, and the atom in the target (or in an argument inside it, or a source term). The argument q of
+an exponential is taken apart: exp(q) leaves one power of an exponential for each monomial of q, and
+other exponentials may raise these powers. So what the target's monomial holds is q's coefficients
+or more, and ``_shares`` allows for each monomial of q the whole power, or a product of literals with
+a rest that others can supply; a positive and a negative power of one exponential are kept apart.
+The context is therefore among those tested. Its k, E's coefficients and its powers of exponentials
+are products of the literals that the sources hold, or of powers found there, and a single negative
+monomial is never turned into a positive one. Hence the space of a region is finite.
+
+Nothing is claimed beyond merge-free derivations. The converse does not hold either: the rule does
+not ask whether the sources have literals, signs and sizes enough for E *and* its context, nor
+whether exponentials under different sums could have had one argument, so it keeps some terms for
+nothing. ``tests/search/test_part_brute.py`` counts them; ``test_part_z3.py`` has Z3 look for the
+context.
 """
 
 from __future__ import annotations
@@ -226,8 +249,8 @@ class Targets:
             if e
         ]
         carried = {v for x in (*parts, *context.rest) for v in x.variables.values()}
-        more = {axis for v, axis in bound.items() if v not in carried}
-        less = set()
+        more: set[int] = {axis for v, axis in bound.items() if v not in carried}
+        less: set[int] = set()
         for x in (*parts, *sizes):
             atom = algebra.atoms[x.atom]
             if atom.kind == "size":
@@ -254,11 +277,11 @@ class Targets:
             ]
             for choice in itertools.product(*options):
                 more = dict(zip(missing, choice, strict=True))
-                alone = {k: v for k, v in more.items() if v == ("size", k)}
+                alone = [k for k, v in more.items() if v == ("size", k)]
                 powers = {k: sizes.get(k, Fraction(0)) - (k in alone) for k in {*sizes, *alone}}
                 if all(e >= 0 or k in self._divided for k, e in powers.items()):
-                    sums = {**kept, **{v: k for k, v in alone.items()}}
-                    yield _Context({**places, **more}, rest, powers, sums)
+                    summed: dict[Hashable, int] = {("size", k): k for k in alone}
+                    yield _Context({**places, **more}, rest, powers, {**kept, **summed})
 
 
 def _embeddings(

@@ -84,7 +84,7 @@ def test_a_program_without_inputs_computes_what_it_did(f):
 @pytest.mark.parametrize(
     "text",
     [
-        '  %0 = const 2 f32\n  %1 = exp %0 : [] f32\n  return "o" [] = %1\n',
+        '  %0 = const 2.0 f32\n  %1 = exp %0 : [] f32\n  return "o" [] = %1\n',
         '  %0 = iota : [n] i64\n  return "o" [n] = %0\n',
         '  %0 = size_of n : [] f32\n  %1 = div %0 %0 : [] f32\n  return "o" [] = %1\n',
         X + '  return "o" [n] = %0\n',
