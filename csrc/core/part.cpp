@@ -41,7 +41,7 @@ void drop_sizes(const Algebra& algebra, std::vector<Part>& parts) {
 // The state of the search for a context: which factors of `mono` the factors `want` are.
 struct Targets::Embedding {
     PolyId term;
-    MonoId first;
+    MonoId first, there;  // a monomial of the term, and the one of the source that it becomes
     int poly;
     Num ratio;
     Mask axes;
@@ -176,6 +176,7 @@ bool Targets::search(PolyId term) {
 // Looks for a context that places the first monomial here.
 bool Targets::attempt(Embedding& e, const Place& place) {
     e.poly = place.poly;
+    e.there = place.mono;
     e.sizes = sizes_of(algebra_, place.mono);
     for (auto& [axis, n] : e.own) at(e.sizes, axis) -= n;
     bool single = algebra_.terms(e.term).size() == 1;
@@ -282,15 +283,18 @@ bool Targets::bind_missing(Embedding& e, Context& c, std::size_t i) {
 
 bool Targets::others_hold(Embedding& e, const Context& c) {
     const Terms terms = algebra_.terms(e.term);
-    Mask everywhere = ~Mask{0};  // axes whose size cancels in every monomial
-    std::vector<MonoId> met;
+    bool divides = std::any_of(c.sizes.begin(), c.sizes.end(), [](auto& x) { return x.second < 0; });
+    for (auto& [axis, n] : e.own) divides = divides || n < 0;
+    Mask everywhere = divides ? ~Mask{0} : 0;  // axes whose size cancels in every monomial
+    std::vector<MonoId> met{e.there};
     for (auto& [m, x] : terms) {
         Mask cancelled = 0;
+        if (m == e.first && !divides) continue;
         MonoId there = placed(m, c, cancelled);
         everywhere &= cancelled;
+        if (m == e.first) continue;
         if (std::count(met.begin(), met.end(), there)) return false;  // two would merge
         met.push_back(there);
-        if (m == e.first) continue;
         auto it = polys_[e.poly].find(there);
         if (it == polys_[e.poly].end()) return false;
         const Num want = e.ratio * x;
