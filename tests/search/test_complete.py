@@ -41,7 +41,7 @@ from superopt.search.regions import regions
 from superopt.search.values import Field
 from tests.search.generated import named, program
 
-PROGRAMS, MANY = 60, 240
+PROGRAMS, MANY = 45, 240
 GOLDEN = Path(__file__).with_name("only_unpruned.txt")
 MOST = 5  # operators of a source term, counted as a tree
 MOST_TERMS = 1500
@@ -115,10 +115,11 @@ def made_of(al, form, out=None, times=1):
 class Brute:
     """All terms of at most ``most`` operators, as items (value key, form).
 
-    ``within``: only those made of what this source term's normal form is made of.
+    ``target``: the source term whose derivations are wanted; of the largest terms only those that
+    are it are kept. ``bounded``: only terms made of what its normal form is made of.
     """
 
-    def __init__(self, task, numbers, most, within=None):
+    def __init__(self, task, numbers, most, target, bounded=False):
         self.task, self.numbers, self.most = task, numbers, most
         self.within, self.packed = None, {}
         self.al = Algebra()
@@ -134,8 +135,9 @@ class Brute:
             self.sources.append(item)
             if not task.steps[n].args:
                 self.meet(item, value, 0)
-        if within is not None:
-            self.within = +made_of(self.al, self.sources[within][1])
+        self.target = self.sources[target]
+        if bounded:
+            self.within = +made_of(self.al, self.target[1])
             self.guard = sum(128 << 8 * i for i in range(len(self.within)))
             self.room = sum((128 + n) << 8 * i for i, n in enumerate(self.within.values()))
             # Two factors that are sums have at least as many monomials as both, less one.
@@ -204,6 +206,8 @@ class Brute:
             return
         if self.within is not None and self.pack(form) is None and made not in self.source_steps:
             return
+        if self.within is not None and size == self.most and form != self.target[1]:
+            return
         x = [self.values[a[0]] for a in args]
         if kind == "mul":
             value = self.numbers.mul(*x)
@@ -216,6 +220,8 @@ class Brute:
         if value is None:
             return
         item = ((value.axes, value.fingerprint()), form)
+        if size == self.most and item[0] != self.target[0]:
+            return
         free = (
             merge_free(self.task, self.al, kind, index, [a[1] for a in args], form)
             or made in self.source_steps
@@ -318,7 +324,7 @@ def compare(graph, bounded=False):
         return None
     if any(not f for f in source_forms(task, Algebra())):
         return None  # a source term is zero
-    brute = Brute(task, engine.numbers, most, target if bounded else None)
+    brute = Brute(task, engine.numbers, most, target, bounded)
     if not brute.done:
         return None
     key = brute.sources[target]
