@@ -53,7 +53,10 @@ int Algebra::intern(const Atom& a) {
     Key k{static_cast<std::uint64_t>(a.kind), static_cast<std::uint64_t>(a.sign + 1), a.name,
           static_cast<std::uint64_t>(a.arg), a.axes};
     auto [it, fresh] = atom_ids_.try_emplace(std::move(k), static_cast<int>(atoms_.size()));
-    if (fresh) atoms_.push_back(a);
+    if (fresh) {
+        atoms_.push_back(a);
+        held_ += sizeof(Atom) + bytes_of(it->first) + table_entry;
+    }
     return it->second;
 }
 
@@ -71,6 +74,8 @@ int Algebra::intern(Group g) {
             for (auto& [axis, n] : f.binding) free &= ~(Mask{1} << axis);
             g.axes |= free;
         }
+        held_ += bytes_of(g.bound) + bytes_of(g.factors) + bytes_of(it->first) + table_entry;
+        for (auto& f : g.factors) held_ += bytes_of(f.binding);
         groups_.push_back(std::move(g));
     }
     return it->second;
@@ -85,6 +90,7 @@ MonoId Algebra::intern(Mono m) {
         m.axes = 0;
         for (auto& [a, e] : m.free) m.axes |= atoms_[a].axes;
         for (int g : m.groups) m.axes |= groups_[g].axes;
+        held_ += bytes_of(m.free) + bytes_of(m.groups) + bytes_of(it->first) + table_entry;
         monos_.push_back(std::move(m));
     }
     return it->second;
@@ -103,7 +109,10 @@ PolyId Algebra::poly(Terms terms) {
     Key k;
     for (auto& [m, c] : out) k.insert(k.end(), {static_cast<std::uint64_t>(m), c.r});
     auto [it, fresh] = poly_ids_.try_emplace(std::move(k), static_cast<int>(polys_.size()));
-    if (fresh) polys_.push_back(std::move(out));
+    if (fresh) {
+        held_ += bytes_of(out) + bytes_of(it->first) + table_entry;
+        polys_.push_back(std::move(out));
+    }
     return it->second;
 }
 
@@ -188,6 +197,7 @@ MonoId Algebra::mono_mul(MonoId a, MonoId b) {
     cancel(out.free);
     MonoId id = intern(std::move(out));
     products_.emplace(key, id);
+    held_ += table_entry;
     return id;
 }
 

@@ -42,8 +42,8 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
                           const std::vector<int>& reducible, bool sums,
                           const std::vector<RawNum>& literals, int rank,
                           std::vector<std::vector<Word>> primes, Word seed, int attempts,
-                          int max_forms, std::int64_t candidates, double seconds, nb::object stop,
-                          bool prune, bool share) {
+                          int max_forms, std::int64_t candidates, double seconds, std::int64_t memory,
+                          nb::object stop, bool prune, bool share) {
     Problem p = problem_of(std::move(leaves), functions, steps);
     p.axes = axes;
     for (int a : reducible) p.reducible |= Mask{1} << a;
@@ -58,13 +58,14 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
     Limits limits;
     limits.candidates = candidates;
     limits.seconds = seconds;
+    limits.memory = memory;
     limits.prune = prune;
     limits.share = share;
-    limits.stop = [&stop] {
+    limits.stop = [&stop](std::uint64_t states, std::size_t classes) {
         nb::gil_scoped_acquire held;
         // An interrupt of the user leaves as the exception that Python raised for it.
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
-        return !stop.is_none() && nb::cast<bool>(stop());
+        return !stop.is_none() && nb::cast<bool>(stop(states, classes));
     };
     Space space = [&] {
         nb::gil_scoped_release released;  // other threads run meanwhile
@@ -96,6 +97,9 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
     out["removed"] = removed;
     out["keyed_roots"] = space.keyed_roots;
     out["unsupported"] = space.unsupported;
+    out["held"] = space.held;
+    out["source_held"] = space.source_held;
+    out["full"] = space.full;
     return out;
 }
 
@@ -135,7 +139,7 @@ void register_search(nb::module_& m) {
           nb::arg("functions"), nb::arg("steps"), nb::arg("reducible"), nb::arg("sums"),
           nb::arg("literals"), nb::arg("rank"), nb::arg("primes"), nb::arg("seed"),
           nb::arg("attempts"), nb::arg("max_forms"), nb::arg("candidates"), nb::arg("seconds"),
-          nb::arg("stop").none(), nb::arg("prune"), nb::arg("share"),
+          nb::arg("memory"), nb::arg("stop").none(), nb::arg("prune"), nb::arg("share"),
           "Enumerates the values of one region; see superopt/search/native.py.");
     m.def("are_parts", &are_parts, nb::arg("leaves"), nb::arg("functions"), nb::arg("steps"),
           nb::arg("questions"), nb::arg("literals"), nb::arg("negations"),

@@ -23,6 +23,9 @@ PolyId combine(const Problem& problem, Algebra& algebra, StepKind kind, int inde
     return a;
 }
 
+// An entry of the table of terms made: its key of four words, and its place.
+constexpr std::size_t made_entry = sizeof(Key) + 4 * sizeof(Word) + table_entry;
+
 class Engine {
 public:
     Engine(const Problem& problem, const Limits& limits)
@@ -46,6 +49,7 @@ private:
     bool attempt(StepKind kind, int index, std::size_t i, std::size_t j);
     bool may_be_part(StepKind kind, int index, std::size_t i, std::size_t j, PolyId& form);
     bool spent();
+    std::size_t held() const { return held_ + algebra_.held() + (targets_ ? targets_->held() : 0); }
     Made made(StepKind kind, int index, int a, int b) const;
 
     static Key key(const Made& m) {
@@ -66,6 +70,7 @@ private:
     std::vector<Item> items_;
     std::unordered_map<Key, int, KeyHash> by_value_;
     std::unordered_map<Key, int, KeyHash> made_;  // -1: no value
+    std::size_t held_ = 0;
     Space out_;
 };
 
@@ -79,10 +84,12 @@ Space Engine::run() {
         out_.unsupported = "a source term divides by zero";
         return std::move(out_);
     }
+    out_.source_held = held();
     for (std::size_t i = 0; out_.closed && i < items_.size(); i++) out_.closed = expand(i);
     out_.closed = out_.closed && !out_.removed.forms;
     out_.queries = targets_->queries;
     out_.keyed_roots = field_->keyed_roots;
+    out_.held = held();
     for (auto& v : values_) out_.axes.push_back(v.axes);
     return std::move(out_);
 }
@@ -145,6 +152,8 @@ int Engine::put(Value value, PolyId form) {
         Mask mask = 0;
         for (int a : value.axes) mask |= Mask{1} << a;
         masks_.push_back(mask);
+        held_ += bytes_of(value.axes) + bytes_of(value.data) + bytes_of(it->first) + table_entry +
+                 sizeof(Value) + sizeof(Mask) + 2 * sizeof(std::vector<int>);
         values_.push_back(std::move(value));
         forms_.emplace_back();
         out_.derivations.emplace_back();
@@ -163,10 +172,12 @@ void Engine::add_form(int cls, PolyId form) {
     }
     forms.push_back(form);
     items_.push_back({cls, form, &targets_->extremes(form)});
+    held_ += sizeof(PolyId) + sizeof(Item);
 }
 
 void Engine::record(const Made& m, int cls) {
     if (!made_.try_emplace(key(m), cls).second) return;
+    held_ += made_entry + sizeof(Made);
     if (m.args[0] == cls || m.args[1] == cls)
         out_.removed.identity++;
     else
@@ -209,6 +220,7 @@ bool Engine::attempt(StepKind kind, int index, std::size_t i, std::size_t j) {
     std::optional<Value> value = evaluate(m);
     if (!value) {
         made_.emplace(key(m), -1);
+        held_ += made_entry;
         out_.removed.undefined++;
         return true;
     }
@@ -242,13 +254,17 @@ bool Engine::may_be_part(StepKind kind, int index, std::size_t i, std::size_t j,
 bool Engine::spent() {
     if (limits_.candidates >= 0 && out_.states >= static_cast<std::uint64_t>(limits_.candidates))
         return true;
+    if (limits_.memory >= 0 && held() > static_cast<std::size_t>(limits_.memory)) {
+        out_.full = true;
+        return true;
+    }
     if (out_.states % 16) return false;
     auto now = Clock::now();
     if (limits_.seconds >= 0 && std::chrono::duration<double>(now - started_).count() > limits_.seconds)
         return true;
     if (now - polled_ < std::chrono::milliseconds(5)) return false;
     polled_ = now;
-    return limits_.stop && limits_.stop();
+    return limits_.stop && limits_.stop(out_.states, values_.size());
 }
 
 }  // namespace

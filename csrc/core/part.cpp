@@ -83,6 +83,7 @@ const Totals& Targets::totals(MonoId m) {
         Bound bound;
         for (auto& x : algebra_.parts(m, 0, bound)) sum[x.atom] = sum[x.atom] + x.exponent;
         it->second.assign(sum.begin(), sum.end());
+        held_ += bytes_of(it->second) + table_entry;
     }
     return it->second;
 }
@@ -117,7 +118,11 @@ bool Targets::plausible(MonoId m) {
 
 bool Targets::is_part(PolyId term) {
     queries++;
-    if (memo_.size() <= static_cast<std::size_t>(term)) memo_.resize(term + 64, -1);
+    if (memo_.size() <= static_cast<std::size_t>(term)) {
+        held_ -= memo_.capacity();
+        memo_.resize(term + 64, -1);
+        held_ += memo_.capacity();
+    }
     if (memo_[term] < 0) memo_[term] = !algebra_.terms(term).empty() && search(term);
     return memo_[term];
 }

@@ -38,6 +38,7 @@ public:
     bool may_hold_sum(const Extremes& a, const Extremes& b);
     const Extremes& extremes(PolyId p);  // the reference stays valid
     std::uint64_t queries = 0;
+    std::size_t held() const { return held_; }  // bytes of what is known of monomials and terms
 
 private:
     struct Place {
@@ -81,6 +82,7 @@ private:
     int negations_;
     std::vector<signed char> memo_;
     std::unordered_map<MonoId, Totals> totals_;
+    std::size_t held_ = 0;
 };
 
 }  // namespace superopt::search

@@ -304,14 +304,19 @@ def _best(
     return [(seconds, p) for seconds, _, p in scored[:keep]]
 
 
-def cost_on(
-    device: Device,
-) -> Callable[[Graph, list[int], set[int], tuple[int, ...]], KernelCost]:
+@dataclass(frozen=True)
+class CostOn:
     """The cost function that the search takes: a kernel body, then placements, to seconds."""
 
-    def cost(
-        graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...]
-    ) -> KernelCost:
-        return KernelCost(shape_of_kernel(graph, body, stored, outputs), device)
+    device: Device
 
-    return cost
+    def __call__(
+        self, graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...]
+    ) -> KernelCost:
+        """The cost of the kernel that computes ``body`` from ``stored`` values."""
+        return KernelCost(shape_of_kernel(graph, body, stored, outputs), self.device)
+
+
+def cost_on(device: Device) -> CostOn:
+    """The cost function of a device; it can be sent to other processes."""
+    return CostOn(device)

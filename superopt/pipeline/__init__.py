@@ -243,6 +243,12 @@ def _check_devices(args: tuple[Any, ...], kwargs: dict[str, Any], options: Optio
             )
 
 
+def why_of(error: BaseException) -> dict[str, Any] | None:
+    """What became of the alternatives where no kernel was found; None for any other error."""
+    found: dict[str, Any] | None = getattr(error, "superopt_why", None)
+    return found
+
+
 def cache(config: Config | None = None) -> Cache:
     """The kernel cache in use (for the command line)."""
     return Cache.open(config)

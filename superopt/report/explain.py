@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -22,6 +22,58 @@ def explain(result: Any) -> str:
             )
         )
     return "\n\n".join(blocks)
+
+
+def as_json(result: Any) -> dict[str, Any]:
+    """What ``superopt explain --json`` prints, as plain data."""
+    return {
+        "winner": result.winner,
+        "cache": result.cache,
+        "states": result.states,
+        "timings": dict(result.timings),
+        "mugraphs": [str(p.mugraph) for p in getattr(result, "pieces", ()) if p is not None]
+        or ([str(result.mugraph)] if result.mugraph is not None else []),
+        "certificates": [p.certificate for p in getattr(result, "pieces", ()) if p is not None]
+        or ([result.certificate] if result.certificate is not None else []),
+        "rejected": [
+            list(p.meta.get("rejected", ())) for p in getattr(result, "pieces", ()) if p is not None
+        ],
+        "boundaries": [
+            {"op": str(b.op), "where": str(b.where), "reason": str(b.reason)}
+            for b in result.boundaries
+        ],
+    }
+
+
+def why(result: Any) -> str:
+    """The best rejected alternatives of each piece, and the rule by which each lost, as text."""
+    blocks = []
+    for piece in (p for p in result.pieces if p is not None):
+        meta = piece.meta
+        kept = _alternative(meta["kept"])
+        rows = [_alternative(r) for r in meta.get("rejected", ())]
+        blocks.append(_block("kept", [kept]))
+        blocks.append(_block("rejected", rows or ["nothing: there was no other candidate"]))
+    return "\n\n".join(blocks)
+
+
+def why_nothing(found: Mapping[str, Any]) -> str:
+    """Why no kernel was found: the rule that removed the last candidate, and the candidates."""
+    blocks = [_block("the last candidate was removed by", [str(found["last"])])]
+    if rows := [_alternative(r) for r in found["rejected"]]:
+        blocks.append(_block("rejected", rows))
+    return "\n\n".join(blocks)
+
+
+def _alternative(row: Mapping[str, Any]) -> str:
+    """One line: the rule, kernels, predicted and measured time, how it is split, the detail."""
+    out = f"{row['rule']}: " if row["rule"] else ""
+    kernels = row["kernels"]
+    out += f"{kernels} kernel{'s' * (kernels != 1)}, predicted {row['predicted_s'] * 1e6:.1f} us"
+    if row.get("measured_s") is not None:
+        out += f", measured {row['measured_s'] * 1e6:.1f} us"
+    out += f", {row['plan']}" if row["plan"] else ""
+    return out + (f" ({row['detail']})" if row["detail"] else "")
 
 
 def _header(result: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -47,7 +47,8 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
         max_forms=MAX_FORMS,
         candidates=-1 if limits.candidates is None else limits.candidates,
         seconds=-1.0 if limits.seconds is None else limits.seconds,
-        stop=limits.stop,
+        memory=-1 if limits.memory is None else limits.memory,
+        stop=_polled(limits),
         prune=limits.prune,
         share=limits.share,
     )
@@ -66,6 +67,9 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
         raw["queries"],
         raw["removed"],
         raw["keyed_roots"],
+        raw["held"],
+        raw["source_held"],
+        raw["full"],
     )
 
 
@@ -96,6 +100,20 @@ def are_parts(
 
 def _functions(problem: Problem) -> list[list[tuple[int, int]]]:
     return [[(_LAWS[law], key) for law, key in chain] for chain in problem.functions]
+
+
+def _polled(limits: Limits) -> Callable[[int, int], bool] | None:
+    """What the engine calls every few milliseconds with its states and classes."""
+    stop, watch = limits.stop, limits.watch
+    if stop is None and watch is None:
+        return None
+
+    def polled(states: int, classes: int) -> bool:
+        if watch is not None:
+            watch(states, classes)
+        return stop is not None and stop()
+
+    return polled
 
 
 def _number(c: Fraction) -> tuple[int, float]:
