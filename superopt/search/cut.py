@@ -146,6 +146,7 @@ class Cutter:
             for n, k in new:
                 floor = self.blocks.floor(1 << k, kernels[k])
                 total[n] = self.blocks.seconds(*floor) * SLACK
+            new.sort(key=lambda e: -total[e[0]])
         for n, k in new:
             if self.bound and sum(total) >= limit:
                 return None
