@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from superopt.cost.devices import Device
 from superopt.cost.model import KernelCost, shape_of_kernel, unit_of
+from superopt.cost.rows import Rows
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.graph import Graph, Map, Reduce, View
@@ -26,11 +28,17 @@ class Costs:
 
     device: Device
 
+    @cached_property
+    def rows(self) -> Rows:
+        """What is known of the nodes of the graph that was asked about last."""
+        return Rows(self.device)
+
     def __call__(
         self, graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...]
     ) -> KernelCost:
         """The cost of the placements of one kernel body."""
-        return KernelCost(shape_of_kernel(graph, body, stored, outputs), self.device)
+        ready = self.rows.cost(graph, body, stored, outputs)
+        return ready or KernelCost(shape_of_kernel(graph, body, stored, outputs), self.device)
 
     def least(self, graph: Graph) -> Least:
         """The least costs of the values that the outputs of a graph need."""

@@ -262,15 +262,12 @@ class KernelCost:
 MOST_AXES = 64
 """Axes of one kernel that the engine can tell apart."""
 
-_UNITS = ("map", "mul_add", "narrow")
+UNITS = ("map", "mul_add", "narrow")
 
 
 def _engine(shape: KernelShape, device: Device, at: Mapping[Axis, int]) -> Any:
-    if len(at) > MOST_AXES:
-        return None
-    try:
-        from superopt._core import KernelCost as Engine
-    except ImportError:
+    engine = engine_class()
+    if len(at) > MOST_AXES or engine is None:
         return None
 
     def bits(axes: Iterable[Axis]) -> int:
@@ -280,19 +277,31 @@ def _engine(shape: KernelShape, device: Device, at: Mapping[Axis, int]) -> Any:
         return [(bits(axes), float(size)) for axes, size in rows]
 
     parts = [(bits(axes), bits(over), float(size)) for axes, over, size in shape.parts]
-    d = device
-    numbers = (d.cores, d.dram, d.l3, d.l1, d.l2, d.l3_bytes, d.launch, d.step)
-    return Engine(
+    return engine(
         [float(n) for n in shape.sizes.values()],
-        [(bits(w.axes), w.flops, _UNITS.index(w.unit)) for w in shape.works],
+        [(bits(w.axes), w.flops, UNITS.index(w.unit)) for w in shape.works],
         data(shape.reads),
         data(shape.writes),
         data(shape.tiles),
         parts,
         bits(shape.reduced),
-        [d.map_rate, d.mul_add, d.narrow],
-        [float(x) for x in numbers],
+        *device_numbers(device),
     )
+
+
+def engine_class() -> Any:
+    """The compiled engine, or None where it is not built."""
+    try:
+        from superopt._core import KernelCost as Engine
+    except ImportError:
+        return None
+    return Engine
+
+
+def device_numbers(d: Device) -> tuple[list[float], list[float]]:
+    """A device as the engine takes it: the rates of its units, then the rest."""
+    numbers = (d.cores, d.dram, d.l3, d.l1, d.l2, d.l3_bytes, d.launch, d.step)
+    return [d.map_rate, d.mul_add, d.narrow], [float(x) for x in numbers]
 
 
 def _best(
