@@ -75,7 +75,8 @@ def placeable(
     )
     long = [a for a in reduced if hint(a.size) >= 2 * LEAST_PART]
     long.sort(key=lambda a: -hint(a.size))
-    split = tuple(a for a in long if _splits(graph, body, outputs, a))
+    # One at a time: a kernel has one merge.
+    split = next(((a,) for a in long if _splits(graph, body, outputs, a)), ())
     return Axes(grid, loop, wide, split)
 
 
@@ -118,7 +119,7 @@ def choices(axes: Axes, quick: bool) -> tuple[list[list[Split]], list[tuple[Spli
             picks.append(n)
         grids.append([Split(a, t) for t in picks])
     # One part comes first: what is cut off at the limit of combinations has parts.
-    for a in axes.split[:1]:  # one at a time: a kernel has one merge
+    for a in axes.split:
         n = hint(a.size)
         tiles = [-(-n // k // LEAST_PART) * LEAST_PART for k in (QUICK_PARTS if quick else PARTS)]
         grids.insert(0, [Split(a, n), *(Split(a, t) for t in dict.fromkeys(tiles) if t < n)])
