@@ -385,6 +385,13 @@ def fusible(graph: Graph, body: list[int], outputs: tuple[int, ...], reads: set[
     return True
 
 
+def ordered(graph: Graph, groups: list[tuple[int, ...]]) -> tuple[tuple[int, ...], ...] | None:
+    """The kernels in execution order; None where some need each other."""
+    groups = sorted((tuple(sorted(g)) for g in groups), key=max)
+    needs = _needs(groups, {i: graph.reachable([i]) for g in groups for i in g})
+    return None if any(g in needs[g] for g in groups) else tuple(_topological(graph, groups))
+
+
 def _topological(graph: Graph, groups: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Kernels so that each reads only what earlier ones stored."""
     owner = {i: g for g in groups for i in g}
