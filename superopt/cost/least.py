@@ -9,12 +9,12 @@ Placement, tiles that do not fit, steps and waves only add to that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from superopt.cost.devices import Device
-from superopt.cost.model import KernelCost, shape_of_kernel, unit_of
+from superopt.cost.model import Choices, KernelCost, shape_of_kernel, unit_of
 from superopt.cost.rows import Rows
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES
@@ -42,7 +42,7 @@ class Costs:
 
     def least(self, graph: Graph) -> Least:
         """The least costs of the values that the outputs of a graph need."""
-        return Least(graph, self.device)
+        return Least(graph, self.device, self.rows)
 
 
 class Least:
@@ -54,8 +54,8 @@ class Least:
 
     overlap = 0.3
 
-    def __init__(self, graph: Graph, device: Device) -> None:
-        self.launch = device.launch
+    def __init__(self, graph: Graph, device: Device, rows: Rows) -> None:
+        self.launch, self.rows = device.launch, rows
         self._graph, self._device = graph, device
         self._sums: dict[int, list[Reduce]] = {}
         for i in graph.reachable([o.node for o in graph.outputs]):
@@ -82,7 +82,9 @@ class Least:
     def read(self, reader: int, i: int) -> tuple[frozenset[Axis], float]:
         """(axes, seconds) of one node reading a stored value; what has these axes is read once."""
         node = self._graph.nodes[i]
-        axes = self._graph.nodes[reader].axes if isinstance(self._graph.nodes[reader], View) else None
+        axes = (
+            self._graph.nodes[reader].axes if isinstance(self._graph.nodes[reader], View) else None
+        )
         axes = node.axes if axes is None else axes
         return frozenset(axes), self._moved(axes, node.dtype)
 
@@ -90,6 +92,22 @@ class Least:
         """Storing a node."""
         node = self._graph.nodes[i]
         return self._moved(node.axes, node.dtype)
+
+    def placed(
+        self,
+        body: Sequence[int],
+        stored: set[int],
+        outputs: tuple[int, ...],
+        settled: int,
+        reduced: Iterable[Axis],
+        grids: Sequence[Choices],
+        step: int,
+        prices: Sequence[tuple[float, float]],
+    ) -> list[float] | None:
+        """The least seconds of a kernel that computes this body, and perhaps more: ``Rows.least``."""
+        return self.rows.least(
+            self._graph, body, stored, outputs, settled, reduced, grids, step, prices
+        )
 
     def _moved(self, axes: Iterable[Axis], dtype: str) -> float:
         cores = self._device.cores

@@ -44,7 +44,9 @@ def why_not_split(
     inside = set(body)
     nodes = graph.nodes
     partial = {i: 1 << k for k, i in enumerate(reduced_over(graph, body, axis))}
-    below: dict[int, int] = {}  # the partial reductions that a value depends on, where there are any
+    below: dict[
+        int, int
+    ] = {}  # the partial reductions that a value depends on, where there are any
     for i in body:
         node = nodes[i]
         if isinstance(node, (View, Gather)) and (

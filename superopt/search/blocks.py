@@ -7,12 +7,13 @@ a point computes its block, and those of the points below that are not stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Graph, Input
+from superopt.mugraph.placement import Split
 
 
 class Least(Protocol):
@@ -33,6 +34,24 @@ class Least(Protocol):
 
     def write(self, i: int) -> float:
         """Storing a node."""
+
+    def placed(
+        self,
+        body: Sequence[int],
+        stored: set[int],
+        outputs: tuple[int, ...],
+        settled: int,
+        reduced: Iterable[Axis],
+        grids: Sequence[Sequence[Sequence[Split]]],
+        step: int,
+        prices: Sequence[tuple[float, float]],
+    ) -> list[float] | None:
+        """The least seconds of a kernel that computes this body, and perhaps more; None: not known.
+
+        One for each (price of a second of compute, of memory): less what is paid for the rest of
+        what it computes and moves. settled: nodes above this one get no more readers; reduced: axes
+        that may be in parts; grids: sets of choices, any of which; step: the smallest of a loop.
+        """
 
 
 def bits(mask: int) -> Iterator[int]:

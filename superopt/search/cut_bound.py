@@ -19,10 +19,11 @@ from typing import TypeVar
 
 from superopt.search.blocks import Blocks, Body, bits
 from superopt.search.cut import INFINITE, SLACK, Cut, Cutter, ordered
+from superopt.search.relaxed import Relaxed
 
 T = TypeVar("T")
 
-EXPANSIONS = 300
+EXPANSIONS = 3000
 """States that are expanded for one graph."""
 
 MOST_JOINED = 5
@@ -72,6 +73,11 @@ class BranchAndBound:
         return self.cutter.blocks
 
     @cached_property
+    def relaxed(self) -> Relaxed:
+        """The least costs of kernels of which not all is decided."""
+        return Relaxed(self.blocks, self.cutter.wide)
+
+    @cached_property
     def order(self) -> list[int]:
         """The free points in the order in which they are decided: users first."""
         return sorted((self.blocks.at[i] for i in self.cutter.free), reverse=True)
@@ -103,6 +109,7 @@ class BranchAndBound:
         while heap:
             least, _, _, state = heap[0]
             if least >= best.seconds * SLACK:
+                heap = []  # what is left is no better
                 break
             if expanded >= self.expansions or self.cutter.late():
                 break
@@ -144,9 +151,9 @@ class BranchAndBound:
         if not self.bound:
             return 0.0
         blocks, open_points = self.blocks, self._open(state.depth)
-        exact, loose = 0.0, []
+        exact, loose = 0.0, list[list[float]]()
         for group in self._groups(state.stored | open_points):
-            mine = [k for k in bits(group & state.stored)]
+            mine = list(bits(group & state.stored))
             if not mine:
                 continue
             decided = not group & open_points and not any(
@@ -156,29 +163,32 @@ class BranchAndBound:
             if options is not None:
                 exact += options[0][0]
                 continue
-            outputs, together = self._together(mine, state.kernels)
-            loose.append(blocks.floor(outputs, together, open_points))
+            loose.append(self._loosely(mine, state, open_points))
         everything = 0
         for body in state.kernels.values():
             everything |= body.blocks
         rest = blocks.rest(*blocks.done(everything))
-        return (exact + len(loose) * blocks.least.launch + self._shared(loose, rest)) * SLACK
+        return exact * SLACK + SLACK * max(
+            p * rest[0] + q * rest[1] + sum([each[n] for each in loose])
+            for n, (p, q) in enumerate(self.relaxed.prices)
+        )
 
-    def _shared(self, kernels: list[tuple[float, float]], rest: tuple[float, float]) -> float:
-        """The least that kernels of these (compute, memory) seconds and what is left take together.
-
-        What is left may go into any of them, where it hides behind the greater of the two times.
-        Weak duality: for prices p of a second of compute and q of one of memory, with
-        overlap <= p, q <= 1 and p + q <= 1 + overlap, a kernel that takes more in costs at least
-        what is paid for it beyond ``(1 + overlap) max(c, m) - p (m - c)+ - q (c - m)+``.
-        """
-        r = self.blocks.least.overlap
-        best = 0.0
-        for p, q in ((r, r), (1.0, r), (r, 1.0), ((1 + r) / 2, (1 + r) / 2)):
-            total = p * rest[0] + q * rest[1]
-            for c, m in kernels:
-                total += (1 + r) * m - p * (m - c) if m > c else (1 + r) * c - q * (c - m)
-            best = max(best, total)
+    def _loosely(self, points: list[int], state: _State, open_points: int) -> list[float]:
+        """The least, for each price, of kernels that store these points and perhaps open ones."""
+        if len(points) > MOST_JOINED:
+            return self.relaxed.together(*self._together(points, state.kernels), open_points)
+        parts: dict[int, list[float]] = {}
+        best: list[float] = []
+        for partition in partitions(points, self.mates):
+            for part in partition:
+                if part not in parts:
+                    outputs, body = self._together(bits(part), state.kernels)
+                    mates = 0
+                    for k in bits(part):
+                        mates |= self.mates[k] & open_points
+                    parts[part] = self.relaxed.kernel(outputs, body, open_points, mates)
+            total = [sum(each) for each in zip(*(parts[p] for p in partition), strict=True)]
+            best = [min(pair) for pair in zip(best, total, strict=True)] if best else total
         return best
 
     def _groups(self, alive: int) -> Iterator[int]:
@@ -235,7 +245,9 @@ class BranchAndBound:
         for n, (total, picks) in enumerate(cheapest(ways)):
             if n == MOST_ORDERS:
                 break
-            groups_of = [tuple(self.blocks.points[k] for k in bits(p)) for pick in picks for p in pick]
+            groups_of = [
+                tuple(self.blocks.points[k] for k in bits(p)) for pick in picks for p in pick
+            ]
             cut_order = ordered(self.blocks.graph, groups_of)
             if cut_order is not None:
                 return Cut(cut_order, total), total

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from superopt.mugraph.graph import Graph, Reduce
 from superopt.mugraph.placement import MuGraph
 from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
+from superopt.search.cut_bound import EXPANSIONS, BranchAndBound
 from superopt.search.enumerate import explore
 from superopt.search.extract import Choice, Extractor
 from superopt.search.regions import regions
@@ -29,12 +30,16 @@ PATIENCE = 100
 
 @dataclass(frozen=True)
 class Plan:
-    """A cut term graph with its predicted seconds at coarse placements; written: see Candidate."""
+    """A cut term graph with its predicted seconds at coarse placements; written: see Candidate.
+
+    bound: seconds that no cut of this graph takes less than, where that was asked.
+    """
 
     seconds: float
     cutter: Cutter
     cut: Cut
     written: bool = False
+    bound: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,9 @@ class Found:
     """What a search found: candidates, cheapest first, and what it did to find them.
 
     ``stats``: states (values tried and kernels costed), classes, queries, closed (every region's
-    algebraic space was exhausted), removed (per rule), graphs, seconds.
+    algebraic space was exhausted), removed (per rule), graphs, seconds, cut_seconds and cut_bound (of
+    the best cut at coarse placements, and what no cut of its graph takes less than), gap (the part of
+    the former by which it may miss the optimum).
     """
 
     candidates: tuple[Candidate, ...]
@@ -97,26 +104,32 @@ def search(
     keep: int = 4,
     lowerable: Callable[[MuGraph], str | None] = lambda _: None,
     progress: Progress | None = None,
+    bound: bool = True,
 ) -> Found:
     """Searches for placed graphs that compute ``graph``.
 
     cost: (graph, body, stored, outputs) -> the cost of placements; lowerable: the reason why a
     placed graph cannot be lowered, or None. At least the source's own derivation is always costed,
-    whatever the budget. A large program is searched in segments, those of one form once.
+    whatever the budget. A large program is searched in segments, those of one form once. Without
+    ``bound`` every kernel that a cut is compared by is costed, and no gap is known (to measure what
+    the bounds are worth).
     """
     parts = segments(graph)
     if len(parts) == 1:
-        return _search_one(graph, cost, budget, seed, keep, lowerable, progress)
+        return _search_one(graph, cost, budget, seed, keep, lowerable, progress, bound)
     forms = {str(p.form.graph): p.form.graph for p in parts}
     found: dict[str, Found] = {}
     for n, (key, form) in enumerate(forms.items()):
         share = budget.part(len(forms) - n)
-        found[key] = _search_one(form, cost, share, seed, keep, lowerable, progress)
+        found[key] = _search_one(form, cost, share, seed, keep, lowerable, progress, bound)
         budget.used += share.used
         if not found[key].candidates:
             return found[key]
     stats = joined_stats([f.stats for f in found.values()])
     stats.update(segments=len(parts), distinct_segments=len(forms))
+    if all("gap" in f.stats for f in found.values()):
+        each = [found[str(p.form.graph)].stats for p in parts]
+        stats.update(gap_of(*(sum(s[k] for s in each) for k in ("cut_seconds", "cut_bound"))))
     stats["seconds"] = time.perf_counter() - budget.started
     return Found(tuple(_together(graph, parts, found)), stats)
 
@@ -159,26 +172,25 @@ def _search_one(
     keep: int,
     lowerable: Callable[[MuGraph], str | None],
     progress: Progress | None,
+    bound: bool,
 ) -> Found:
     """The search over a program that is one segment."""
+    seconds, states = _share(budget)
     explored = [
-        (region, explore(graph, region, seed=seed, seconds=_share(budget)))
+        (region, explore(graph, region, seed=seed, seconds=seconds, candidates=states))
         for region in regions(graph)
     ]
     extractor = Extractor(graph, explored)
     scored: dict[tuple[int, ...], list[Plan]] = {}
     memo: Memo = {}
-    costed = 0
 
     def score(choices: tuple[Choice, ...]) -> float:
-        nonlocal costed
         variant = extractor.build(choices)
         key = tuple(o.node for o in variant.outputs)
         if key not in scored:
             budget.used += 1
-            cutter = Cutter(variant, cost, budget.late, memo)
+            cutter = Cutter(variant, cost, budget.late, memo, bound)
             scored[key] = [Plan(c.seconds, cutter, c) for c in cutter.cuts()]
-            costed += cutter.evaluated
             if progress:
                 progress(
                     "search",
@@ -193,9 +205,8 @@ def _search_one(
 
     choices = extractor.seed()
     best = score(choices)
-    written = Cutter(extractor.as_written(), cost, budget.late, memo)
+    written = Cutter(extractor.as_written(), cost, budget.late, memo, bound)
     as_written = [Plan(c.seconds, written, c, True) for c in written.cuts()]
-    costed += written.evaluated
     moved, idle = True, 0
     while moved and not budget.spent():
         moved = False
@@ -210,18 +221,46 @@ def _search_one(
             if there < best * 0.999:
                 best, choices, moved, idle = there, variant, True, 0
                 break
-    plans = _different(
-        sorted(
-            (p for ps in scored.values() for p in ps), key=lambda p: (p.seconds, len(p.cut.groups))
-        )
-    )
+    ranked = bounded(_ranked(p for ps in scored.values() for p in ps), PLANS)
+    as_written = bounded(as_written, 1)
+    plans = _different(ranked)
     # The program as its author wrote it rounds as its author expects: it is always measured.
     chosen = [*plans[:2], *as_written[:1], *plans[2:PLANS], *as_written[1:]]
     found, reasons = _placed(chosen, keep, lowerable)
-    stats = _stats(explored, extractor, len(scored), costed, budget)
+    cutters = [ps[0].cutter for ps in (*scored.values(), as_written) if ps]
+    stats = _stats(explored, extractor, len(scored), sum(c.evaluated for c in cutters), budget)
+    if ranked and ranked[0].bound is not None:
+        stats.update(gap_of(ranked[0].seconds, ranked[0].bound))
     stats["not_lowerable"] = reasons
     why_none = "" if found else "no placement could be lowered: " + "; ".join(reasons)
     return Found(tuple(found), stats, why_none)
+
+
+def _ranked(plans: Iterable[Plan]) -> list[Plan]:
+    return sorted(plans, key=lambda p: (p.seconds, len(p.cut.groups)))
+
+
+def bounded(plans: list[Plan], most: int) -> list[Plan]:
+    """Ranked plans, those of the first ``most`` graphs with their bounds and their optimal cuts."""
+    graphs: dict[int, Plan] = {}
+    for plan in plans:
+        graphs.setdefault(id(plan.cutter), plan)
+    out = list(plans)
+    for n, plan in enumerate(list(graphs.values())[:most]):
+        if not plan.cutter.bound:
+            break
+        # The gap that is reported is that of the best graph.
+        found = BranchAndBound(plan.cutter, EXPANSIONS >> min(4 * n, 4)).search(plan.cut)
+        if found.cut is not plan.cut:
+            out.append(replace(plan, seconds=found.cut.seconds, cut=found.cut))
+        out = [replace(p, bound=found.bound) if p.cutter is plan.cutter else p for p in out]
+    return _ranked(out)
+
+
+def gap_of(seconds: float, bound: float) -> dict[str, float]:
+    """The figures of a cut that takes ``seconds`` where none takes less than ``bound``."""
+    gap = max(0.0, 1.0 - bound / seconds) if seconds > 0.0 else 0.0
+    return {"cut_seconds": seconds, "cut_bound": bound, "gap": gap}
 
 
 def _different(plans: list[Plan]) -> list[Plan]:
@@ -263,8 +302,11 @@ def _placed(
     """
     ranked: dict[str, tuple[int, int, Candidate]] = {}
     reasons: dict[str, int] = {}
-    for n, plan in enumerate(plans):
-        for k, (seconds, mugraph) in enumerate(plan.cutter.place(plan.cut, keep)):
+    placed = [(plan, plan.cutter.place(plan.cut, keep)) for plan in plans]
+    # Plans of the search come by their seconds now that all tiles were tried.
+    best = iter(sorted((p for p in placed if not p[0].written), key=lambda p: p[1][0][0]))
+    for n, (plan, placements) in enumerate(p if p[0].written else next(best) for p in placed):
+        for k, (seconds, mugraph) in enumerate(placements):
             why = lowerable(mugraph)
             if why is None:
                 ranked.setdefault(
@@ -276,9 +318,15 @@ def _placed(
     return [c for _, _, c in order], reasons
 
 
-def _share(budget: Budget) -> float:
-    """Seconds that the exploration of one region may take."""
-    return 10.0 if budget.seconds is None else min(max(budget.seconds / 16, 0.05), 10.0)
+EXPLORED = 2_000_000
+"""States of one region where the budget is in candidates: the result then depends on no clock."""
+
+
+def _share(budget: Budget) -> tuple[float | None, int | None]:
+    """(seconds, states) that the exploration of one region may take."""
+    if budget.seconds is not None:
+        return min(max(budget.seconds / 16, 0.05), 10.0), None
+    return (10.0, None) if budget.candidates is None else (None, EXPLORED)
 
 
 def _stats(
@@ -319,6 +367,6 @@ def joined_stats(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 counts = out.setdefault(key, {})
                 for rule, n in value.items():
                     counts[rule] = counts.get(rule, 0) + n
-            elif key not in ("closed", "seconds"):
+            elif key not in ("closed", "seconds", "cut_seconds", "cut_bound", "gap"):
                 out[key] = out.get(key, 0) + value
     return out

@@ -14,7 +14,6 @@ from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Builder, Graph
 from superopt.search.cut import Cutter
 from superopt.search.cut_bound import BranchAndBound
-from tests.programs import PROGRAMS, gated_mlp, lora, rmsnorm_linear
 
 SIZES = (2, 16, 256, 3072)
 DEVICES = (
