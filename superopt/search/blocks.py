@@ -96,15 +96,11 @@ class Blocks:
         self._input_reads: list[int] = []  # per block: bits of ``_move``
         self._reads: list[list[tuple[int, int]]] = []  # per block: (point read, bit of ``_move``)
         self._known: dict[tuple[int, int], tuple[float, float]] = {}
-        passes: dict[int, float] = {}  # input -> seconds of its cheapest reading
         for i in self.points:
-            self._add(i, passes)
-        self._inputs = _Sums()
-        self._passes = [
-            sum([self._inputs.bit(a, passes[a]) for a in sorted(read)]) for read in self.inputs
-        ]
+            self._add(i)
+        self._every = self.done((1 << len(self.points)) - 1)
 
-    def _add(self, root: int, passes: dict[int, float]) -> None:
+    def _add(self, root: int) -> None:
         graph = self.graph
         inside, inputs, args = {root}, set[int](), 0
         works, input_reads, reads = 0, 0, set[tuple[int, int]]()
@@ -124,7 +120,6 @@ class Blocks:
                 if isinstance(graph.nodes[a], Input):
                     inputs.add(a)
                     input_reads |= bit
-                    passes[a] = min(seconds, passes.get(a, seconds))
                 else:
                     args |= 1 << self.at[a]
                     reads.add((self.at[a], bit))
@@ -175,16 +170,20 @@ class Blocks:
         return self.least.launch + high + self.least.overlap * low
 
     def done(self, blocks: int) -> tuple[int, int]:
-        """The pieces of work, and the inputs read, of some blocks, as bits for ``rest``."""
-        works = inputs = 0
+        """The pieces of work, and the readings of inputs, of some blocks, as bits for ``rest``."""
+        works = reads = 0
         for k in bits(blocks):
             works |= self._works[k]
-            inputs |= self._passes[k]
-        return works, inputs
+            reads |= self._input_reads[k]
+        return works, reads
 
-    def rest(self, works: int, inputs: int) -> tuple[float, float]:
-        """(compute, memory) seconds of all pieces of work and all inputs that are not among these."""
-        return self._work.rest(works), self._inputs.rest(inputs)
+    def rest(self, works: int, reads: int) -> tuple[float, float]:
+        """(compute, memory) seconds of all pieces of work and readings of inputs but these.
+
+        Every value is computed in some kernel, which then reads what the value is computed from.
+        """
+        every = self._every
+        return self._work.total(every[0] & ~works), self._move.total(every[1] & ~reads)
 
 
 @dataclass
@@ -208,7 +207,3 @@ class _Sums:
         if mask not in self._totals:
             self._totals[mask] = sum([self.values[k] for k in bits(mask)])
         return self._totals[mask]
-
-    def rest(self, mask: int) -> float:
-        """What the things outside a set add up to."""
-        return self.total((1 << len(self.values)) - 1 & ~mask)
