@@ -221,16 +221,16 @@ def _search_one(
             if there < best * 0.999:
                 best, choices, moved, idle = there, variant, True, 0
                 break
-    ranked = bounded(_ranked(p for ps in scored.values() for p in ps), PLANS)
-    as_written = bounded(as_written, 1)
-    plans = _different(ranked)
+    every = bounded(_ranked(p for ps in (*scored.values(), as_written) for p in ps), PLANS)
+    plans = _different([p for p in every if not p.written])
+    as_written = [p for p in every if p.written]
     # The program as its author wrote it rounds as its author expects: it is always measured.
     chosen = [*plans[:2], *as_written[:1], *plans[2:PLANS], *as_written[1:]]
     found, reasons = _placed(chosen, keep, lowerable)
     cutters = [ps[0].cutter for ps in (*scored.values(), as_written) if ps]
     stats = _stats(explored, extractor, len(scored), sum(c.evaluated for c in cutters), budget)
-    if ranked and ranked[0].bound is not None:
-        stats.update(gap_of(ranked[0].seconds, ranked[0].bound))
+    if every and every[0].bound is not None:
+        stats.update(gap_of(every[0].seconds, every[0].bound))
     stats["not_lowerable"] = reasons
     why_none = "" if found else "no placement could be lowered: " + "; ".join(reasons)
     return Found(tuple(found), stats, why_none)
@@ -302,11 +302,16 @@ def _placed(
     """
     ranked: dict[str, tuple[int, int, Candidate]] = {}
     reasons: dict[str, int] = {}
-    placed = [(plan, plan.cutter.place(plan.cut, keep)) for plan in plans]
-    # Plans of the search come by their seconds now that all tiles were tried.
-    best = iter(sorted((p for p in placed if not p[0].written), key=lambda p: p[1][0][0]))
-    for n, (plan, placements) in enumerate(p if p[0].written else next(best) for p in placed):
-        for k, (seconds, mugraph) in enumerate(placements):
+    placed = [plan.cutter.place(plan.cut, keep) for plan in plans]
+    # By their seconds now that all tiles were tried; the author's terms stay as far in front.
+    order = sorted(range(len(plans)), key=lambda at: placed[at][0][0])
+    for at, plan in enumerate(plans):
+        if plan.written and order.index(at) > at:
+            order.remove(at)
+            order.insert(at, at)
+    for n, at in enumerate(order):
+        plan = plans[at]
+        for k, (seconds, mugraph) in enumerate(placed[at]):
             why = lowerable(mugraph)
             if why is None:
                 ranked.setdefault(
@@ -314,8 +319,7 @@ def _placed(
                 )
             else:
                 reasons[why] = reasons.get(why, 0) + 1
-    order = sorted(ranked.values(), key=lambda r: r[:2])
-    return [c for _, _, c in order], reasons
+    return [c for _, _, c in sorted(ranked.values(), key=lambda r: r[:2])], reasons
 
 
 EXPLORED = 2_000_000
