@@ -368,19 +368,19 @@ def _has_reduction(graph: Graph, i: int, stored: set[int]) -> bool:
 
 def fusible(graph: Graph, body: list[int], outputs: tuple[int, ...], reads: set[int]) -> bool:
     """Whether the lowering can hold this body in one kernel."""
-    inside = set(body)
+    reduces: set[int] = set()  # nodes that a reduction of this kernel is or lies below
     for i in body:
         node = graph.nodes[i]
-        if isinstance(node, View) and node.operand in inside:
-            todo = [node.operand]
-            while todo:
-                j = todo.pop()
-                if isinstance(graph.nodes[j], Reduce):
-                    return False
-                todo.extend(a for a in graph.nodes[j].args if a in inside)
+        args = node.args
+        if isinstance(node, Reduce):
+            reduces.add(i)
+        elif not reduces.isdisjoint(args):
+            if isinstance(node, View):
+                return False
+            reduces.add(i)
         if isinstance(node, Gather) and node.operand not in reads:
             return False
-        if i in outputs and any(i in graph.nodes[j].args for j in body):
+        if any(i in args for i in outputs):
             return False  # a kernel does not read what it stores
     return True
 

@@ -84,6 +84,9 @@ def _splits(graph: Graph, body: list[int], outputs: tuple[int, ...], axis: Axis)
     """Whether the reductions over an axis can be made in parts."""
     if why_not_split(graph, body, outputs, axis, {}) is None:
         return True
+    rows = {n.op for i in body if isinstance(n := graph.nodes[i], Reduce) and axis in n.over}
+    if len(rows) < 2:
+        return False  # a sum is carried by a statistic, which is no sum
     carries = find_carries(graph, body, frozenset({axis}))
     stats = {c.reduce: c.stat for c in carries}
     return bool(stats) and why_not_split(graph, body, outputs, axis, stats) is None
