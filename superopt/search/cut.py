@@ -225,9 +225,8 @@ class Cutter:
             if not fusible(self.graph, body, outputs, reads):
                 self.memo[key] = INFINITE
             else:
-                axes = place.placeable(self.graph, body, outputs, self.wide)
-                found = place.best(axes, self.cost(self.graph, body, reads, outputs), quick=True)
-                self.memo[key] = found[0][0] if found else INFINITE
+                cost = self.cost(self.graph, body, reads, outputs)
+                self.memo[key] = place.coarse_seconds(self.graph, body, outputs, self.wide, cost)
         return self.memo[key]
 
     def place(self, cut: Cut, keep: int) -> list[tuple[float, MuGraph]]:

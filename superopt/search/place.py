@@ -56,6 +56,38 @@ def placeable(
 
     An axis that the kernel reduces is on its grid where the parts can be merged.
     """
+    axes, long = _unsplit(graph, body, outputs, wide)
+    # One at a time: a kernel has one merge.
+    split = next(((a,) for a in long if _splits(graph, body, outputs, a)), ())
+    return replace(axes, split=split)
+
+
+def coarse_seconds(
+    graph: Graph, body: list[int], outputs: tuple[int, ...], wide: frozenset[Axis], cost: Cost
+) -> float:
+    """The seconds of the best coarse placement; infinite where there is none.
+
+    Whether an axis can be in parts is only asked where that would be faster.
+    """
+    axes, long = _unsplit(graph, body, outputs, wide)
+    whole = _quick(axes, cost)
+    parts = [_quick(replace(axes, split=(a,)), cost) for a in long]
+    if any(seconds < whole for seconds in parts):
+        for a, seconds in zip(long, parts, strict=True):
+            if _splits(graph, body, outputs, a):
+                return seconds
+    return whole
+
+
+def _quick(axes: Axes, cost: Cost) -> float:
+    found = best(axes, cost, quick=True)
+    return found[0][0] if found else float("inf")
+
+
+def _unsplit(
+    graph: Graph, body: list[int], outputs: tuple[int, ...], wide: frozenset[Axis]
+) -> tuple[Axes, list[Axis]]:
+    """(the axes of a kernel, the reduced ones that are long enough to be in parts)."""
     reduced = dict.fromkeys(
         a for i in body if isinstance(n := graph.nodes[i], Reduce) for a in n.over
     )
@@ -73,11 +105,9 @@ def placeable(
         for a in dict.fromkeys([*reduced, *sorted(whole, key=lambda a: a.name)])
         if hint(a.size) > 32
     )
-    long = [a for a in reduced if hint(a.size) >= 2 * LEAST_PART]
+    long = [a for a in reduced if hint(a.size) >= 2 * LEAST_PART and a not in whole]
     long.sort(key=lambda a: -hint(a.size))
-    # One at a time: a kernel has one merge.
-    split = next(((a,) for a in long if _splits(graph, body, outputs, a)), ())
-    return Axes(grid, loop, wide, split)
+    return Axes(grid, loop, wide), long
 
 
 def _splits(graph: Graph, body: list[int], outputs: tuple[int, ...], axis: Axis) -> bool:
