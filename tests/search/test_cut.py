@@ -56,3 +56,19 @@ def test_mirage_shapes_fuse_into_one_kernel() -> None:
     ):
         assert len(Cutter(graph, cost).cuts()[0].groups) == 1, graph.name
     assert len(Cutter(lora(16, 256, 4096, 16), cost).cuts()[0].groups) <= 2
+
+
+def test_the_bound_changes_no_cut_and_spares_kernels() -> None:
+    costed = {True: 0, False: 0}
+    graphs = [make() for make in PROGRAMS.values()]
+    graphs += [rmsnorm_linear(16, 4096, 6144, False), attention(2, 256, 4096, 64)]
+    graphs += [gated_mlp(8, 4096, 4096, 512), lora(16, 256, 4096, 16)]
+    for graph in graphs:
+        cuts = {}
+        for bound in costed:
+            cutter = Cutter(graph, cost, bound=bound)
+            cuts[bound] = cutter.cuts()
+            costed[bound] += cutter.evaluated
+        assert cuts[True] == cuts[False]
+    assert len(graphs) >= 9
+    assert costed[True] < costed[False]
