@@ -65,23 +65,25 @@ def placeable(
 def coarse_seconds(
     graph: Graph, body: list[int], outputs: tuple[int, ...], wide: frozenset[Axis], cost: Cost
 ) -> float:
-    """The seconds of the best coarse placement; infinite where there is none.
+    """The seconds of the best coarse placement.
 
     Whether an axis can be in parts is only asked where that would be faster.
     """
     axes, long = _unsplit(graph, body, outputs, wide)
-    whole = _quick(axes, cost)
-    parts = [_quick(replace(axes, split=(a,)), cost) for a in long]
-    if any(seconds < whole for seconds in parts):
-        for a, seconds in zip(long, parts, strict=True):
-            if _splits(graph, body, outputs, a):
-                return seconds
-    return whole
+    grids, loops = choices(axes, quick=True)
 
+    def seconds(parts: list[list[Split]]) -> tuple[float, bool]:
+        """(of the best placement, whether its first axis is in parts)."""
+        found, placement = cost.best([*parts, *grids], loops, MOST_GRIDS, 1)[0]
+        return found, bool(parts) and placement.grid[0] != parts[0][0]
 
-def _quick(axes: Axes, cost: Cost) -> float:
-    found = best(axes, cost, quick=True)
-    return found[0][0] if found else float("inf")
+    split = [seconds(choices(Axes((), (), wide, (a,)), quick=True)[0]) for a in long]
+    if not any(parted for _, parted in split):
+        return split[0][0] if split else seconds([])[0]
+    for a, (found, _) in zip(long, split, strict=True):
+        if _splits(graph, body, outputs, a):
+            return found
+    return seconds([])[0]
 
 
 def _unsplit(
