@@ -9,7 +9,8 @@ import pytest
 from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
 from superopt.mugraph.wellformed import check_mugraph
-from superopt.search.cut import Cutter, cut_points
+from superopt.search.cut import Cutter
+from superopt.search.points import cut_points
 from tests.programs import PROGRAMS, attention, gated_mlp, lora, rmsnorm_linear
 
 DEVICE = cpu_device(frozenset({"avx512f", "avx512_bf16"}), 2)

@@ -25,10 +25,11 @@ MOST_FREE = 5
 
 
 def drawn(seed: int) -> Graph:
-    """A program of contractions, maxima and maps over axes of very different sizes."""
+    """A program of contractions, maxima, maps and views over axes of very different sizes."""
     rng = random.Random(seed)
     b = Builder(f"drawn{seed}")
     axes = [Axis(n, rng.choice(SIZES)) for n in "abcd"]
+    twin = Axis("e", axes[0].size)
     dtype = rng.choice(["f32", "bf16"])
     pool = [
         b.input(f"x{n}", tuple((a,) for a in rng.sample(axes, rng.randint(1, 3))), dtype)
@@ -47,6 +48,8 @@ def drawn(seed: int) -> Graph:
             x = b.map(rng.choice(("exp", "silu", "rsqrt")), x)
         elif way < 0.75:
             x = b.map(rng.choice(("add", "div")), x, y)
+        if axes[0] in b.axes(x) and twin not in b.axes(x) and rng.random() < 0.15:
+            x = b.rename(x, {axes[0]: twin})
         if b.axes(x) and rng.random() < 0.6:
             x = b.reduce(rng.choice(("add", "add", "max")), x, [rng.choice(b.axes(x))])
         if x not in made and x not in pool:
