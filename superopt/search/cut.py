@@ -2,6 +2,7 @@
 
 Local search from two ends (everything fused, everything stored), toggling one value at a time;
 each kernel's cost is that of its best coarse placement, and is computed once per distinct kernel.
+``cut_bound`` starts from what this finds, and says how far it may be from the best.
 """
 
 from __future__ import annotations

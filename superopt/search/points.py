@@ -67,6 +67,7 @@ def _has_reduction(graph: Graph, i: int, stored: set[int]) -> bool:
 
 def fusible(graph: Graph, body: list[int], outputs: tuple[int, ...], reads: set[int]) -> bool:
     """Whether the lowering can hold this body in one kernel."""
+    stores = set(outputs)
     reduces: set[int] = set()  # nodes that a reduction of this kernel is or lies below
     for i in body:
         node = graph.nodes[i]
@@ -79,6 +80,6 @@ def fusible(graph: Graph, body: list[int], outputs: tuple[int, ...], reads: set[
             reduces.add(i)
         if isinstance(node, Gather) and node.operand not in reads:
             return False
-        if any(i in args for i in outputs):
+        if len(stores) > 1 and not stores.isdisjoint(args):
             return False  # a kernel does not read what it stores
     return True
