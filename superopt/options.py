@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -93,6 +94,15 @@ class Budget:
     seconds: float | None = None
     candidates: int | None = None
 
+    def __post_init__(self) -> None:
+        given: list[Any] = [x for x in (self.seconds, self.candidates) if x is not None]
+        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in given):
+            raise _bad("budget", self, "give numbers of seconds or candidates")
+        if not given or not all(0 < x < math.inf for x in given):
+            raise _bad("budget", self, "give a budget above zero, and an end to it")
+        if self.candidates is not None and self.candidates != int(self.candidates):
+            raise _bad("budget", self, "give a whole number of candidates")
+
     @classmethod
     def parse(cls, text: str | float | Budget) -> Budget:
         """Read ``30s``, ``2m``, ``10000c``, ``30s,10000c`` or a number of seconds."""
@@ -113,8 +123,8 @@ class Budget:
             if name in found or (unit == "c" and amount != int(amount)):
                 raise _bad("budget", text, fix)
             found[name] = amount * 60 if unit == "m" else amount
-        if not all(found.values()):
-            raise _bad("budget", text, "give a budget above zero")
+        if not all(0 < x < math.inf for x in found.values()):
+            raise _bad("budget", text, "give a budget above zero, and an end to it")
         candidates = found.get("candidates")
         return cls(found.get("seconds"), None if candidates is None else int(candidates))
 

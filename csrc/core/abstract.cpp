@@ -123,13 +123,24 @@ PolyId Algebra::leaf(std::uint64_t name, Mask axes) {
     return of(intern(Atom{Kind::leaf, 1, name, -1, axes}), number(1));
 }
 PolyId Algebra::size(int axis, int sign) {
-    return of(intern(Atom{Kind::size, sign, static_cast<std::uint64_t>(axis), -1, 0}), number(1));
+    return of(size_atom(axis, sign), number(1));
 }
 PolyId Algebra::constant(Num c) { return poly({{intern(Mono{}), c}}); }
 
 int Algebra::find_size(int axis, int sign) const {
     Key k{static_cast<std::uint64_t>(Kind::size), static_cast<std::uint64_t>(sign + 1),
           static_cast<std::uint64_t>(axis), static_cast<std::uint64_t>(-1), 0};
+    auto it = atom_ids_.find(k);
+    return it == atom_ids_.end() ? -1 : it->second;
+}
+
+int Algebra::size_atom(int axis, int sign) {
+    return intern(Atom{Kind::size, sign, static_cast<std::uint64_t>(axis), -1, 0});
+}
+
+int Algebra::find_exponential(MonoId arg, int sign) const {
+    Key k{static_cast<std::uint64_t>(Kind::exponential), static_cast<std::uint64_t>(sign + 1), 0,
+          static_cast<std::uint64_t>(arg), monos_[arg].axes};
     auto it = atom_ids_.find(k);
     return it == atom_ids_.end() ? -1 : it->second;
 }
@@ -150,7 +161,9 @@ Mask Algebra::axes(PolyId p) const {
 PolyId Algebra::add(PolyId a, PolyId b) {
     Terms t = polys_[a];
     t.insert(t.end(), polys_[b].begin(), polys_[b].end());
-    return poly(std::move(t));
+    PolyId sum = poly(std::move(t));
+    if (polys_[sum].size() > max_monomials) throw TooLarge{};
+    return sum;
 }
 
 PolyId Algebra::mul(PolyId a, PolyId b) {
@@ -270,7 +283,7 @@ MonoId Algebra::assemble(const std::vector<Part>& all, const Bound& bound) {
             return std::count(s.first.begin(), s.first.end(), v) > 0;
         });
         if (carried) continue;
-        int a = intern(Atom{Kind::size, 1, static_cast<std::uint64_t>(axis), -1, 0});
+        int a = size_atom(axis, 1);
         powers[a] = powers[a] + number(1);
     }
     Mono out;

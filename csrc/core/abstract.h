@@ -119,6 +119,8 @@ public:
     std::vector<Part> parts(MonoId m, int base, Bound& bound) const;
     MonoId assemble(const std::vector<Part>& parts, const Bound& bound);
     int find_size(int axis, int sign) const;
+    int size_atom(int axis, int sign);
+    int find_exponential(MonoId arg, int sign) const;
 
 private:
     int intern(const Atom& a);

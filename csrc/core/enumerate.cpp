@@ -14,6 +14,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+PolyId combine(const Problem& problem, Algebra& algebra, StepKind kind, int index, PolyId a,
+               PolyId b) {
+    if (kind == StepKind::mul) return algebra.mul(a, b);
+    if (kind == StepKind::add) return algebra.add(a, b);
+    if (kind == StepKind::reduce) return algebra.reduce(a, index);
+    for (auto& [law, name] : problem.functions[index]) a = algebra.apply(law, name, a);
+    return a;
+}
+
 // An entry of the table of terms made: its key of four words, and its place.
 constexpr std::size_t made_entry = sizeof(Key) + 4 * sizeof(Word) + table_entry;
 
@@ -32,7 +41,6 @@ private:
     };
 
     bool seed();
-    PolyId combine(StepKind kind, int index, PolyId a, PolyId b);
     std::optional<Value> evaluate(const Made& made) const;
     int put(Value value, PolyId form);
     void add_form(int cls, PolyId form);
@@ -88,22 +96,7 @@ Space Engine::run() {
 
 // Makes the classes of all source terms; false if one has no value.
 bool Engine::seed() {
-    std::vector<PolyId> forms;
-    for (auto& s : problem_.steps) {
-        switch (s.kind) {
-            case StepKind::leaf: {
-                Mask axes = 0;
-                for (int a : problem_.leaves[s.index]) axes |= Mask{1} << a;
-                forms.push_back(algebra_.leaf(static_cast<Word>(s.index), axes));
-                break;
-            }
-            case StepKind::size: forms.push_back(algebra_.size(s.index)); break;
-            case StepKind::constant: forms.push_back(algebra_.constant(s.value)); break;
-            default:
-                forms.push_back(combine(s.kind, s.index, forms[s.args[0]],
-                                        s.args.size() > 1 ? forms[s.args[1]] : -1));
-        }
-    }
+    const std::vector<PolyId> forms = source_forms(problem_, algebra_);
     one_ = algebra_.constant(number(1));
     std::vector<Num> literals = problem_.literals;
     for (std::size_t n = 0; n < forms.size(); n++) {
@@ -137,14 +130,6 @@ bool Engine::seed() {
                c);
     }
     return true;
-}
-
-PolyId Engine::combine(StepKind kind, int index, PolyId a, PolyId b) {
-    if (kind == StepKind::mul) return algebra_.mul(a, b);
-    if (kind == StepKind::add) return algebra_.add(a, b);
-    if (kind == StepKind::reduce) return algebra_.reduce(a, index);
-    for (auto& [law, name] : problem_.functions[index]) a = algebra_.apply(law, name, a);
-    return a;
 }
 
 std::optional<Value> Engine::evaluate(const Made& m) const {
@@ -258,7 +243,7 @@ bool Engine::may_be_part(StepKind kind, int index, std::size_t i, std::size_t j,
         return false;
     }
     try {
-        form = combine(kind, index, first, binary ? second : -1);
+        form = combine(problem_, algebra_, kind, index, first, binary ? second : -1);
         return form != one_ && targets_->is_part(form);
     } catch (const TooLarge&) {
     } catch (const Pole&) {
@@ -283,6 +268,26 @@ bool Engine::spent() {
 }
 
 }  // namespace
+
+std::vector<PolyId> source_forms(const Problem& problem, Algebra& algebra) {
+    std::vector<PolyId> forms;
+    for (auto& s : problem.steps) {
+        switch (s.kind) {
+            case StepKind::leaf: {
+                Mask axes = 0;
+                for (int a : problem.leaves[s.index]) axes |= Mask{1} << a;
+                forms.push_back(algebra.leaf(static_cast<Word>(s.index), axes));
+                break;
+            }
+            case StepKind::size: forms.push_back(algebra.size(s.index)); break;
+            case StepKind::constant: forms.push_back(algebra.constant(s.value)); break;
+            default:
+                forms.push_back(combine(problem, algebra, s.kind, s.index, forms[s.args[0]],
+                                        s.args.size() > 1 ? forms[s.args[1]] : -1));
+        }
+    }
+    return forms;
+}
 
 Space enumerate_values(const Problem& problem, const Limits& limits) {
     return Engine(problem, limits).run();

@@ -49,4 +49,7 @@ struct Space {
 
 Space enumerate_values(const Problem& problem, const Limits& limits);
 
+// The normal forms of all source terms; throws TooLarge and Pole.
+std::vector<PolyId> source_forms(const Problem& problem, Algebra& algebra);
+
 }  // namespace superopt::search

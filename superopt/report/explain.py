@@ -124,11 +124,20 @@ def _search_lines(meta: dict[str, Any]) -> list[str]:
     if spaces:
         count, rank = sum(s["closed"] for s in spaces), max(s["rank"] for s in spaces)
         closed += f" ({count} of {len(spaces)} regions, at most {rank} axes)"
-    return [
+    lines = [
         f"{stats.get('states', 0)} states, {stats.get('classes', 0)} values, "
         f"{stats.get('graphs', 0)} term graphs costed; algebraic space {closed}",
         f"removed by rule: {removed}",
     ]
+    if stats.get("gap") is not None:
+        lines.append(f"kernel cut: {_gap(stats['gap'])}, at coarse placements")
+    return lines
+
+
+def _gap(gap: float) -> str:
+    if gap < 5e-5:
+        return "optimal for the best term graph"
+    return f"within {100 * gap:.1f} % of the optimum for the best term graph"
 
 
 def _block(title: str, lines: Iterable[str]) -> str:

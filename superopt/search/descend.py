@@ -8,14 +8,14 @@ search goes the same way on any machine.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from superopt.mugraph.graph import Graph
 from superopt.search.cut import Cut
 from superopt.search.enumerate import Space
 from superopt.search.extract import Choice, Extractor
 from superopt.search.regions import Region
-from superopt.search.tasks import Scored, Term
+from superopt.search.tasks import Bounded, Scored, Term
 
 PLANS = 6
 """Cut term graphs that are placed with all tile sizes."""
@@ -37,13 +37,17 @@ INFINITE = float("inf")
 
 @dataclass(frozen=True)
 class Plan:
-    """A cut term graph with its predicted seconds at coarse placements; written: see Candidate."""
+    """A cut term graph with its predicted seconds at coarse placements; written: see Candidate.
+
+    bound: seconds that no cut of this graph takes less than, where that was asked.
+    """
 
     seconds: float
     term: Term
     cut: Cut
     structure: str
     written: bool = False
+    bound: float | None = None
 
 
 @dataclass
@@ -131,6 +135,31 @@ class Descent:
         first = [*plans[:2], *self.written[:1], *plans[2:PLANS], *self.written[1:]]
         return first, plans[PLANS:]
 
+    def leading(self) -> list[Plan]:
+        """The best plan of each of the best term graphs, whose cuts are worth bounding."""
+        graphs: dict[tuple[int, ...], Plan] = {}
+        for plan in _sorted([*self.plans, *self.written]):
+            graphs.setdefault(_key(plan.term), plan)
+        return list(graphs.values())[:PLANS]
+
+    def learn(self, plan: Plan, found: Bounded) -> None:
+        """Notes what branch and bound found for the term graph of a plan."""
+        better = found.cut.groups != plan.cut.groups
+        plans = self.written if plan.written else self.plans
+        if better:
+            seconds, structure = found.cut.seconds, found.structure
+            plans.insert(0, replace(plan, seconds=seconds, cut=found.cut, structure=structure))
+        plans[:] = [
+            replace(p, bound=found.bound) if _key(p.term) == _key(plan.term) else p for p in plans
+        ]
+
+    def figures(self) -> dict[str, float]:
+        """The best cut's seconds at coarse placements, and the least that any cut of its graph takes."""
+        best = _sorted([*self.plans, *self.written])[:1]
+        if not best or best[0].bound is None:
+            return {}
+        return gap_of(best[0].seconds, best[0].bound)
+
     def _add(self, choices: tuple[Choice, ...], fresh: dict[tuple[int, ...], Term]) -> None:
         """Builds a variant; one that is too deep to be built is passed over."""
         try:
@@ -160,6 +189,12 @@ class Descent:
 
 def _key(term: Term) -> tuple[int, ...]:
     return tuple(o.node for o in term.outputs)
+
+
+def gap_of(seconds: float, bound: float) -> dict[str, float]:
+    """The figures of a cut that takes ``seconds`` where none takes less than ``bound``."""
+    gap = max(0.0, 1.0 - bound / seconds) if seconds > 0.0 else 0.0
+    return {"cut_seconds": seconds, "cut_bound": bound, "gap": gap}
 
 
 def _sorted(plans: list[Plan]) -> list[Plan]:

@@ -13,7 +13,7 @@ from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import Kernel, MuGraph
 from superopt.search.checkpoint import Checkpoint
 from superopt.search.cut import KernelSeconds
-from superopt.search.descend import Plan
+from superopt.search.descend import Plan, gap_of
 from superopt.search.figures import joined_stats, stats_of
 from superopt.search.rounds import One, Progress, Rounds
 from superopt.search.segments import Segment, joined, segments
@@ -68,8 +68,9 @@ class Found:
 
     ``stats``: states (values tried and kernels costed), values (those alone), classes, closed
     (every region's algebraic space was exhausted), open (why others were not), removed (per rule),
-    graphs, kernels_costed, seconds, algebra_s, cut_s, placement_s, and spaces
-    (``figures.spaces_of``).
+    graphs, kernels_costed, seconds, algebra_s, cut_s, placement_s, spaces (``figures.spaces_of``);
+    cut_seconds and cut_bound (of the best cut at coarse placements, and what no cut of its graph
+    takes less than) and gap, the part of the former by which it may miss the optimum.
     ``rejected``: the best alternatives that are no candidates, see ``rejection``.
     """
 
@@ -145,8 +146,6 @@ def search(
     once. Raises MemoryTooSmall, and BadOption for a technique that cannot be left out, or a bound
     below one.
     """
-    if not techniques.bound:
-        raise BadOption("the cut costs every kernel already", "Techniques(bound=False)")
     if max_block_ops is not None and max_block_ops < 1:
         raise BadOption(f"{max_block_ops} compute nodes", "max_block_ops", "give 1 or more")
     parts = segments(graph)
@@ -173,6 +172,11 @@ def search(
     found = {str(form): one for form, one in zip(forms, ones, strict=True)}
     stats = joined_stats([f.stats for f in ones])
     stats.update(rounds.phases(), segments=len(parts), distinct_segments=len(forms))
+    each = [found[str(p.form.graph)].stats for p in parts]
+    for key in ("cut_seconds", "cut_bound", "gap"):
+        stats.pop(key, None)
+    if all("gap" in s for s in each):
+        stats.update(gap_of(*(sum(s[k] for s in each) for k in ("cut_seconds", "cut_bound"))))
     stats["seconds"] = time.perf_counter() - budget.started
     rejected = [r for f in ones for r in f.rejected]
     return Found(tuple(_together(graph, parts, found)), stats, "", tuple(rejected))
@@ -219,6 +223,7 @@ def _found(one: One, budget: Budget) -> Found:
     )
     stats["seconds"] = time.perf_counter() - budget.started
     whys = [str(s.stats.get("why", "")) for _, s in one.explored]
+    stats.update(one.descent.figures())
     stats["open"] = dict(Counter(w for w in (*whys, one.descent.why) if w))
     stats["not_lowerable"] = reasons
     why_none = ""
@@ -226,6 +231,16 @@ def _found(one: One, budget: Budget) -> Found:
         last = next(reversed(reasons), "no cut has a placement that fits the device")
         why_none = f"no placement could be lowered; the last of {sum(reasons.values())}: {last}"
     return Found(tuple(found), stats, why_none, tuple(rejected))
+
+
+def _order(placed: list[tuple[Plan, Placed]]) -> list[int]:
+    """Plans by their seconds now that all tiles were tried; the author's stay as far in front."""
+    order = sorted(range(len(placed)), key=lambda at: placed[at][1][0][0] if placed[at][1] else 0.0)
+    for at, (plan, _) in enumerate(placed):
+        if plan.written and order.index(at) > at:
+            order.remove(at)
+            order.insert(at, at)
+    return order
 
 
 def _ranked(
@@ -240,7 +255,8 @@ def _ranked(
     ranked: dict[str, tuple[int, int, Candidate]] = {}
     reasons: dict[str, int] = {}
     rejected: dict[str, Rejection] = {}
-    for n, (plan, placements) in enumerate(placed):
+    for n, at in enumerate(_order(placed)):
+        plan, placements = placed[at]
         for k, (seconds, mugraph, why, digest) in enumerate(placements):
             if why is None:
                 ranked.setdefault(digest, (n + 2 * k, n, Candidate(mugraph, seconds, plan.written)))

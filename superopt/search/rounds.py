@@ -24,6 +24,7 @@ from superopt.search.checkpoint import (
     space_from_json,
     space_to_json,
 )
+from superopt.search.cut_bound import EXPANSIONS
 from superopt.search.descend import Descent, Plan
 from superopt.search.enumerate import Space
 from superopt.search.regions import Region, regions
@@ -35,6 +36,7 @@ from superopt.search.tasks import (
     Scored,
     Term,
     begin,
+    bounded,
     explored,
     learn,
     placed,
@@ -163,6 +165,7 @@ class Rounds:
         while self._round():
             self.checkpoint.put("elapsed", time.perf_counter() - self.budget.started)
         self.clock.append(time.perf_counter())
+        self._bound()
         out = self._place(spaces)
         self.clock.append(time.perf_counter())
         return out
@@ -293,6 +296,18 @@ class Rounds:
             self._memo[n] = 0 if forget else self._memo[n]
 
     # Placement.
+
+    def _bound(self) -> None:
+        """Improves the cuts of each program's best term graphs, and bounds what is left to gain."""
+        if not self.given.techniques.bound:
+            return
+        leading = [(d, n, plan) for d in self._descents for n, plan in enumerate(d.leading())]
+        self._tell(list(range(len(self._descents))))
+        # The gap that is reported is that of the best graph.
+        tasks = [(p.term, p.cut, EXPANSIONS >> min(4 * n, 4)) for _, n, p in leading]
+        found = self.workers.map(bounded, tasks, self.live.note)
+        for (descent, _, plan), result in zip(leading, found, strict=True):
+            descent.learn(plan, result)
 
     def _place(self, spaces: list[list[tuple[Region, Space]]]) -> list[One]:
         descents = self._descents

@@ -17,6 +17,7 @@ from typing import Any
 from superopt.mugraph.graph import Graph, Node, Output, Reduce
 from superopt.mugraph.placement import MuGraph
 from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
+from superopt.search.cut_bound import BranchAndBound
 from superopt.search.enumerate import Space, explore
 from superopt.search.regions import Region
 from superopt.search.techniques import ALL, Techniques
@@ -49,7 +50,8 @@ class _Held:
         n = term.program
         graph = Graph(term.name, self.nodes[n], term.outputs)
         most = self.given.max_block_ops
-        return Cutter(graph, self.costs[n], late, self.memos[n], max_block_ops=most)
+        bound = self.given.techniques.bound
+        return Cutter(graph, self.costs[n], late, self.memos[n], bound, max_block_ops=most)
 
 
 def begin(here: Here, start: tuple[Given, int]) -> None:
@@ -147,6 +149,28 @@ def score(here: Here, task: tuple[Term, float | None]) -> Scored:
     for key, _ in new:
         del memo[key]
     return Scored(cuts, new, frozenset(hash(key) for key, _ in new))
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """The best cut known of a term graph, and the seconds that no cut of it takes less than."""
+
+    cut: Cut
+    structure: str
+    bound: float
+
+
+def bounded(here: Here, task: tuple[Term, Cut, int]) -> Bounded:
+    """Improves a cut by branch and bound, within so many expansions."""
+    term, cut, expansions = task
+    held: _Held = here.kept["search"]
+    cutter = held.cutter(term)
+    memo = held.memos[term.program]
+    known = len(memo)
+    found = BranchAndBound(cutter, expansions).search(cut)
+    for key in [*islice(memo, known, None)]:
+        del memo[key]  # as for ``score``: the work does not depend on who does it
+    return Bounded(found.cut, _structure(cutter.graph, found.cut), found.bound)
 
 
 def _structure(graph: Graph, cut: Cut) -> str:
