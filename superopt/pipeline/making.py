@@ -74,7 +74,7 @@ def make(
     piece: Any, inputs: Sequence[torch.Tensor], site: Site, folder: Path
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Search, prove, compile, measure and gate one piece: the files and facts of its cache entry."""
-    with crew(site) as who:
+    with crew(site, piece.graph) as who:
         return _make(piece, inputs, site, folder, who)
 
 

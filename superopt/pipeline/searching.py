@@ -18,11 +18,12 @@ from superopt.search.workers import Serial, workers
 
 
 @contextlib.contextmanager
-def crew(site: Site) -> Iterator[Serial]:
-    """The workers that the options, or else the settings, ask for."""
+def crew(site: Site, graph: Graph) -> Iterator[Serial]:
+    """The workers that the options, or else the settings, ask for, to search a program."""
     asked = site.options.workers or site.config.workers or str(site.config.job_count)
     count = int(asked) if asked.isdecimal() else site.config.job_count
     with workers(asked, count) as found:
+        found.expect(len(graph.nodes))
         yield found
 
 

@@ -151,6 +151,7 @@ class Rounds:
     def run(self) -> list[One]:
         """Searches every program."""
         begun = time.perf_counter()
+        self.workers.expect(sum(len(g.nodes) for g in self.programs))
         self.workers.tell(begin, (self.given, len(self.programs)))
         spaces = self._explore()
         share = None if self.memory is None else self.memory // (8 * len(self.programs))

@@ -31,8 +31,11 @@ Note = Callable[[int, Figures], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
-EARNED = 0.3
+EARNED = 1.0
 """Seconds of work after which other processes are started: they take a second to be ready."""
+
+LARGE = 100
+"""Nodes of the programs of one search above which they are started at once."""
 
 GLANCE = 0.1
 """Seconds between two looks at how far the others are."""
@@ -70,6 +73,9 @@ class Serial:
     def _run(self, task: Callable[[Here, T], R], value: T, k: int, note: Note) -> R:
         self.here.note = lambda figures: note(k, figures)
         return task(self.here, value)
+
+    def expect(self, nodes: int) -> None:
+        """Says that a search over programs of so many nodes is coming, so that others can start."""
 
     def rest(self) -> None:
         """Frees what is here for a search alone; it is over, and other work may follow."""
@@ -158,6 +164,13 @@ class Processes(Serial):
         if job.error is not None:
             raise job.error
         return job.results
+
+    def expect(self, nodes: int) -> None:
+        """Starts the others if there will be enough to do."""
+        if nodes > LARGE:
+            self._earned = 0
+            if not self._alone and not self._children:
+                self._start()
 
     def _start(self) -> None:
         try:
