@@ -6,9 +6,8 @@ code generator.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,19 @@ from superopt.errors import SuperoptError, VerificationFailed
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.text import print_mugraph
+from superopt.pipeline.chosen import Candidate, Winner, entry_of
+from superopt.pipeline.rooms import Stand, stand
 from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
 from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.plan import Extent, Plan, make_plan
 from superopt.runtime.site import Site
 from superopt.search import driver
+from superopt.search.buckets import Room, divide, seconds_at
 from superopt.search.carry import obligation
-from superopt.verify import certificate, gate
+from superopt.search.cut import KernelSeconds
+from superopt.search.points import points
+from superopt.verify import gate
 from superopt.verify.admit import admit
 from superopt.verify.cuts import Checker
 from superopt.verify.equivalence import Equivalence
@@ -41,6 +45,9 @@ from superopt.verify.infinite import any_value
 
 SHORTLIST = 5
 """Candidates that are compiled, gated and timed."""
+
+EACH_ROOM = 3
+"""Of a program with symbolic sizes, those of each bucket."""
 
 HOPELESS = 4
 """Candidates that were not shown equal, and none that was, after which none is expected to be."""
@@ -51,79 +58,108 @@ ENOUGH_WORK = 1 << 32
 ENTRY = "superopt_entry"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A placed graph on its way: proved, compiled, gated."""
-
-    mugraph: MuGraph
-    predicted: float
-    checks: list[Equivalence]
-    kernels: Kernels
-    source: str
-    gate: gate.Gate | None = None
-
-
 Proved = tuple[driver.Candidate, list[Equivalence]]
 
 
 def make(
-    piece: Any, inputs: Sequence[torch.Tensor], site: Site, folder: Path
+    piece: Any,
+    inputs: Sequence[torch.Tensor],
+    site: Site,
+    folder: Path,
+    called: Callable[..., object] | None = None,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Search, prove, compile, measure and gate one piece: the files and facts of its cache entry."""
-    graph, eager, options, config = piece.graph, piece.eager, site.options, site.config
+    """Search, prove, compile, measure and gate one piece: the files and facts of its cache entry.
+
+    called: runs the user's own function on other inputs of the piece, to be timed beside the
+    kernels; the piece in PyTorch when there is none.
+    """
+    graph, options, config = piece.graph, site.options, site.config
     compiler = site.compiler or find_compiler(config)
-    device = cpu_device(cpu_features(), config.threads or torch.get_num_threads())
+    cost = cost_on(cpu_device(cpu_features(), config.threads or torch.get_num_threads()))
     with trace.stage("search") as searching:
         budget = driver.Budget(options.budget.seconds, options.budget.candidates)
         found = driver.search(
             graph,
-            cost_on(device),
+            cost,
             budget,
             seed=options.seed,
             lowerable=why_not_lowerable,
             progress=lambda stage, done: trace.report(stage, done.get("graphs", 0)),
+            points=points(graph),
         )
+        rooms = divide(graph, found, cost) if found.candidates else []
     if not found.candidates:
         raise SuperoptError("the search found no kernel", graph.name, found.why_none)
     with trace.stage("verify") as verifying:
-        proved = _prove_best(graph, found.candidates, options.seed)
+        proved = _prove_rooms(graph, found.candidates, rooms, options.seed)
     with trace.stage("compile") as compiling:
         isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
-        made = _compile([c.mugraph for c, _ in proved], isa, config, compiler, folder)
-    with trace.stage("measure"):
-        ready, times = _measure(proved, made, inputs, eager, config)
-    with trace.stage("gate") as gating:
-        winner, time = _gate(graph, ready, times, inputs, eager, options.seed)
-    binary = winner.kernels.path.read_bytes()
-    # The loader takes two files of one path for one library, so the name tells the content.
-    library = f"kernel-{hashlib.sha256(binary).hexdigest()[:16]}.so"
+        pool = list({id(c): (c, checks) for some in proved for c, checks in some}.values())
+        made = _compile([c.mugraph for c, _ in pool], isa, config, compiler, folder)
+        ready = _loaded(pool, made, config)
+    winners: list[Winner] = []
+    with trace.stage("measure"), trace.stage("gate") as gating:
+        fits = _Fits(graph, piece.eager, called or piece.eager, inputs, cost, options.seed)
+        for room, mine in zip(rooms, proved, strict=True):
+            own = [ready[id(c)] for c, _ in mine if id(c) in ready]
+            rest = [c for c in ready.values() if c not in own]
+            winners.append(fits.winner(room, own, rest))
+    if not any(w.candidate for w in winners):
+        raise VerificationFailed(
+            "no candidate passed the numeric gate", details="\n".join(fits.reasons)
+        )
     meta = {
         "name": graph.name,
-        "library": library,
         "states": found.stats.get("states", 0),
         "search": dict(found.stats),
         "search_s": searching.seconds,
         "verify_s": verifying.seconds + gating.seconds,
         "compile_s": compiling.seconds,
-        "generated_median_s": time.median_s,
-        "eager_median_s": times[-1].median_s,
-        "predicted_s": winner.predicted,
     }
-    proof = certificate.build(graph, winner.mugraph, winner.checks, winner.gate)
-    return {
-        library: binary,
-        "kernel.cpp": winner.source.encode(),
-        "plan.json": winner.kernels.plan.to_json().encode(),
-        "mugraph.txt": print_mugraph(winner.mugraph).encode(),
-        "certificate.json": certificate.dumps(proof).encode(),
-    }, meta
+    files, facts = entry_of(graph, winners)
+    return files, {**meta, **facts}
 
 
-def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate], seed: int) -> list[Proved]:
+def _prove_rooms(
+    graph: Graph, candidates: Sequence[driver.Candidate], rooms: Sequence[Room], seed: int
+) -> list[list[Proved]]:
+    """For each room, the first of its candidates that are shown equal.
+
+    A room of which none is left gets what was shown for the others, its own order kept. Raises
+    VerificationFailed when there is nothing for any room.
+    """
+    show = Checker(seed)
+    most = SHORTLIST if len(rooms) == 1 else min(SHORTLIST, EACH_ROOM)
+    known: dict[int, Proved] = {}
+    out: list[list[Proved]] = []
+    failed: VerificationFailed | None = None
+    for room in rooms:
+        try:
+            found = _prove_best(graph, [candidates[c] for c in room.order], seed, show, most)
+        except VerificationFailed as error:
+            found, failed = [], failed or error
+        known.update((id(c), (c, checks)) for c, checks in found)
+        out.append(found)
+    if failed is not None and not known:
+        raise failed
+    for room, found in zip(rooms, out, strict=True):
+        if not found:
+            mine = [candidates[c] for c in room.order]
+            found += [known[id(c)] for c in mine if id(c) in known] or list(known.values())
+    return out
+
+
+def _prove_best(
+    graph: Graph,
+    candidates: Sequence[driver.Candidate],
+    seed: int,
+    show: Checker | None = None,
+    most: int | None = None,
+) -> list[Proved]:
     """The first candidates whose graph, and every carried accumulator, is shown equal."""
     proved: list[Proved] = []
     reasons: list[str] = []
-    show = Checker(seed)
+    show, most = show or Checker(seed), most or SHORTLIST
     for candidate in candidates:
         mugraph = candidate.mugraph
         checks = [show.rewritten(graph, mugraph.graph)]
@@ -136,7 +172,7 @@ def _prove_best(graph: Graph, candidates: Sequence[driver.Candidate], seed: int)
             trace.log("verify", f"a candidate was not shown equal: {wrong[0].reason}")
         else:
             proved.append((candidate, checks))
-        if proved and (len(proved) == SHORTLIST or show.work > ENOUGH_WORK):
+        if proved and (len(proved) == most or show.work > ENOUGH_WORK):
             break
         if not proved and (len(reasons) == HOPELESS or show.work > 4 * ENOUGH_WORK):
             break
@@ -181,46 +217,86 @@ def _compile(
     return out
 
 
-def _measure(
-    proved: Sequence[Proved],
-    made: Sequence[tuple[Path, Plan, str] | SuperoptError],
-    inputs: Sequence[torch.Tensor],
-    eager: Callable[..., Sequence[torch.Tensor]],
-    config: Config,
-) -> tuple[list[Candidate], list[Timing]]:
-    """The candidates that compiled, and their timings; eager's timing comes last."""
-    ready = []
-    for (candidate, checks), item in zip(proved, made, strict=True):
+def _loaded(
+    pool: Sequence[Proved], made: Sequence[tuple[Path, Plan, str] | SuperoptError], config: Config
+) -> dict[int, Candidate]:
+    """The candidates that compiled, loaded, by the identity of what the search found."""
+    ready: dict[int, Candidate] = {}
+    for (candidate, checks), item in zip(pool, made, strict=True):
         if isinstance(item, SuperoptError):
             trace.log("build", f"a candidate was dropped: {item.report()}")
             continue
         path, plan, source = item
         kernels = Kernels(path, plan, config.threads)
-        ready.append(Candidate(candidate.mugraph, candidate.seconds, checks, kernels, source))
+        ready[id(candidate)] = Candidate(
+            candidate.mugraph, candidate.seconds, checks, kernels, source
+        )
     if not ready:
         raise next(item for item in made if isinstance(item, SuperoptError))
-    calls: list[Callable[[], object]] = [partial(c.kernels, inputs) for c in ready]
-    return ready, interleave([*calls, lambda: eager(*inputs)], seconds=0.3 * (len(calls) + 1))
+    return ready
 
 
-def _gate(
-    graph: Graph,
-    ready: Sequence[Candidate],
-    times: Sequence[Timing],
-    inputs: Sequence[torch.Tensor],
-    eager: Callable[..., Sequence[torch.Tensor]],
-    seed: int,
-) -> tuple[Candidate, Timing]:
-    """The fastest candidate whose binary is as accurate as eager PyTorch, with its timing."""
-    reasons = []
-    known: dict[str, gate.Known] = {}
-    for k in sorted(range(len(ready)), key=lambda k: (times[k].median_s, k)):
-        kernels = ready[k].kernels
-        sizes = kernels.plan.sizes(inputs)
-        report = admit(graph, kernels.checked, eager, inputs, sizes, seed=seed, known=known)
-        if report.passed:
-            return replace(ready[k], gate=report), times[k]
-        reasons.append(report.reason)
-        trace.log("verify", f"the numeric gate rejected a candidate: {report.reason}")
-        trace.log("verify", print_mugraph(ready[k].mugraph), 2)
-    raise VerificationFailed("no candidate passed the numeric gate", details="\n".join(reasons))
+@dataclass
+class _Fits:
+    """Times and gates the candidates of one piece, room by room."""
+
+    graph: Graph
+    eager: Callable[..., Sequence[torch.Tensor]]
+    called: Callable[..., object]
+    inputs: Sequence[torch.Tensor]
+    cost: KernelSeconds
+    seed: int
+    reasons: list[str] = field(default_factory=list)
+
+    def winner(self, room: Room, own: list[Candidate], rest: list[Candidate]) -> Winner:
+        """The fastest candidate of a room whose binary is as accurate as eager PyTorch.
+
+        own: those that are timed; rest: those of other rooms, tried when none of its own is
+        admitted. Where none is, or the program has no answer, the original runs.
+        """
+        first = (own or rest)[0]
+        sizes = first.kernels.plan.sizes(self.inputs)
+
+        def seconds(there: Mapping[str, int]) -> float:
+            return seconds_at(first.mugraph, self.cost, there)
+
+        here = stand(self.graph, room, self.inputs, sizes, self.eager, seconds)
+        if here is None:
+            return Winner(room)
+        known: dict[str, gate.Known] = {}
+        for some in (own, rest):
+            times = self._times(some, here)
+            for k in sorted(range(len(some)), key=lambda k: (times[k].median_s, k)):
+                verdict = self._verdict(some[k], here, known)
+                if verdict.passed:
+                    return Winner(room, some[k], verdict, times[k], times[-1], here.sizes)
+        return Winner(room, sizes=here.sizes)
+
+    def _times(self, some: Sequence[Candidate], here: Stand) -> list[Timing]:
+        """The timing of each candidate; eager PyTorch's comes last."""
+        calls: list[Callable[[], object]] = [partial(c.kernels, here.inputs) for c in some]
+        called = self.called
+        try:
+            called(*here.inputs)
+        except (RuntimeError, IndexError):  # what else it is given does not fit these sizes
+            called = self.eager
+        calls.append(lambda: called(*here.inputs))
+        return interleave(calls, seconds=0.3 * len(calls)) if some else []
+
+    def _verdict(self, c: Candidate, here: Stand, known: dict[str, gate.Known]) -> gate.Gate:
+        verdict = admit(
+            self.graph,
+            c.kernels.checked,
+            self.eager,
+            here.inputs,
+            here.sizes,
+            seed=self.seed,
+            known=known,
+            others=here.others,
+            classes=here.classes,
+        )
+        if not verdict.passed:
+            self.reasons.append(verdict.reason)
+            trace.log("verify", f"the numeric gate rejected a candidate: {verdict.reason}")
+            trace.log("verify", print_mugraph(c.mugraph), 2)
+        return verdict

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from superopt.mugraph.axes import Sym
 from superopt.mugraph.graph import Graph, Reduce
 from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.resize import Resized, Symbols, placed_with_symbols, symbols, with_symbols
 from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
-from superopt.search.enumerate import explore
+from superopt.search.enumerate import Space, explore
 from superopt.search.extract import Choice, Extractor
-from superopt.search.regions import regions
+from superopt.search.points import Point, once_each, space_at
+from superopt.search.regions import Region, regions
 from superopt.search.segments import Segment, joined, segments
 
 Progress = Callable[[str, dict[str, float]], None]
@@ -51,12 +55,14 @@ class Found:
     """What a search found: candidates, cheapest first, and what it did to find them.
 
     ``stats``: states (values tried and kernels costed), classes, queries, closed (every region's
-    algebraic space was exhausted), removed (per rule), graphs, seconds.
+    algebraic space was exhausted), removed (per rule), graphs, seconds. at: for each point that was
+    asked for, the positions of the candidates found there, cheapest first there.
     """
 
     candidates: tuple[Candidate, ...]
     stats: dict[str, Any]
     why_none: str = ""
+    at: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass
@@ -97,28 +103,43 @@ def search(
     keep: int = 4,
     lowerable: Callable[[MuGraph], str | None] = lambda _: None,
     progress: Progress | None = None,
+    points: Sequence[Point] = (),
 ) -> Found:
     """Searches for placed graphs that compute ``graph``.
 
     cost: (graph, body, stored, outputs) -> the cost of placements; lowerable: the reason why a
     placed graph cannot be lowered, or None. At least the source's own derivation is always costed,
-    whatever the budget. A large program is searched in segments, those of one form once.
+    whatever the budget. A large program is searched in segments, those of one form once. points:
+    sizes of its symbols at which it is searched, the algebra once for all; at the middle of their
+    ranges when there are none.
     """
-    parts = segments(graph)
+    parts, wanted = segments(graph), points or ({},)
     if len(parts) == 1:
-        return _search_one(graph, cost, budget, seed, keep, lowerable, progress)
+        each = _search_one(graph, cost, budget, seed, keep, lowerable, progress, wanted)
+        return _all_points(each, [f.stats for f in each], budget) if points else each[0]
     forms = {str(p.form.graph): p.form.graph for p in parts}
-    found: dict[str, Found] = {}
+    found: list[dict[str, Found]] = [{} for _ in wanted]
     for n, (key, form) in enumerate(forms.items()):
         share = budget.part(len(forms) - n)
-        found[key] = _search_one(form, cost, share, seed, keep, lowerable, progress)
+        each = _search_one(form, cost, share, seed, keep, lowerable, progress, wanted)
         budget.used += share.used
-        if not found[key].candidates:
-            return found[key]
-    stats = joined_stats([f.stats for f in found.values()])
-    stats.update(segments=len(parts), distinct_segments=len(forms))
-    stats["seconds"] = time.perf_counter() - budget.started
-    return Found(tuple(_together(graph, parts, found)), stats)
+        for there, of_form in zip(found, each, strict=True):
+            if not of_form.candidates:
+                return of_form
+            there[key] = of_form
+    joined_up = [Found(tuple(_together(graph, parts, there)), {}) for there in found]
+    out = _all_points(joined_up, [f.stats for there in found for f in there.values()], budget)
+    out.stats.update(segments=len(parts), distinct_segments=len(forms))
+    return out if points else replace(out, at=())
+
+
+def _all_points(each: Sequence[Found], stats: Sequence[dict[str, Any]], budget: Budget) -> Found:
+    """What was found at any point, once each, and where."""
+    candidates, at = once_each([f.candidates for f in each], lambda c: str(c.mugraph))
+    total = joined_stats(stats)
+    total["seconds"] = time.perf_counter() - budget.started
+    why_none = next((f.why_none for f in each if f.why_none), "")
+    return Found(candidates, total, "" if candidates else why_none, at)
 
 
 MOST_TOGETHER = 16
@@ -159,12 +180,59 @@ def _search_one(
     keep: int,
     lowerable: Callable[[MuGraph], str | None],
     progress: Progress | None,
-) -> Found:
-    """The search over a program that is one segment."""
+    points: Sequence[Point],
+) -> list[Found]:
+    """The search over a program that is one segment, at each point."""
     explored = [
         (region, explore(graph, region, seed=seed, seconds=_share(budget)))
         for region in regions(graph)
     ]
+    own = {s.name: s for s in symbols(graph)}
+    known: dict[str, Found] = {}
+    out: list[Found] = []
+    for n, point in enumerate(points):
+        here = {k: Sym(k, size, size) for k, size in sorted(point.items()) if k in own}
+        if str(here) in known:  # a segment need not have all symbols
+            out.append(replace(known[str(here)], stats=joined_stats([])))
+            continue
+        share = budget.part(len(points) - n) if len(points) > 1 else budget
+        found = _extract(
+            with_symbols(graph, here) if here else graph,
+            [(r, space_at(space, Resized(here)) if here else space) for r, space in explored],
+            cost,
+            share,
+            keep,
+            partial(_with_own, lowerable, own) if here else lowerable,
+            progress,
+            [] if known else [space for _, space in explored],
+        )
+        budget.used += share.used if share is not budget else 0
+        if here:
+            back = [
+                replace(c, mugraph=placed_with_symbols(c.mugraph, own)) for c in found.candidates
+            ]
+            found = replace(found, candidates=tuple(back))
+        known[str(here)] = found
+        out.append(found)
+    return out
+
+
+def _with_own(check: Callable[[MuGraph], str | None], own: Symbols, m: MuGraph) -> str | None:
+    """What a check says of a program found at one point, over the program's own symbols."""
+    return check(placed_with_symbols(m, own))
+
+
+def _extract(
+    graph: Graph,
+    explored: list[tuple[Region, Space]],
+    cost: KernelSeconds,
+    budget: Budget,
+    keep: int,
+    lowerable: Callable[[MuGraph], str | None],
+    progress: Progress | None,
+    count: Sequence[Space],
+) -> Found:
+    """Extracts, cuts and places at the sizes that the graph has; ``count``: spaces in the figures."""
     extractor = Extractor(graph, explored)
     scored: dict[tuple[int, ...], list[Plan]] = {}
     memo: Memo = {}
@@ -218,7 +286,7 @@ def _search_one(
     # The program as its author wrote it rounds as its author expects: it is always measured.
     chosen = [*plans[:2], *as_written[:1], *plans[2:PLANS], *as_written[1:]]
     found, reasons = _placed(chosen, keep, lowerable)
-    stats = _stats(explored, extractor, len(scored), costed, budget)
+    stats = _stats(count, extractor, len(scored), costed, budget)
     stats["not_lowerable"] = reasons
     why_none = "" if found else "no placement could be lowered: " + "; ".join(reasons)
     return Found(tuple(found), stats, why_none)
@@ -282,9 +350,8 @@ def _share(budget: Budget) -> float:
 
 
 def _stats(
-    explored: list, extractor: Extractor, graphs: int, costed: int, budget: Budget
+    spaces: Sequence[Space], extractor: Extractor, graphs: int, costed: int, budget: Budget
 ) -> dict[str, Any]:
-    spaces = [space for _, space in explored]
     regions_of = [
         {
             "states": int(s.stats.get("states", 0)),
@@ -304,7 +371,7 @@ def _stats(
     total.update(
         graphs=graphs,
         kernels_costed=costed,
-        regions=len(explored),
+        regions=len(spaces),
         seconds=time.perf_counter() - budget.started,
     )
     return total

@@ -1,0 +1,127 @@
+"""The dispatch rule of a program with symbolic sizes: buckets of its domain, and what runs in each.
+
+A guard is a box: a range of sizes for every symbol. The guards of a rule are disjoint and cover the
+domain, which is checked whenever a rule is made or read, over the grid that their ends cut the
+domain into: inside a cell of that grid no guard changes its mind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from superopt.errors import CacheCorrupt
+
+Guard = tuple[tuple[str, int, int], ...]
+"""For every symbol, by name: its lowest and its highest size, both included."""
+
+ORIGINAL = -1
+"""Stands for no program: the original runs."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """The sizes of a guard, and the program (its position) that serves them.
+
+    slower: whether eager PyTorch was faster at the size at which the two were timed.
+    """
+
+    guard: Guard
+    program: int
+    slower: bool = False
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """A rule: the domain, and its buckets. Raises ValueError unless every size has one bucket."""
+
+    domain: Guard
+    buckets: tuple[Bucket, ...]
+
+    def __post_init__(self) -> None:
+        names = [s for s, _, _ in self.domain]
+        if names != sorted(set(names)):
+            raise ValueError(f"symbols {names} are not in order")
+        for b in self.buckets:
+            if [s for s, _, _ in b.guard] != names:
+                raise ValueError(f"a guard is not about the symbols {names}: {b.guard}")
+            inside = zip(b.guard, self.domain, strict=True)
+            if not all(low <= a <= z <= high for (_, a, z), (_, low, high) in inside):
+                raise ValueError(f"a guard is empty or beyond the domain: {guard_text(b.guard)}")
+        _ = self._table
+
+    @cached_property
+    def _starts(self) -> tuple[list[int], ...]:
+        """Per symbol, the sizes at which a cell of the grid begins."""
+        out = []
+        for k, (_, low, high) in enumerate(self.domain):
+            ends = {low} | {b.guard[k][1] for b in self.buckets}
+            ends |= {b.guard[k][2] + 1 for b in self.buckets}
+            out.append(sorted(x for x in ends if x <= high))
+        return tuple(out)
+
+    @cached_property
+    def _table(self) -> tuple[int, ...]:
+        """The bucket of each cell of the grid, row-major."""
+        table = []
+        for corner in itertools.product(*self._starts):
+            here = [n for n, b in enumerate(self.buckets) if holds(b.guard, corner)]
+            if len(here) != 1:
+                raise ValueError(f"the sizes {corner} have {len(here)} buckets")
+            table += here
+        return tuple(table)
+
+    def find(self, sizes: Sequence[int]) -> int:
+        """The position of the bucket of these sizes (of the symbols by name, in the domain)."""
+        at = 0
+        for starts, size in zip(self._starts, sizes, strict=True):
+            at = at * len(starts) + bisect_right(starts, size) - 1
+        return self._table[at]
+
+    def to_json(self) -> str:
+        """The rule as JSON text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Dispatch:
+        """Reads what ``to_json`` wrote; raises CacheCorrupt on anything else."""
+        try:
+            raw = json.loads(text)
+            buckets = tuple(
+                Bucket(_guard(b["guard"]), int(b["program"]), bool(b["slower"]))
+                for b in raw["buckets"]
+            )
+            return Dispatch(_guard(raw["domain"]), buckets)
+        except (ValueError, KeyError, TypeError) as e:
+            raise CacheCorrupt(
+                f"a dispatch rule cannot be read ({e})", "dispatch.json", "the entry is rebuilt"
+            ) from e
+
+
+def _guard(raw: Sequence[Sequence[str | int]]) -> Guard:
+    return tuple((str(name), int(low), int(high)) for name, low, high in raw)
+
+
+def holds(guard: Guard, sizes: Sequence[int]) -> bool:
+    """Whether the sizes, of the symbols by name, fulfil a guard."""
+    return all(low <= n <= high for (_, low, high), n in zip(guard, sizes, strict=True))
+
+
+def guard_text(guard: Guard) -> str:
+    """``2 <= n <= 16 and 3 <= m <= 9``; of a program without symbols ``always``."""
+    return " and ".join(f"{low} <= {name} <= {high}" for name, low, high in guard) or "always"
+
+
+def middle(low: int, high: int) -> int:
+    """The geometric middle of a range of sizes."""
+    return min(max(round(math.sqrt(max(low, 1) * max(high, 1))), low), high)
+
+
+def by_name(guard: Guard) -> Mapping[str, tuple[int, int]]:
+    """Symbol -> its range."""
+    return {name: (low, high) for name, low, high in guard}

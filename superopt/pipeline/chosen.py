@@ -1,0 +1,117 @@
+"""What was chosen for each bucket of a piece, and the cache entry that it makes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from superopt.cost.measure import Timing
+from superopt.mugraph.dispatch import ORIGINAL, Bucket, Dispatch, Guard
+from superopt.mugraph.graph import Graph
+from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.resize import symbols
+from superopt.mugraph.text import print_mugraph
+from superopt.runtime.kernels import Kernels
+from superopt.runtime.site import numbered
+from superopt.search.buckets import Room
+from superopt.verify import certificate, gate
+from superopt.verify.equivalence import Equivalence
+
+NO_TIME = Timing(math.inf, 0.0, 0)
+"""Of what was not run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A placed graph on its way: proved, compiled."""
+
+    mugraph: MuGraph
+    predicted: float
+    checks: list[Equivalence]
+    kernels: Kernels
+    source: str
+
+
+@dataclass(frozen=True)
+class Winner:
+    """What came of one room: the admitted candidate (None: the original runs) and the two times."""
+
+    room: Room
+    candidate: Candidate | None = None
+    gate: gate.Gate | None = None
+    generated: Timing = NO_TIME
+    eager: Timing = NO_TIME
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def slower(self) -> bool:
+        """Whether eager PyTorch was faster."""
+        return self.eager.median_s < self.generated.median_s
+
+
+def entry_of(graph: Graph, winners: Sequence[Winner]) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of a cache entry, and what it says of its programs and their times."""
+    served = [w for w in winners if w.candidate is not None]
+    programs = list(dict.fromkeys(w.candidate for w in served if w.candidate is not None))
+    files: dict[str, bytes] = {}
+    libraries = []
+    for n, c in enumerate(programs):
+        binary = c.kernels.path.read_bytes()
+        # The loader takes two files of one path for one library, so the name tells the content.
+        libraries.append(f"kernel-{hashlib.sha256(binary).hexdigest()[:16]}.so")
+        files[libraries[-1]] = binary
+        files[numbered("kernel.cpp", n)] = c.source.encode()
+        files[numbered("plan.json", n)] = c.kernels.plan.to_json().encode()
+        files[numbered("mugraph.txt", n)] = print_mugraph(c.mugraph).encode()
+    meta: dict[str, Any] = {
+        "libraries": libraries,
+        "generated_median_s": served[0].generated.median_s,
+        "eager_median_s": served[0].eager.median_s,
+        "predicted_s": programs[0].predicted,
+    }
+    domain: Guard = ()
+    shown: list[certificate.Shown] = []
+    if winners[0].room.guard:
+        domain = tuple((s.name, s.lo, s.hi) for s in symbols(graph))
+        rule = Dispatch(domain, tuple(_bucket(w, programs) for w in winners))
+        files["dispatch.json"] = rule.to_json().encode()
+        meta["buckets"] = [_times(w) for w in winners]
+        shown = [_shown(w) for w in winners]
+    checks: list[Equivalence] = []
+    for c in programs:
+        checks += [x for x in c.checks if c is programs[0] or x not in checks]
+    verdict = gate.joined([w.gate for w in served if w.gate is not None])
+    proof = certificate.build(
+        graph, programs[0].mugraph, checks, verdict, domain=domain, buckets=shown
+    )
+    files["certificate.json"] = certificate.dumps(proof).encode()
+    return files, meta
+
+
+def _bucket(w: Winner, programs: Sequence[Candidate]) -> Bucket:
+    if w.candidate is None:
+        return Bucket(w.room.guard, ORIGINAL)
+    return Bucket(w.room.guard, programs.index(w.candidate), w.slower)
+
+
+def _times(w: Winner) -> dict[str, Any]:
+    """Where a bucket was timed, both times, and how far its choice is from the best prediction."""
+    if w.candidate is None:
+        return {}
+    return {
+        "sizes": dict(w.sizes),
+        "generated_median_s": w.generated.median_s,
+        "eager_median_s": w.eager.median_s,
+        "predicted_times_best": w.room.worst,
+    }
+
+
+def _shown(w: Winner) -> certificate.Shown:
+    if w.candidate is None:
+        return certificate.Shown(w.room.guard, None)
+    return certificate.Shown(
+        w.room.guard, w.candidate.mugraph, w.candidate.checks, w.gate, w.slower
+    )

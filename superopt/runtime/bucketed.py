@@ -1,0 +1,57 @@
+"""Several compiled programs behind one rule: each call runs the one that its sizes ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from superopt.errors import CacheCorrupt
+from superopt.mugraph.dispatch import ORIGINAL, Dispatch
+from superopt.runtime.kernels import Kernels
+
+Run = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+
+
+class Bucketed:
+    """The programs of one piece, of which each serves some sizes.
+
+    All have the same inputs, outputs and symbols. A call reads the sizes once, looks its bucket up
+    (a binary search for each symbol), and compiles nothing. Raises CacheCorrupt when the rule and the
+    programs do not fit each other.
+    """
+
+    def __init__(self, rule: Dispatch, programs: Sequence[Kernels]) -> None:
+        self.rule, self.programs = rule, tuple(programs)
+        self.plan = programs[0].plan
+        domain = tuple((name, low, high) for name, _, _, _, low, high in self.plan.symbols)
+        positions = {b.program for b in rule.buckets} - {ORIGINAL}
+        if domain != rule.domain or not positions <= set(range(len(programs))):
+            raise CacheCorrupt(
+                "a dispatch rule is of other programs", "dispatch.json", "the entry is rebuilt"
+            )
+
+    def runner(self, original: Run, eager_may_win: bool) -> Run:
+        """The call that each piece of a program makes.
+
+        original: runs the piece in PyTorch; it serves the buckets that no program was admitted for,
+        and, if ``eager_may_win``, those where it was timed to be faster.
+        """
+
+        def beside(tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]) -> Sequence:
+            return original(tensors)
+
+        table = [
+            beside
+            if b.program == ORIGINAL or (b.slower and eager_may_win)
+            else self.programs[b.program].at
+            for b in self.rule.buckets
+        ]
+        read, find = self.plan.sizes, self.rule.find
+
+        def run(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+            # The plan raises for sizes outside the domain; its symbols are those of the rule, in order.
+            sizes = read(tensors)
+            return table[find(tuple(sizes.values()))](tensors, sizes)
+
+        return run

@@ -1,0 +1,213 @@
+"""Buckets: few boxes of sizes that cover a program's domain, each served well by one candidate.
+
+The domain is cut into cells, and every candidate is priced at the corners of every cell. A box of
+cells is served by a candidate within a factor when at each of its corners the candidate costs at
+most so many times the cheapest there. The whole domain begins as one box; a box that no candidate
+serves within the factor is cut in two where that helps most, and boxes that one candidate serves
+are joined again. So the boxes are disjoint and cover the domain by construction.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from superopt.mugraph.axes import Sym
+from superopt.mugraph.dispatch import Guard, by_name
+from superopt.mugraph.graph import Graph
+from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.resize import placed_with_symbols
+from superopt.search.cut import KernelSeconds, body_of
+from superopt.search.driver import Found
+from superopt.search.points import Point, Span, points, spans
+
+FACTOR = 1.15
+"""How many times the cheapest candidate's predicted seconds the one of a bucket may take."""
+
+MOST_BUCKETS = 6
+
+PRICED = 8
+"""Candidates of each point that are priced over the whole domain."""
+
+CELLS = (14, 4, 2)
+"""Pieces into which the range of each of one, two, or three symbols is cut; of more, it is not."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """A box of sizes on its way to being a bucket.
+
+    order: positions of the candidates for it, best first; worst: how many times the predicted
+    seconds of the cheapest candidate the first one takes, where that is most.
+    """
+
+    guard: Guard
+    order: tuple[int, ...]
+    worst: float = 1.0
+
+
+Box = tuple[tuple[int, int], ...]
+"""For every symbol, its cells from a first up to (not with) a last."""
+
+
+def divide(graph: Graph, found: Found, cost: KernelSeconds) -> list[Room]:
+    """The rooms of a program's domain; one of all sizes for a program without symbols."""
+    ranges = spans(graph)
+    if not ranges:
+        return [Room((), tuple(range(len(found.candidates))))]
+    starts = _starts(ranges)
+    priced = list(dict.fromkeys(c for at in found.at for c in at[:PRICED]))
+    ratios = _ratios([found.candidates[c].mugraph for c in priced], cost, ranges, starts)
+    looked_at = list(zip(points(graph), found.at, strict=True))
+    rooms = []
+    for box, first in boxes(ratios, FACTOR, MOST_BUCKETS):
+        guard = tuple(
+            (name, cells[a], cells[z] - 1 if z < len(cells) else ranges[name].high)
+            for (name, cells), (a, z) in zip(starts.items(), box, strict=True)
+        )
+        inside = _within(ratios, box)
+        near = min(looked_at, key=lambda p: _distance(p[0], guard))[1]
+        cheap = np.argsort(np.log(inside).mean(1), kind="stable")
+        order = dict.fromkeys([priced[first], *near, *(priced[c] for c in cheap)])
+        rooms.append(Room(guard, tuple(order), float(inside[first].max())))
+    return rooms
+
+
+def _starts(ranges: dict[str, Span]) -> dict[str, list[int]]:
+    """Where the cells of each symbol begin."""
+    most = CELLS[len(ranges) - 1] if len(ranges) <= len(CELLS) else 1
+    return {name: span.cut(most, 2.0) for name, span in sorted(ranges.items())}
+
+
+def _ratios(
+    candidates: Sequence[MuGraph],
+    cost: KernelSeconds,
+    ranges: dict[str, Span],
+    starts: dict[str, list[int]],
+) -> np.ndarray:
+    """[candidate, cell of each symbol...]: how many times the cheapest it costs, at most, there."""
+    ends = {
+        name: [*((s, z) for s, z in zip(cells, [*(c - 1 for c in cells[1:]), None], strict=True))]
+        for name, cells in starts.items()
+    }
+    corners: dict[tuple[int, ...], np.ndarray] = {}
+    out = np.ones((len(candidates), *(len(cells) for cells in starts.values())))
+    for cell in itertools.product(*(range(len(c)) for c in starts.values())):
+        sides = [
+            sorted({ends[name][k][0], ends[name][k][1] or ranges[name].top})
+            for name, k in zip(ends, cell, strict=True)
+        ]
+        if len(sides) > len(CELLS):  # too many corners: the middle ones of the diagonal
+            sides = [[s[len(s) // 2]] for s in sides]
+        worst = np.zeros(len(candidates))
+        for sizes in itertools.product(*sides):
+            if sizes not in corners:
+                there = dict(zip(starts, sizes, strict=True))
+                seconds = np.array([seconds_at(m, cost, there) for m in candidates])
+                least = seconds.min()
+                corners[sizes] = (
+                    seconds / least if 0 < least < math.inf else np.ones(len(candidates))
+                )
+            worst = np.maximum(worst, corners[sizes])
+        out.T[cell[::-1]] = worst
+    return out
+
+
+def seconds_at(mugraph: MuGraph, cost: KernelSeconds, sizes: Point) -> float:
+    """The predicted seconds of a placed program at sizes of its symbols."""
+    there = placed_with_symbols(mugraph, {n: Sym(n, k, k) for n, k in sizes.items()})
+    stored = frozenset(there.materialized())
+    total = 0.0
+    for kernel in there.kernels:
+        body, reads = body_of(there.graph, kernel.outputs, stored)
+        total += cost(there.graph, body, reads, kernel.outputs)(kernel.placement)
+    return total
+
+
+def _distance(point: Point, guard: Guard) -> float:
+    """How far a point lies from the middle of a box, each symbol counted in powers."""
+    total = 0.0
+    for name, (low, high) in by_name(guard).items():
+        middle = (math.log(max(low, 1)) + math.log(max(min(high, 1 << 16), low, 1))) / 2
+        total += abs(math.log(max(point[name], 1)) - middle)
+    return total
+
+
+def boxes(ratios: np.ndarray, factor: float, most: int) -> list[tuple[Box, int]]:
+    """Disjoint boxes that cover all cells, each with the candidate that serves it.
+
+    ratios: [candidate, cells...], as times of the cheapest; at most ``most`` boxes, so that where
+    these do not suffice some candidate serves beyond the factor.
+    """
+    whole: Box = tuple((0, n) for n in ratios.shape[1:])
+    leaves = [whole]
+    while len(leaves) < most:
+        served = [_served(ratios, leaf, factor) for leaf in leaves]
+        worst = max(range(len(leaves)), key=lambda k: (served[k][1], -k))
+        if served[worst][1] <= factor:
+            break
+        split = _best_split(ratios, leaves[worst], factor)
+        if split is None:
+            break
+        leaves[worst : worst + 1] = split
+    return _joined([(leaf, _served(ratios, leaf, factor)[0]) for leaf in leaves])
+
+
+def _within(ratios: np.ndarray, box: Box) -> np.ndarray:
+    """[candidate, cells of the box in one row]."""
+    cells = ratios[(slice(None), *(slice(a, z) for a, z in box))]
+    return cells.reshape(len(ratios), -1)
+
+
+def _served(ratios: np.ndarray, box: Box, factor: float) -> tuple[int, float, float]:
+    """The candidate that serves a box best, its worst ratio, and the sum of logarithms of all."""
+    cells = _within(ratios, box)
+    worst = cells.max(1)
+    total = np.log(cells).sum(1)
+    best = min(range(len(cells)), key=lambda c: (max(worst[c], factor), total[c], c))
+    return best, float(worst[best]), float(total[best])
+
+
+def _best_split(ratios: np.ndarray, box: Box, factor: float) -> list[Box] | None:
+    """The cut of a box in two that leaves the least beyond the factor; None where there is none."""
+    tried: list[tuple[float, float, list[Box]]] = []
+    for k, (a, z) in enumerate(box):
+        for at in range(a + 1, z):
+            halves = [(*box[:k], part, *box[k + 1 :]) for part in ((a, at), (at, z))]
+            served = [_served(ratios, half, factor) for half in halves]
+            tried.append((max(s[1] for s in served), sum(s[2] for s in served), halves))
+    if not tried:
+        return None
+    # The cut that serves all cells best: a lower worst ratio may take more cuts than one.
+    return min(tried, key=lambda t: (t[1], t[0]))[2]
+
+
+def _joined(found: list[tuple[Box, int]]) -> list[tuple[Box, int]]:
+    """The boxes with those of one candidate joined that make up a box together."""
+    out = list(found)
+    while True:
+        pair = next(
+            (
+                (x, y, both)
+                for x, y in itertools.permutations(out, 2)
+                if x[1] == y[1] and (both := _together(x[0], y[0])) is not None
+            ),
+            None,
+        )
+        if pair is None:
+            return sorted(out)
+        x, y, both = pair
+        out = [b for b in out if b not in (x, y)] + [(both, x[1])]
+
+
+def _together(a: Box, b: Box) -> Box | None:
+    """The box that two boxes make up, the first before the second, or None."""
+    apart = [k for k in range(len(a)) if a[k] != b[k]]
+    if len(apart) != 1 or a[apart[0]][1] != b[apart[0]][0]:
+        return None
+    k = apart[0]
+    return (*a[:k], (a[k][0], b[k][1]), *a[k + 1 :])
