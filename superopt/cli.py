@@ -153,7 +153,12 @@ def _result_json(result: Any) -> dict[str, Any]:
         "cache": result.cache,
         "states": result.states,
         "timings": dict(result.timings),
-        "mugraphs": [str(p.mugraph) for p in getattr(result, "pieces", ()) if p is not None]
+        "mugraphs": [
+            str(m)
+            for p in getattr(result, "pieces", ())
+            if p is not None
+            for m in getattr(p, "mugraphs", None) or (p.mugraph,)
+        ]
         or ([str(result.mugraph)] if result.mugraph is not None else []),
         "certificates": [p.certificate for p in getattr(result, "pieces", ()) if p is not None]
         or ([result.certificate] if result.certificate is not None else []),

@@ -14,8 +14,11 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from superopt.errors import CacheCorrupt
+
+T = TypeVar("T")
 
 Guard = tuple[tuple[str, int, int], ...]
 """For every symbol, by name: its lowest and its highest size, both included."""
@@ -115,6 +118,32 @@ def holds(guard: Guard, sizes: Sequence[int]) -> bool:
 def guard_text(guard: Guard) -> str:
     """``2 <= n <= 16 and 3 <= m <= 9``; of a program without symbols ``always``."""
     return " and ".join(f"{low} <= {name} <= {high}" for name, low, high in guard) or "always"
+
+
+Box = tuple[tuple[int, int], ...]
+"""A first and a last position along each of several dimensions."""
+
+
+def joined(boxes: Sequence[tuple[Box, T]]) -> list[tuple[Box, T]]:
+    """Disjoint boxes, those of equal values joined that make up a box together; in order."""
+    out = list(boxes)
+    while True:
+        for x, y in itertools.permutations(out, 2):
+            both = _together(x[0], y[0]) if x[1] == y[1] else None
+            if both is not None:
+                out = [b for b in out if b is not x and b is not y] + [(both, x[1])]
+                break
+        else:
+            return sorted(out, key=lambda b: b[0])
+
+
+def _together(a: Box, b: Box) -> Box | None:
+    """The box that two boxes make up, the first before the second, or None."""
+    apart = [k for k in range(len(a)) if a[k] != b[k]]
+    if len(apart) != 1 or a[apart[0]][1] + 1 != b[apart[0]][0]:
+        return None
+    k = apart[0]
+    return (*a[:k], (a[k][0], b[k][1]), *a[k + 1 :])
 
 
 def middle(low: int, high: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from superopt.cost.measure import Timing
-from superopt.mugraph.dispatch import ORIGINAL, Bucket, Dispatch, Guard
+from superopt.mugraph.dispatch import ORIGINAL, Bucket, Dispatch, Guard, joined
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.resize import symbols
@@ -50,6 +50,27 @@ class Winner:
     def slower(self) -> bool:
         """Whether eager PyTorch was faster."""
         return self.eager.median_s < self.generated.median_s
+
+
+def merged(winners: Sequence[Winner]) -> list[Winner]:
+    """The winners with neighbouring rooms joined that the same program serves in the same way.
+
+    What was tested counts for all of a joined room; its times are those of its first part.
+    """
+    parts = {tuple((low, high) for _, low, high in w.room.guard): w for w in winners}
+    out = []
+    for box, _ in joined([(b, (id(w.candidate), w.slower)) for b, w in parts.items()]):
+        of = [
+            w
+            for b, w in sorted(parts.items())
+            if all(a <= c and d <= z for (a, z), (c, d) in zip(box, b, strict=True))
+        ]
+        names = [name for name, _, _ in of[0].room.guard]
+        guard = tuple((n, low, high) for n, (low, high) in zip(names, box, strict=True))
+        room = replace(of[0].room, guard=guard, worst=max(w.room.worst for w in of))
+        verdict = gate.joined([w.gate for w in of if w.gate is not None])
+        out.append(replace(of[0], room=room, gate=verdict))
+    return out
 
 
 def entry_of(graph: Graph, winners: Sequence[Winner]) -> tuple[dict[str, bytes], dict[str, Any]]:

@@ -25,7 +25,7 @@ from superopt.errors import SuperoptError, VerificationFailed
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.text import print_mugraph
-from superopt.pipeline.chosen import Candidate, Winner, entry_of
+from superopt.pipeline.chosen import Candidate, Winner, entry_of, merged
 from superopt.pipeline.rooms import Stand, stand
 from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
 from superopt.runtime.isa import cpu_features
@@ -116,7 +116,7 @@ def make(
         "verify_s": verifying.seconds + gating.seconds,
         "compile_s": compiling.seconds,
     }
-    files, facts = entry_of(graph, winners)
+    files, facts = entry_of(graph, merged(winners))
     return files, {**meta, **facts}
 
 

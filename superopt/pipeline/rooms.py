@@ -14,8 +14,11 @@ from superopt.search.points import Point, spans, too_large
 from superopt.verify.admit import ELSEWHERE, inputs_at
 from superopt.verify.inputs import CLASSES
 
-LONG = 0.05
+LONG = 0.005
 """Predicted seconds of a call up to which a size is run that is not the caller's own."""
+
+BRIEF = 0.0005
+"""Predicted seconds up to which all classes of inputs are tried there."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def stand(
     for there in offers:
         made = inputs_at(graph, eager, inputs, there)
         if made is not None:
-            brief = seconds(there) <= LONG
+            brief = seconds(there) <= BRIEF
             others = _unlike(offers, [there])
             return Stand(there, made, tuple(CLASSES) if brief else ELSEWHERE, others)
     return None

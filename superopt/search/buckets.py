@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from superopt.mugraph.axes import Sym
-from superopt.mugraph.dispatch import Guard, by_name
+from superopt.mugraph.dispatch import Box, Guard, by_name, joined
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.resize import placed_with_symbols
@@ -29,6 +29,9 @@ FACTOR = 1.15
 """How many times the cheapest candidate's predicted seconds the one of a bucket may take."""
 
 MOST_BUCKETS = 6
+
+WIDEST = 64
+"""How many times the smallest size of a bucket its largest may be, where there are buckets left."""
 
 PRICED = 8
 """Candidates of each point that are priced over the whole domain."""
@@ -50,10 +53,6 @@ class Room:
     worst: float = 1.0
 
 
-Box = tuple[tuple[int, int], ...]
-"""For every symbol, its cells from a first up to (not with) a last."""
-
-
 def divide(graph: Graph, found: Found, cost: KernelSeconds) -> list[Room]:
     """The rooms of a program's domain; one of all sizes for a program without symbols."""
     ranges = spans(graph)
@@ -64,9 +63,9 @@ def divide(graph: Graph, found: Found, cost: KernelSeconds) -> list[Room]:
     ratios = _ratios([found.candidates[c].mugraph for c in priced], cost, ranges, starts)
     looked_at = list(zip(points(graph), found.at, strict=True))
     rooms = []
-    for box, first in boxes(ratios, FACTOR, MOST_BUCKETS):
+    for box, first in _narrow(boxes(ratios, FACTOR, MOST_BUCKETS), ranges, starts):
         guard = tuple(
-            (name, cells[a], cells[z] - 1 if z < len(cells) else ranges[name].high)
+            (name, cells[a], cells[z + 1] - 1 if z + 1 < len(cells) else ranges[name].high)
             for (name, cells), (a, z) in zip(starts.items(), box, strict=True)
         )
         inside = _within(ratios, box)
@@ -143,7 +142,7 @@ def boxes(ratios: np.ndarray, factor: float, most: int) -> list[tuple[Box, int]]
     ratios: [candidate, cells...], as times of the cheapest; at most ``most`` boxes, so that where
     these do not suffice some candidate serves beyond the factor.
     """
-    whole: Box = tuple((0, n) for n in ratios.shape[1:])
+    whole: Box = tuple((0, n - 1) for n in ratios.shape[1:])
     leaves = [whole]
     while len(leaves) < most:
         served = [_served(ratios, leaf, factor) for leaf in leaves]
@@ -154,12 +153,46 @@ def boxes(ratios: np.ndarray, factor: float, most: int) -> list[tuple[Box, int]]
         if split is None:
             break
         leaves[worst : worst + 1] = split
-    return _joined([(leaf, _served(ratios, leaf, factor)[0]) for leaf in leaves])
+    return joined([(leaf, _served(ratios, leaf, factor)[0]) for leaf in leaves])
+
+
+def _cut(box: Box, k: int, at: int) -> list[Box]:
+    """A box in two: along dimension k, what is before ``at``, and the rest."""
+    a, z = box[k]
+    return [(*box[:k], part, *box[k + 1 :]) for part in ((a, at - 1), (at, z))]
+
+
+def _narrow(
+    found: list[tuple[Box, int]], ranges: dict[str, Span], starts: dict[str, list[int]]
+) -> list[tuple[Box, int]]:
+    """Boxes cut further until sizes in one are at most ``WIDEST`` times apart.
+
+    Which candidate serves a box follows from predictions; whether it is faster than PyTorch is
+    measured at one size of the box, and says little of sizes far from it.
+    """
+    cells = [np.log([*starts[name], ranges[name].top + 1.0]) for name in starts]
+    out = list(found)
+    while len(out) < MOST_BUCKETS:
+        apart = [
+            (float(ends[z + 1] - ends[a]), -n, k)
+            for n, (box, _) in enumerate(out)
+            for k, (ends, (a, z)) in enumerate(zip(cells, box, strict=True))
+            if z > a
+        ]
+        if not apart or max(apart)[0] <= math.log(WIDEST):
+            break
+        _, n, k = max(apart)
+        box, first = out[-n]
+        ends, (a, z) = cells[k], box[k]
+        half = (ends[a] + ends[z + 1]) / 2
+        at = min(range(a + 1, z + 1), key=lambda c: (abs(ends[c] - half), c))
+        out = [*out[:-n], *((part, first) for part in _cut(box, k, at)), *out[1 - n :]]
+    return out
 
 
 def _within(ratios: np.ndarray, box: Box) -> np.ndarray:
     """[candidate, cells of the box in one row]."""
-    cells = ratios[(slice(None), *(slice(a, z) for a, z in box))]
+    cells = ratios[(slice(None), *(slice(a, z + 1) for a, z in box))]
     return cells.reshape(len(ratios), -1)
 
 
@@ -176,38 +209,11 @@ def _best_split(ratios: np.ndarray, box: Box, factor: float) -> list[Box] | None
     """The cut of a box in two that leaves the least beyond the factor; None where there is none."""
     tried: list[tuple[float, float, list[Box]]] = []
     for k, (a, z) in enumerate(box):
-        for at in range(a + 1, z):
-            halves = [(*box[:k], part, *box[k + 1 :]) for part in ((a, at), (at, z))]
+        for at in range(a + 1, z + 1):
+            halves = _cut(box, k, at)
             served = [_served(ratios, half, factor) for half in halves]
             tried.append((max(s[1] for s in served), sum(s[2] for s in served), halves))
     if not tried:
         return None
     # The cut that serves all cells best: a lower worst ratio may take more cuts than one.
     return min(tried, key=lambda t: (t[1], t[0]))[2]
-
-
-def _joined(found: list[tuple[Box, int]]) -> list[tuple[Box, int]]:
-    """The boxes with those of one candidate joined that make up a box together."""
-    out = list(found)
-    while True:
-        pair = next(
-            (
-                (x, y, both)
-                for x, y in itertools.permutations(out, 2)
-                if x[1] == y[1] and (both := _together(x[0], y[0])) is not None
-            ),
-            None,
-        )
-        if pair is None:
-            return sorted(out)
-        x, y, both = pair
-        out = [b for b in out if b not in (x, y)] + [(both, x[1])]
-
-
-def _together(a: Box, b: Box) -> Box | None:
-    """The box that two boxes make up, the first before the second, or None."""
-    apart = [k for k in range(len(a)) if a[k] != b[k]]
-    if len(apart) != 1 or a[apart[0]][1] != b[apart[0]][0]:
-        return None
-    k = apart[0]
-    return (*a[:k], (a[k][0], b[k][1]), *a[k + 1 :])
