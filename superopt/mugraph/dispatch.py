@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -79,12 +79,28 @@ class Dispatch:
             table += here
         return tuple(table)
 
-    def find(self, sizes: Sequence[int]) -> int:
-        """The position of the bucket of these sizes (of the symbols by name, in the domain)."""
-        at = 0
-        for starts, size in zip(self._starts, sizes, strict=True):
-            at = at * len(starts) + bisect_right(starts, size) - 1
-        return self._table[at]
+    def find(self, sizes: Mapping[str, int]) -> int:
+        """The position of the bucket of these sizes, which lie in the domain."""
+        return self.chooser(range(len(self.buckets)))(sizes)
+
+    def chooser(self, of_buckets: Sequence[T]) -> Callable[[Mapping[str, int]], T]:
+        """``find``, prepared: from the size of every symbol to what belongs to its bucket."""
+        cells = [of_buckets[n] for n in self._table]
+        names = [name for name, _, _ in self.domain]
+        if len(names) == 1:
+            name, starts = names[0], self._starts[0]
+            return lambda sizes: cells[bisect_right(starts, sizes[name]) - 1]
+        along = [
+            (name, starts, len(starts)) for name, starts in zip(names, self._starts, strict=True)
+        ]
+
+        def choose(sizes: Mapping[str, int]) -> T:
+            at = 0
+            for name, starts, count in along:
+                at = at * count + bisect_right(starts, sizes[name]) - 1
+            return cells[at]
+
+        return choose
 
     def to_json(self) -> str:
         """The rule as JSON text."""

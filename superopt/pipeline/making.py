@@ -97,23 +97,22 @@ def make(
         pool = list({id(c): (c, checks) for some in proved for c, checks in some}.values())
         made = _compile([c.mugraph for c, _ in pool], isa, config, compiler, folder)
         ready = _loaded(pool, made, config)
-    winners: list[Winner] = []
-    with trace.stage("measure"), trace.stage("gate") as gating:
-        fits = _Fits(graph, piece.eager, called or piece.eager, inputs, cost, options.seed)
-        for room, mine in zip(rooms, proved, strict=True):
-            own = [ready[id(c)] for c, _ in mine if id(c) in ready]
-            rest = [c for c in ready.values() if c not in own]
-            winners.append(fits.winner(room, own, rest))
+    fits = _Fits(graph, piece.eager, called or piece.eager, inputs, cost, options.seed)
+    winners = []
+    for room, mine in zip(rooms, proved, strict=True):
+        own = [ready[id(c)] for c, _ in mine if id(c) in ready]
+        winners.append(fits.winner(room, own, [c for c in ready.values() if c not in own]))
     if not any(w.candidate for w in winners):
-        raise VerificationFailed(
-            "no candidate passed the numeric gate", details="\n".join(fits.reasons)
-        )
+        with trace.stage("gate"):
+            raise VerificationFailed(
+                "no candidate passed the numeric gate", details="\n".join(fits.reasons)
+            )
     meta = {
         "name": graph.name,
         "states": found.stats.get("states", 0),
         "search": dict(found.stats),
         "search_s": searching.seconds,
-        "verify_s": verifying.seconds + gating.seconds,
+        "verify_s": verifying.seconds + fits.gate_s,
         "compile_s": compiling.seconds,
     }
     files, facts = entry_of(graph, merged(winners))
@@ -247,6 +246,7 @@ class _Fits:
     cost: KernelSeconds
     seed: int
     reasons: list[str] = field(default_factory=list)
+    gate_s: float = 0.0
 
     def winner(self, room: Room, own: list[Candidate], rest: list[Candidate]) -> Winner:
         """The fastest candidate of a room whose binary is as accurate as eager PyTorch.
@@ -264,8 +264,9 @@ class _Fits:
         if here is None:
             return Winner(room)
         known: dict[str, gate.Known] = {}
-        for some in (own, rest):
-            times = self._times(some, here)
+        for some in filter(None, (own, rest)):
+            with trace.stage("measure"):
+                times = self._times(some, here)
             for k in sorted(range(len(some)), key=lambda k: (times[k].median_s, k)):
                 verdict = self._verdict(some[k], here, known)
                 if verdict.passed:
@@ -281,20 +282,22 @@ class _Fits:
         except (RuntimeError, IndexError):  # what else it is given does not fit these sizes
             called = self.eager
         calls.append(lambda: called(*here.inputs))
-        return interleave(calls, seconds=0.3 * len(calls)) if some else []
+        return interleave(calls, seconds=0.3 * len(calls))
 
     def _verdict(self, c: Candidate, here: Stand, known: dict[str, gate.Known]) -> gate.Gate:
-        verdict = admit(
-            self.graph,
-            c.kernels.checked,
-            self.eager,
-            here.inputs,
-            here.sizes,
-            seed=self.seed,
-            known=known,
-            others=here.others,
-            classes=here.classes,
-        )
+        with trace.stage("gate") as gating:
+            verdict = admit(
+                self.graph,
+                c.kernels.checked,
+                self.eager,
+                here.inputs,
+                here.sizes,
+                seed=self.seed,
+                known=known,
+                others=here.others,
+                classes=here.classes,
+            )
+        self.gate_s += gating.seconds
         if not verdict.passed:
             self.reasons.append(verdict.reason)
             trace.log("verify", f"the numeric gate rejected a candidate: {verdict.reason}")

@@ -47,11 +47,11 @@ class Bucketed:
             else self.programs[b.program].at
             for b in self.rule.buckets
         ]
-        read, find = self.plan.sizes, self.rule.find
+        read, choose = self.plan.sizes, self.rule.chooser(table)
+        only = table[0] if len(table) == 1 else None
 
         def run(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-            # The plan raises for sizes outside the domain; its symbols are those of the rule, in order.
-            sizes = read(tensors)
-            return table[find(tuple(sizes.values()))](tensors, sizes)
+            sizes = read(tensors)  # raises for sizes outside the domain
+            return (only or choose(sizes))(tensors, sizes)
 
         return run

@@ -41,11 +41,14 @@ class Kernels:
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Runs the program on CPU tensors in the order of the graph's inputs."""
-        return self.at(tensors, self.plan.sizes(tensors) if self.plan.symbols else {})
+        sizes = self.plan.sizes(tensors) if self.plan.symbols else {}
+        outputs = self._empty(self._shapes or self._output_shapes(sizes))
+        self.run(tensors, outputs, sizes)
+        return outputs
 
     def at(self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]) -> list[torch.Tensor]:
         """A call with the sizes of the symbols known already."""
-        outputs = self._empty(self._shapes or self._output_shapes(sizes))
+        outputs = self._empty(self._output_shapes(sizes))
         self.run(tensors, outputs, sizes)
         return outputs
 
