@@ -15,6 +15,7 @@ namespace {
 
 using RawWork = std::tuple<Axes, double, int>;
 using RawData = std::pair<Axes, double>;
+using RawPart = std::tuple<Axes, Axes, double>;
 using RawSplit = std::pair<int, double>;
 
 std::vector<Data> data_of(const std::vector<RawData>& raw) {
@@ -41,8 +42,8 @@ struct Kernel {
 
     Kernel(std::vector<double> sizes, const std::vector<RawWork>& works,
            const std::vector<RawData>& reads, const std::vector<RawData>& writes,
-           const std::vector<RawData>& tiles, std::vector<double> rates,
-           const std::vector<double>& numbers) {
+           const std::vector<RawData>& tiles, const std::vector<RawPart>& parts, Axes reduced,
+           std::vector<double> rates, const std::vector<double>& numbers) {
         if (numbers.size() != 8) throw nb::value_error("a device has eight numbers beside its rates");
         shape.sizes = std::move(sizes);
         for (auto& [axes, flops, unit] : works) shape.works.push_back({axes, flops, unit});
@@ -50,6 +51,8 @@ struct Kernel {
         shape.reads = static_cast<int>(reads.size());
         for (auto& d : data_of(writes)) shape.moved.push_back(d);
         shape.tiles = data_of(tiles);
+        for (auto& [axes, over, bytes] : parts) shape.parts.push_back({axes, over, bytes});
+        shape.reduced = reduced;
         device = {std::move(rates), numbers[0], numbers[1], numbers[2], numbers[3],
                   numbers[4],       numbers[5], numbers[6], numbers[7]};
     }
@@ -61,7 +64,8 @@ void register_place(nb::module_& m) {
     nb::class_<Kernel>(m, "KernelCost",
                        "Predicts placements of one kernel; see superopt/cost/model.py.")
         .def(nb::init<std::vector<double>, const std::vector<RawWork>&, const std::vector<RawData>&,
-                      const std::vector<RawData>&, const std::vector<RawData>&, std::vector<double>,
+                      const std::vector<RawData>&, const std::vector<RawData>&,
+                      const std::vector<RawPart>&, Axes, std::vector<double>,
                       const std::vector<double>&>())
         .def("seconds",
              [](const Kernel& k, const std::vector<RawSplit>& grid,

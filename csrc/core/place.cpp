@@ -20,8 +20,29 @@ struct Extents {
     }
 };
 
-double predicted(const Shape& shape, const Device& device, const Extents& e, double tasks,
-                 double steps) {
+struct Placed {
+    Extents extents;
+    double tasks = 1.0;
+    Axes parted = 0;  // reduced axes of which a task sees a part, and how many parts there are
+    double parts = 1.0;
+};
+
+// Seconds of merging the parts of split reductions, made on ``busy`` cores.
+double merging(const Shape& shape, const Device& device, Axes parted, double parts, double busy) {
+    double elements = 0.0, passed = 0.0;
+    for (auto& p : shape.parts) {
+        if (!(p.over & parted)) continue;
+        const double n = Extents::count(shape.sizes, p.axes) * parts;
+        elements += n;
+        passed += n * p.bytes;
+    }
+    const double rate = passed <= device.l3_bytes / 2 ? device.l3 : device.dram;
+    return device.launch + 2.0 * elements / (device.rates[0] * busy) + 2.0 * passed / rate;
+}
+
+double predicted(const Shape& shape, const Device& device, const Placed& placed, double steps) {
+    const Extents& e = placed.extents;
+    const double tasks = placed.tasks;
     auto per_task = [&](Axes axes) { return Extents::count(e.tile, axes); };
     auto per_step = [&](Axes axes) { return Extents::count(e.step, axes); };
     double compute = 0.0, buffered = 0.0, step_reads = 0.0;
@@ -35,9 +56,12 @@ double predicted(const Shape& shape, const Device& device, const Extents& e, dou
         compute *= 1.04;
     const double overhead = device.step * steps * static_cast<double>(shape.tiles.size() + 2);
     double dram = 0.0, l3 = 0.0;
-    for (auto& d : shape.moved) {
+    for (std::size_t n = 0; n < shape.moved.size(); ++n) {
+        const Data& d = shape.moved[n];
         const double total = Extents::count(shape.sizes, d.axes) * d.bytes;
-        const double again = std::max(per_task(d.axes) * d.bytes * tasks - total, 0.0);
+        // Only the merge of the parts writes results.
+        const double times = n < static_cast<std::size_t>(shape.reads) ? tasks : tasks / placed.parts;
+        const double again = std::max(per_task(d.axes) * d.bytes * times - total, 0.0);
         // Neighbouring tasks share what lacks their grid axes; it stays near when it is small.
         dram += total + (total <= device.l3_bytes / 2 ? 0.0 : again * 0.5);
         const bool far = per_step(d.axes) * d.bytes > device.l2 / 2 || total > device.l2;
@@ -48,20 +72,24 @@ double predicted(const Shape& shape, const Device& device, const Extents& e, dou
     double memory = dram / device.dram + l3 / device.l3;
     if (step_reads > 8 * device.l2) memory *= 1.1;
     if (tasks < device.cores) memory *= device.cores / std::max(tasks, 1.0) * 0.75;
-    return device.launch + std::max(per_core, memory) + 0.3 * std::min(per_core, memory);
+    const double alone =
+        device.launch + std::max(per_core, memory) + 0.3 * std::min(per_core, memory);
+    if (!placed.parted) return alone;
+    const double busy = std::min(device.cores, tasks / placed.parts);
+    return alone + merging(shape, device, placed.parted, placed.parts, busy);
 }
 
-struct Placed {
-    Extents extents;
-    double tasks = 1.0;
-};
-
 Placed on_grid(const Shape& shape, const std::vector<Split>& grid) {
-    Placed out{{shape.sizes, {}}, 1.0};
+    Placed out;
+    out.extents.tile = shape.sizes;
     for (auto& s : grid) {
         const double n = shape.sizes[s.axis], tile = std::min(s.tile, n);
         out.extents.tile[s.axis] = tile;
         out.tasks *= std::ceil(n / tile);
+        const Axes axis = Axes{1} << s.axis;
+        if (!(shape.reduced & axis) || tile >= n) continue;
+        out.parted |= axis;
+        out.parts *= std::ceil(n / tile);
     }
     return out;
 }
@@ -72,11 +100,10 @@ double looped(const Shape& shape, const Device& device, Placed& placed,
     e.step = e.tile;
     double steps = 1.0;
     for (auto& s : loop) {
-        const double n = shape.sizes[s.axis], tile = std::min(s.tile, n);
-        e.step[s.axis] = std::min(tile, e.tile[s.axis]);
-        steps *= std::ceil(n / tile);
+        e.step[s.axis] = std::min(std::min(s.tile, shape.sizes[s.axis]), e.tile[s.axis]);
+        steps *= std::ceil(e.tile[s.axis] / e.step[s.axis]);
     }
-    return predicted(shape, device, e, placed.tasks, steps);
+    return predicted(shape, device, placed, steps);
 }
 
 }  // namespace

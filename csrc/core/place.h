@@ -22,16 +22,23 @@ struct Data {
     double bytes;  // of one element
 };
 
+struct Part {
+    Axes axes, over;  // of the result; summed over
+    double bytes;
+};
+
 struct Shape {
     std::vector<double> sizes;  // per axis
     std::vector<Work> works;
     std::vector<Data> moved;  // stored values read, then results
     int reads;                // how many of ``moved`` are read
     std::vector<Data> tiles;  // values buffered in a task
+    std::vector<Part> parts;  // what a task stores of a reduction that is split
+    Axes reduced = 0;
 };
 
 struct Device {
-    std::vector<double> rates;  // flop/s of each unit of a core
+    std::vector<double> rates;  // flop/s of each unit of a core; of plain functions first
     double cores, dram, l3, l1, l2, l3_bytes, launch, step;
 };
 

@@ -78,7 +78,7 @@ def axes_used(program: Program) -> Iterator[Axis]:
     """Every axis that a program mentions: of buffers, grid, statements and extents; repeats."""
     for buffer in (*program.buffers, *program.tiles):
         yield from buffer.axes
-    yield from (split.axis for split in program.grid)
+    yield from program.task_tiles
     for stmt in statements(program.body):
         yield from (*stmt.axes, *stmt.over)
         yield from (e.axis for e in parts(stmt.expr) if isinstance(e, Coord | Extent))

@@ -1,6 +1,6 @@
 """Lowers a placed uGraph to tile-IR programs, one per kernel.
 
-The named steps, per kernel:
+A kernel with a split reduction becomes two first (``split.py``). The named steps, per kernel:
   1. *storage*: inputs, outputs and scratch become global buffers (``storage.py``),
   2. *accumulators*: sums that are added together share one accumulator,
   3. *phases*: reductions over a looped axis are ordered; those that do not wait for one another,
@@ -25,6 +25,7 @@ from superopt.codegen.accumulators import (
     term_expr,
 )
 from superopt.codegen.expressions import Expressions, NotLowerable, Reader
+from superopt.codegen.split import Piece, pieces
 from superopt.codegen.storage import (
     axis_ranks,
     input_buffers,
@@ -67,8 +68,9 @@ def lower(mugraph: MuGraph) -> tuple[Program, ...]:
     written = {i: scratch[i] if i in scratch else outputs[i][0] for i in mugraph.materialized()}
     stored = written | inputs  # an input that is also an output is read where it came in
     return tuple(
-        _Lowering(mugraph, k, stored, outputs, scratch, ranks).program()
+        _Lowering(piece).program()
         for k in range(len(mugraph.kernels))
+        for piece in pieces(Piece(mugraph, k, stored, outputs, scratch, ranks))
     )
 
 
@@ -97,19 +99,12 @@ class Scope:
 class _Lowering:
     """Lowers one kernel."""
 
-    def __init__(
-        self,
-        mugraph: MuGraph,
-        position: int,
-        stored: dict[int, Buffer],
-        outputs: dict[int, list[Buffer]],
-        scratch: dict[int, Buffer],
-        ranks: dict[Axis, float],
-    ) -> None:
-        self.graph: Graph = mugraph.graph
-        self.kernel: Kernel = mugraph.kernels[position]
-        self.ranks, self.outputs, self.scratch = ranks, outputs, scratch
-        self.body = set(kernel_body(mugraph, position))
+    def __init__(self, piece: Piece) -> None:
+        self.graph: Graph = piece.mugraph.graph
+        self.kernel: Kernel = piece.mugraph.kernels[piece.position]
+        self.ranks, self.outputs, self.scratch = dict(piece.ranks), piece.outputs, piece.scratch
+        self.part, stored = piece.part, piece.stored
+        self.body = set(kernel_body(piece.mugraph, piece.position))
         self.body -= {i for i in self.body if isinstance(self.graph.nodes[i], Input)}
         mine = set(self.kernel.outputs)
         self.stored = {i: b for i, b in stored.items() if i not in mine or i not in self.body}
@@ -138,6 +133,7 @@ class _Lowering:
             self.kernel.placement.grid,
             tuple(top.body),
             self.kernel.placement.lane,
+            () if self.part is None else (self.part,),
         )
 
     def _loop_axes(self, i: int) -> frozenset[Axis]:

@@ -3,8 +3,9 @@
 A program has global buffers (inputs, outputs, scratch between kernels), tile buffers (cache or
 shared memory), a grid of independent tasks and a body of statements. An axis ranges, inside a
 statement, over ``[base, min(base + tile, end))``: the step of the innermost enclosing ``Loop``
-over it, else the grid tile if it is a grid axis, else the whole axis (base 0). Expressions speak
-in absolute coordinates; a tile buffer is indexed relative to the current bases of its axes.
+over it, else the grid tile if it is a grid axis, else the task's part of it (``Part``), else the
+whole axis (base 0). Expressions speak in absolute coordinates; a tile buffer is indexed relative to
+the current bases of its axes.
 
     grid b:8, n:64
     tile acc[b,n] f32; tile ss[b] f32
@@ -147,6 +148,19 @@ Stmt = Compute | Loop
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A task sees elements [p * tile, (p + 1) * tile) of ``axis``, p its place on a grid axis.
+
+    ``number`` is that grid axis, placed with one element a task. A part may be cut off at the end
+    of the axis, or lie beyond it and be empty.
+    """
+
+    axis: Axis
+    tile: int
+    number: Axis
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """One kernel: global buffers, tile buffers, grid of independent tasks, body of one task."""
 
@@ -156,6 +170,12 @@ class Program:
     grid: tuple[Split, ...]
     body: tuple[Stmt, ...]
     lane: Lane = Lane()
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def task_tiles(self) -> dict[Axis, int]:
+        """The axes of which a task does not see all, and how many elements it sees at most."""
+        return {s.axis: s.tile for s in self.grid} | {p.axis: p.tile for p in self.parts}
 
     def __str__(self) -> str:
         return print_program(self)
@@ -244,6 +264,7 @@ def print_program(program: Program) -> str:
     out.append(
         "  grid " + (", ".join(f"{s.axis.name}:{s.tile}" for s in program.grid) or "one task")
     )
+    out += [f"  part {p.number.name} of {p.axis.name}:{p.tile}" for p in program.parts]
 
     def stmt(s: Stmt, pad: str) -> None:
         if isinstance(s, Loop):

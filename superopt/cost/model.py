@@ -16,7 +16,7 @@ from typing import Any
 
 from superopt.cost.devices import Device
 from superopt.mugraph.axes import Axis, hint
-from superopt.mugraph.dtypes import DTYPES, is_float
+from superopt.mugraph.dtypes import DTYPES, compute_dtype, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
 from superopt.mugraph.placement import Placement, Split
 from superopt.mugraph.scalars import SCALARS
@@ -36,13 +36,16 @@ class KernelShape:
     """A kernel body boiled down for costing; independent of placement.
 
     works: computed nodes; reads: (axes, bytes per element, total elements) of stored values read;
-    writes: the same for results; tiles: (axes, bytes per element) of values buffered per task.
+    writes: the same for results; tiles: (axes, bytes per element) of values buffered per task;
+    parts: (axes of the result, axes summed over, bytes) of each reduction, which a task stores when
+    one of the latter is on the grid.
     """
 
     works: tuple[Work, ...]
     reads: tuple[tuple[frozenset[Axis], int], ...]
     writes: tuple[tuple[frozenset[Axis], int], ...]
     tiles: tuple[tuple[frozenset[Axis], int], ...]
+    parts: tuple[tuple[frozenset[Axis], frozenset[Axis], int], ...]
     reduced: tuple[Axis, ...]
     sizes: Mapping[Axis, int]
 
@@ -51,7 +54,7 @@ def shape_of_kernel(
     graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...]
 ) -> KernelShape:
     """Boils a kernel body down: ``stored`` are inputs and values of earlier kernels."""
-    works, tiles = [], []
+    works, tiles, parts = [], [], []
     reads: dict[tuple[int, frozenset[Axis]], tuple[frozenset[Axis], int]] = {}
     reduced: list[Axis] = []
     readers: dict[int, list[int]] = {}
@@ -71,6 +74,7 @@ def shape_of_kernel(
             works.append(Work(inner, 1.0, _unit(graph, node, stored)))
             reduced += [a for a in node.over if a not in reduced]
             tiles.append((axes, DTYPES[node.dtype].bytes))
+            parts.append((axes, frozenset(node.over), DTYPES[compute_dtype(node.dtype)].bytes))
         elif isinstance(node, Map):
             reads_it = readers.get(i, [])
             fused = _is_product_of(graph, node, reads_it)
@@ -85,7 +89,13 @@ def shape_of_kernel(
     seen = [*(w.axes for w in works), *(a for a, _ in (*reads.values(), *writes, *tiles))]
     sizes = {a: hint(a.size) for axes in (*seen, frozenset(reduced)) for a in axes}
     return KernelShape(
-        tuple(works), tuple(reads.values()), writes, tuple(tiles), tuple(reduced), sizes
+        tuple(works),
+        tuple(reads.values()),
+        writes,
+        tuple(tiles),
+        tuple(parts),
+        tuple(reduced),
+        sizes,
     )
 
 
@@ -135,6 +145,8 @@ def kernel_seconds(
     tile = {**whole, **grid}
     step = {a: min(loop.get(a, n), n) for a, n in tile.items()}
     tasks = math.prod(math.ceil(whole[a] / t) for a, t in grid.items())
+    parted = [a for a in grid if a in shape.reduced and grid[a] < whole[a]]
+    parts = math.prod(math.ceil(whole[a] / grid[a]) for a in parted)
 
     def count(axes: frozenset[Axis], per_step: bool = False) -> float:
         extents = step if per_step else tile
@@ -151,13 +163,14 @@ def kernel_seconds(
         compute *= 1.0 + min(buffered / device.l2, 8.0) * 0.5
     elif buffered > device.l1:
         compute *= 1.04
-    steps = math.prod(math.ceil(whole[a] / t) for a, t in loop.items())
+    steps = math.prod(math.ceil(tile[a] / step[a]) for a in loop)
     overhead = device.step * steps * (len(shape.tiles) + 2)
     dram = l3 = 0.0
-    for axes, b in (*shape.reads, *shape.writes):
+    for n, (axes, b) in enumerate((*shape.reads, *shape.writes)):
         total = math.prod([whole[a] for a in axes]) * b
-        moved = count(axes) * b * tasks
-        again = max(moved - total, 0.0)
+        # Only the merge of the parts writes results.
+        times = tasks if n < len(shape.reads) else tasks / parts
+        again = max(count(axes) * b * times - total, 0.0)
         # Neighbouring tasks share what lacks their grid axes; it stays near when it is small.
         dram += total + (0.0 if total <= device.l3_bytes / 2 else again * 0.5)
         l3 += (
@@ -172,7 +185,23 @@ def kernel_seconds(
         memory *= 1.1
     if tasks < device.cores:
         memory *= device.cores / max(tasks, 1) * 0.75
-    return device.launch + max(per_core, memory) + 0.3 * min(per_core, memory)
+    predicted = device.launch + max(per_core, memory) + 0.3 * min(per_core, memory)
+    if parts == 1:
+        return predicted
+    stored = [
+        (math.prod([whole[a] for a in axes]) * parts, b)
+        for axes, over, b in shape.parts
+        if not over.isdisjoint(parted)
+    ]
+    return predicted + _merge_seconds(stored, min(device.cores, tasks / parts), device)
+
+
+def _merge_seconds(stored: Sequence[tuple[float, int]], busy: float, device: Device) -> float:
+    """Seconds of merging the parts of split reductions: (elements, bytes of one) of each."""
+    elements = sum(n for n, _ in stored)
+    passed = sum(n * b for n, b in stored)
+    rate = device.l3 if passed <= device.l3_bytes / 2 else device.dram
+    return device.launch + 2.0 * elements / (device.map_rate * busy) + 2.0 * passed / rate
 
 
 Choices = Sequence[Sequence[Split]]
@@ -246,6 +275,7 @@ def _engine(shape: KernelShape, device: Device, at: Mapping[Axis, int]) -> Any:
     def data(rows: Iterable[tuple[frozenset[Axis], int]]) -> list[tuple[int, float]]:
         return [(bits(axes), float(size)) for axes, size in rows]
 
+    parts = [(bits(axes), bits(over), float(size)) for axes, over, size in shape.parts]
     d = device
     numbers = (d.cores, d.dram, d.l3, d.l1, d.l2, d.l3_bytes, d.launch, d.step)
     return Engine(
@@ -254,6 +284,8 @@ def _engine(shape: KernelShape, device: Device, at: Mapping[Axis, int]) -> Any:
         data(shape.reads),
         data(shape.writes),
         data(shape.tiles),
+        parts,
+        bits(shape.reduced),
         [d.map_rate, d.mul_add, d.narrow],
         [float(x) for x in numbers],
     )

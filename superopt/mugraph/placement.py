@@ -3,7 +3,8 @@
 A kernel materializes some nodes of the graph; every other node it needs is computed inside it, at
 tile granularity, and never stored. Each axis of a kernel is placed on one or more levels:
 
-* ``grid``: parallel tiles (a core's or an SM's task); at most one tile size per axis,
+* ``grid``: parallel tiles (a core's or an SM's task); at most one tile size per axis. A reduced
+  axis on the grid is a split reduction: each task makes a part, and the parts are merged (``parts``),
 * ``loop``: serial tiles inside a task (carries accumulators); one tile size per axis,
 * ``tile``: what is left of an axis inside a task and loop step (held in cache or shared memory),
 * ``lane``: how the tile is spread over vector lanes and registers (``Lane``; chosen per statement).

@@ -6,6 +6,7 @@ import math
 
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Reduce
+from superopt.mugraph.parts import split_axes, stats_of, why_not_split
 from superopt.mugraph.placement import Carry, Kernel, MuGraph, Split, kernel_body
 from superopt.mugraph.rules import describe, fail, no_twice
 from superopt.mugraph.scalars import SCALARS, Arg
@@ -73,26 +74,20 @@ def _check_reads(mugraph: MuGraph, position: int, body: list[int]) -> None:
 
 def _check_placement(mugraph: MuGraph, kernel: Kernel, body: list[int]) -> None:
     graph, place = mugraph.graph, kernel.placement
+    parted = split_axes(graph, body, place)
+    _check_parts(mugraph, kernel, body, parted)
     for level, splits in (("grid", place.grid), ("loop", place.loop)):
         where = f"kernel {kernel.name!r}, {level}"
         no_twice([s.axis for s in splits], where)
         for split in splits:
             _check_tile(split, where)
     for split in place.grid:
-        for i in kernel.outputs:
+        for i in kernel.outputs if split.axis not in parted else ():
             if split.axis not in graph.nodes[i].axes:
                 fail(
                     f"grid axis {split.axis.name!r} is no axis of an output",
                     f"kernel {kernel.name!r}, {describe(graph, i)}",
                     "put on the grid what all outputs of the kernel have",
-                )
-        for i in body:
-            node = graph.nodes[i]
-            if isinstance(node, Reduce) and split.axis in node.over:
-                fail(
-                    f"grid axis {split.axis.name!r} is reduced inside the kernel",
-                    f"kernel {kernel.name!r}, {describe(graph, i)}",
-                    "a task sees a tile of a grid axis only: take it off the grid, or cut here",
                 )
     occurs = _axes_of(mugraph, body)
     for split in place.loop:
@@ -112,6 +107,22 @@ def _check_placement(mugraph: MuGraph, kernel: Kernel, body: list[int]) -> None:
             )
 
 
+def _check_parts(mugraph: MuGraph, kernel: Kernel, body: list[int], axes: list[Axis]) -> None:
+    """A reduced axis on the grid: the parts of its reductions can be merged."""
+    where = f"kernel {kernel.name!r}, grid"
+    if len(axes) > 1:
+        names = ", ".join(repr(a.name) for a in axes)
+        fail(f"the reduced axes {names} are all on the grid", where, "split one reduction")
+    for axis in axes:
+        why = why_not_split(mugraph.graph, body, kernel.outputs, axis, stats_of(kernel))
+        if why is not None:
+            fail(
+                f"grid axis {axis.name!r} is reduced inside the kernel, and not in parts: {why}",
+                where,
+                "take it off the grid, or cut here",
+            )
+
+
 def _check_tile(split: Split, where: str) -> None:
     if type(split.tile) is not int or split.tile < 1:
         fail(f"axis {split.axis.name!r} has the tile {split.tile!r}", where, "a tile is at least 1")
@@ -127,7 +138,8 @@ def _axes_of(mugraph: MuGraph, body: list[int]) -> set[Axis]:
 def _check_carry(mugraph: MuGraph, kernel: Kernel, carry: Carry, body: list[int]) -> None:
     graph = mugraph.graph
     where = f"kernel {kernel.name!r}, carry %{carry.reduce} with %{carry.stat}"
-    looped = {s.axis for s in kernel.placement.loop}
+    place = kernel.placement
+    looped = {s.axis for s in (*place.grid, *place.loop)}
     over = []
     for i in (carry.reduce, carry.stat):
         node = graph.nodes[i] if type(i) is int and i in set(body) else None
@@ -141,7 +153,7 @@ def _check_carry(mugraph: MuGraph, kernel: Kernel, carry: Carry, body: list[int]
     if not over[0] & over[1] & looped:
         names = ",".join(sorted(a.name for a in over[0] | over[1]))
         fail(
-            f"the reductions over [{names}] share no looped axis",
+            f"the reductions over [{names}] share no axis of a loop or the grid",
             where,
             "a carry belongs to one loop over one axis",
         )

@@ -73,8 +73,13 @@ def merged(winners: Sequence[Winner]) -> list[Winner]:
     return out
 
 
-def entry_of(graph: Graph, winners: Sequence[Winner]) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The files of a cache entry, and what it says of its programs and their times."""
+def entry_of(
+    graph: Graph, winners: Sequence[Winner], shifts: Sequence[Equivalence]
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of a cache entry, and what it says of its programs and their times.
+
+    shifts: the checks of what was done to the program before it was searched.
+    """
     served = [w for w in winners if w.candidate is not None]
     programs = list(dict.fromkeys(w.candidate for w in served if w.candidate is not None))
     files: dict[str, bytes] = {}
@@ -100,8 +105,8 @@ def entry_of(graph: Graph, winners: Sequence[Winner]) -> tuple[dict[str, bytes],
         rule = Dispatch(domain, tuple(_bucket(w, programs) for w in winners))
         files["dispatch.json"] = rule.to_json().encode()
         meta["buckets"] = [_times(w) for w in winners]
-        shown = [_shown(w) for w in winners]
-    checks: list[Equivalence] = []
+        shown = [_shown(w, shifts) for w in winners]
+    checks = list(shifts)
     for c in programs:
         checks += [x for x in c.checks if c is programs[0] or x not in checks]
     verdict = gate.joined([w.gate for w in served if w.gate is not None])

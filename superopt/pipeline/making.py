@@ -36,6 +36,7 @@ from superopt.search import driver
 from superopt.search.buckets import Room, divide, seconds_at
 from superopt.search.carry import obligation
 from superopt.search.cut import KernelSeconds
+from superopt.search.gauge import stabilized
 from superopt.search.points import points
 from superopt.verify import gate
 from superopt.verify.admit import admit
@@ -73,7 +74,9 @@ def make(
     called: runs the user's own function on other inputs of the piece, to be timed beside the
     kernels; the piece in PyTorch when there is none.
     """
-    graph, options, config = piece.graph, site.options, site.config
+    options, config = site.options, site.config
+    show = Checker(options.seed)
+    graph, shifts = _stable(piece.graph, show)
     compiler = site.compiler or find_compiler(config)
     cost = cost_on(cpu_device(cpu_features(), config.threads or torch.get_num_threads()))
     with trace.stage("search") as searching:
@@ -91,7 +94,7 @@ def make(
     if not found.candidates:
         raise SuperoptError("the search found no kernel", graph.name, found.why_none)
     with trace.stage("verify") as verifying:
-        proved = _prove_rooms(graph, found.candidates, rooms, options.seed)
+        proved = _prove_rooms(graph, found.candidates, rooms, show)
     with trace.stage("compile") as compiling:
         isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
         pool = list({id(c): (c, checks) for some in proved for c, checks in some}.values())
@@ -115,26 +118,37 @@ def make(
         "verify_s": verifying.seconds + fits.gate_s,
         "compile_s": compiling.seconds,
     }
-    files, facts = entry_of(graph, merged(winners))
+    files, facts = entry_of(piece.graph, merged(winners), shifts)
     return files, {**meta, **facts}
 
 
+def _stable(graph: Graph, show: Checker) -> tuple[Graph, list[Equivalence]]:
+    """The program that is searched: with its exponentials shifted where that is shown equal."""
+    shifted = stabilized(graph)
+    if shifted is None:
+        return graph, []
+    check = show(graph, shifted)
+    if check.verdict != "equal":
+        trace.log("verify", f"a shift of exponentials was not shown equal: {check.reason}")
+        return graph, []
+    return shifted, [check]
+
+
 def _prove_rooms(
-    graph: Graph, candidates: Sequence[driver.Candidate], rooms: Sequence[Room], seed: int
+    graph: Graph, candidates: Sequence[driver.Candidate], rooms: Sequence[Room], show: Checker
 ) -> list[list[Proved]]:
     """For each room, the first of its candidates that are shown equal.
 
     A room of which none is left gets what was shown for the others, its own order kept. Raises
     VerificationFailed when there is nothing for any room.
     """
-    show = Checker(seed)
     most = SHORTLIST if len(rooms) == 1 else min(SHORTLIST, EACH_ROOM)
     known: dict[int, Proved] = {}
     out: list[list[Proved]] = []
     failed: VerificationFailed | None = None
     for room in rooms:
         try:
-            found = _prove_best(graph, [candidates[c] for c in room.order], seed, show, most)
+            found = _prove_best(graph, [candidates[c] for c in room.order], show, most)
         except VerificationFailed as error:
             found, failed = [], failed or error
         known.update((id(c), (c, checks)) for c, checks in found)
@@ -151,14 +165,13 @@ def _prove_rooms(
 def _prove_best(
     graph: Graph,
     candidates: Sequence[driver.Candidate],
-    seed: int,
-    show: Checker | None = None,
+    show: Checker,
     most: int | None = None,
 ) -> list[Proved]:
     """The first candidates whose graph, and every carried accumulator, is shown equal."""
     proved: list[Proved] = []
     reasons: list[str] = []
-    show, most = show or Checker(seed), most or SHORTLIST
+    most = most or SHORTLIST
     for candidate in candidates:
         mugraph = candidate.mugraph
         checks = [show.rewritten(graph, mugraph.graph)]

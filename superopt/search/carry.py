@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from superopt.mugraph.graph import Builder, Const, Dims, Graph, Input, Map, Node, Reduce, View
+from superopt.mugraph.parts import build_term
 from superopt.mugraph.placement import Carry
 from superopt.mugraph.scalars import Arg
 
@@ -20,8 +21,8 @@ from superopt.mugraph.scalars import Arg
 def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tuple[Carry, ...]:
     """The reductions of a kernel body that can share a pass with a statistic they depend on.
 
-    ``axes``: the looped axes. Where a reduction depends on two statistics, or its dependence has
-    no multiplicative character, it gets no carry (it then needs a pass of its own).
+    ``axes``: those that are looped or in parts. Where a reduction depends on two statistics, or its
+    dependence has no multiplicative character, it gets no carry (it then needs a pass of its own).
     """
     inside = set(body)
     below: dict[int, frozenset[int]] = {}
@@ -158,7 +159,7 @@ def obligation(
             at[i] = b.add(_remap(graph.nodes[i], at))
         value = at[reduce.operand]
         if moved:
-            value = b.map("mul", value, _build(b, carry.factor, [old, new]))
+            value = b.map("mul", value, build_term(b, carry.factor, [old, new]))
         axes = tuple((a,) for a in b.axes(value))
         return b.build([("f", value, axes)])
 
@@ -193,14 +194,6 @@ def _remap(node: Node, at: dict[int, int]) -> Node:
     from superopt.mugraph.graph import remap
 
     return remap(node, at)
-
-
-def _build(b: Builder, term: object, args: list[int]) -> int:
-    if isinstance(term, Arg):
-        return args[term.index]
-    if isinstance(term, tuple):
-        return b.map(term[0], *(_build(b, t, args) for t in term[1:]))
-    return b.const(float(term))  # type: ignore[arg-type]
 
 
 def _zero(graph: Graph, i: int) -> bool:

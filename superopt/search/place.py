@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.graph import Graph, Input, Reduce
+from superopt.mugraph.parts import why_not_split
 from superopt.mugraph.placement import Carry, Kernel, Lane, Placement, Split
 from superopt.search.carry import find_carries
 
@@ -34,16 +35,21 @@ MOST_GRIDS = 3000
 WIDE = (64, 128, 256, 512, 1024)
 NARROW = (1, 2, 4, 8, 16, 32, 64)
 STEPS = (64, 128, 256, 512, 1024)
-QUICK_WIDE, QUICK_NARROW, QUICK_STEPS = (64, 256), (1, 16, 64), (256,)
+PARTS = (2, 4, 8, 16, 32, 64)
+QUICK_WIDE, QUICK_NARROW, QUICK_STEPS, QUICK_PARTS = (64, 256), (1, 16, 64), (256,), (8,)
+
+LEAST_PART = 64
+"""Elements of a reduced axis that a task of a split reduction sees at least."""
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The axes of a kernel by what may be done with them."""
+    """The axes of a kernel by what may be done with them; split: reduced, and may be in parts."""
 
     grid: tuple[Axis, ...]
     loop: tuple[Axis, ...]
     wide: frozenset[Axis]
+    split: tuple[Axis, ...] = ()
 
 
 def placeable(
@@ -51,7 +57,7 @@ def placeable(
 ) -> Axes:
     """Which axes may be on the grid, which may be looped; wide: those contiguous somewhere.
 
-    An axis that the kernel reduces cannot be on its grid: a task would see a part of it only.
+    An axis that the kernel reduces is on its grid where the parts can be merged.
     """
     reduced = dict.fromkeys(
         a for i in body if isinstance(n := graph.nodes[i], Reduce) for a in n.over
@@ -70,7 +76,19 @@ def placeable(
         for a in dict.fromkeys([*reduced, *sorted(whole, key=lambda a: a.name)])
         if hint(a.size) > 32
     )
-    return Axes(grid, loop, wide)
+    long = [a for a in reduced if hint(a.size) >= 2 * LEAST_PART]
+    long.sort(key=lambda a: -hint(a.size))
+    split = tuple(a for a in long if _splits(graph, body, outputs, a))
+    return Axes(grid, loop, wide, split)
+
+
+def _splits(graph: Graph, body: list[int], outputs: tuple[int, ...], axis: Axis) -> bool:
+    """Whether the reductions over an axis can be made in parts."""
+    if why_not_split(graph, body, outputs, axis, {}) is None:
+        return True
+    carries = find_carries(graph, body, frozenset({axis}))
+    stats = {c.reduce: c.stat for c in carries}
+    return bool(stats) and why_not_split(graph, body, outputs, axis, stats) is None
 
 
 def contiguous(graph: Graph) -> Iterable[Axis]:
@@ -102,6 +120,11 @@ def choices(axes: Axes, quick: bool) -> tuple[list[list[Split]], list[tuple[Spli
         if not picks or n <= 2 * picks[-1]:
             picks.append(n)
         grids.append([Split(a, t) for t in picks])
+    # One part comes first: what is cut off at the limit of combinations has parts.
+    for a in axes.split[:1]:  # one at a time: a kernel has one merge
+        n = hint(a.size)
+        tiles = [-(-n // k // LEAST_PART) * LEAST_PART for k in (QUICK_PARTS if quick else PARTS)]
+        grids.insert(0, [Split(a, n), *(Split(a, t) for t in dict.fromkeys(tiles) if t < n)])
     loops: list[tuple[Split, ...]] = [()]
     for a in axes.loop:
         steps = [t for t in (QUICK_STEPS if quick else STEPS) if t < hint(a.size)]
@@ -115,7 +138,16 @@ def choices(axes: Axes, quick: bool) -> tuple[list[list[Split]], list[tuple[Spli
 
 def best(axes: Axes, cost: Cost, quick: bool, keep: int = 1) -> list[tuple[float, Placement]]:
     """The ``keep`` cheapest placements with their predicted seconds; ties in the order of choices."""
-    return cost.best(*choices(axes, quick), MOST_GRIDS, keep)
+    found = cost.best(*choices(axes, quick), MOST_GRIDS, keep)
+    return [(seconds, _without_whole(axes, p)) for seconds, p in found]
+
+
+def _without_whole(axes: Axes, placement: Placement) -> Placement:
+    """The placement without a reduced axis that is on the grid in one part."""
+    grid = tuple(
+        s for s in placement.grid if s.axis not in axes.split or s.tile < hint(s.axis.size)
+    )
+    return replace(placement, grid=grid)
 
 
 def kernel(
@@ -126,9 +158,9 @@ def kernel(
     placement: Placement,
     lane: Lane | None = None,
 ) -> Kernel:
-    """A kernel with its one-pass accumulators derived for the looped axes."""
-    looped = frozenset(s.axis for s in placement.loop)
-    carries: tuple[Carry, ...] = find_carries(graph, body, looped)
+    """A kernel with its one-pass accumulators derived for the axes that are looped or in parts."""
+    cut = frozenset(s.axis for s in (*placement.grid, *placement.loop))
+    carries: tuple[Carry, ...] = find_carries(graph, body, cut)
     if lane is not None:
         placement = Placement(placement.grid, placement.loop, lane)
     return Kernel(name, outputs, placement, carries)

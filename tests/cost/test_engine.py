@@ -21,7 +21,7 @@ from superopt.mugraph.placement import Placement, Split
 
 pytest.importorskip("superopt._core")
 
-KERNELS = 60
+KERNELS = 80
 
 
 def drawn(rng: random.Random, axes: int) -> KernelShape:
@@ -39,7 +39,8 @@ def drawn(rng: random.Random, axes: int) -> KernelShape:
         for _ in range(rng.randint(1, 6))
     )
     sizes = {a: int(a.size) for a in names}  # type: ignore[arg-type]
-    return KernelShape(works, data(), data(), data(), tuple(some()), sizes)
+    parts = tuple((some(), some(), rng.choice([4, 8])) for _ in range(rng.randint(0, 3)))
+    return KernelShape(works, data(), data(), data(), parts, tuple(some()), sizes)
 
 
 def splits(rng: random.Random, axes: list[Axis]) -> list[Split]:

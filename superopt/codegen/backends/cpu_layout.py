@@ -233,9 +233,9 @@ def largest(program: Program, buffer: Buffer, axis: Axis) -> Num:
                 found.append(now)
 
     start = size_num(axis.size)
-    for split in program.grid:
-        if split.axis == axis:
-            start = _capped(start, split.tile)
+    tile = program.task_tiles.get(axis)
+    if tile is not None:
+        start = _capped(start, tile)
     visit(program.body, start)
     dynamic = [n for n in found if n.value is None]
     if dynamic:

@@ -77,12 +77,12 @@ class Task:
     def work(self) -> str:
         """Points of iteration of the whole program, as a C double."""
         terms = []
+        numbers = {p.number for p in self.program.parts}
         for stmt in statements(self.program.body):
             factors = ["1.0"] + [
                 size_num(a.size).text
-                for a in dict.fromkeys(
-                    (*stmt.axes, *stmt.over, *(s.axis for s in self.program.grid))
-                )
+                for a in dict.fromkeys((*stmt.axes, *stmt.over, *self.program.task_tiles))
+                if a not in numbers
             ]
             terms.append(" * ".join(factors))
         total = " + ".join(dict.fromkeys(terms)) or "0.0"
@@ -154,6 +154,13 @@ class Task:
             rest = f"({rest}) / {_paren(count)}"
             out.append(f"[[maybe_unused]] const int64_t b_{n} = ({at}) * {split.tile};")
             out += self._open(split.axis, self.ranges[split.axis], split.tile, f"b_{n}", f"n_{n}")
+        for part in self.program.parts:
+            n, at = self.names.axis(part.axis), self.names.axis(part.number)
+            size = size_num(part.axis.size).text
+            # A part beyond the end of an axis of run-time size is empty.
+            base = f"so_least(b_{at} * {part.tile}, {size})"
+            out.append(f"[[maybe_unused]] const int64_t b_{n} = {base};")
+            out += self._open(part.axis, self.ranges[part.axis], part.tile, f"b_{n}", f"n_{n}")
         return out
 
     def _open(self, axis: Axis, outer: Range, tile: int, base: str, extent: str) -> list[str]:
@@ -206,7 +213,7 @@ def _axes(program: Program) -> Iterable[Axis]:
     out: dict[Axis, None] = {}
     for buffer in (*program.buffers, *program.tiles):
         out.update(dict.fromkeys(buffer.axes))
-    out.update(dict.fromkeys(s.axis for s in program.grid))
+    out.update(dict.fromkeys(program.task_tiles))
     for stmt in statements(program.body):
         out.update(dict.fromkeys((*stmt.axes, *stmt.over)))
     return out
@@ -243,8 +250,8 @@ def task_order(program: Program) -> tuple[Split, ...]:
             n = float(DTYPES[load.buffer.dtype].bytes)
             for a in load.buffer.axes:
                 size = a.size.hi if isinstance(a.size, Sym) else a.size
-                tile = next((s.tile for s in program.grid if s.axis == a), size)
-                n *= min(size, tile)
+                tile = program.task_tiles.get(a)
+                n *= size if tile is None else min(size, tile)
             total += n
         return total
 

@@ -119,6 +119,10 @@ class _Task:
             rng.shuffle(tasks)
         for task in tasks:
             self.at = dict(task)
+            for part in self.program.parts:
+                n = extent(part.axis.size, self.sizes)
+                base = min(self.at[part.number][0] * part.tile, n)
+                self.at[part.axis] = (base, min(base + part.tile, n))
             self.tiles = {}
             self._body(self.program.body)
 
@@ -201,8 +205,8 @@ class _Task:
                     out = max(out, now)
 
         whole = extent(axis.size, self.sizes)
-        tile = next((s.tile for s in self.program.grid if s.axis == axis), whole)
-        visit(self.program.body, min(tile, whole))
+        tile = self.program.task_tiles.get(axis)
+        visit(self.program.body, whole if tile is None else min(tile, whole))
         return out
 
     # -- values ----------------------------------------------------------------------------------

@@ -1,0 +1,255 @@
+"""A shift inside exponentials where the source has none: the gauge of a homogeneous result.
+
+A value has *degree* d in a set of exponentials exp(u) if it is multiplied by exp(-d m) when each of
+them becomes exp(u - m). A result of degree 0 (a softmax written as exp(s) / sum exp(s)) is the same
+for every m, and the logarithm of a value of degree 1 (a log-sum-exp) needs m added to it. With m
+the maximum of u over the axes that are summed, no exponential overflows and no sum is zero, which
+the source does not give (design: floats are not the field). Degrees are read off the operators:
+products add them, sums and comparisons need them equal. An exponential whose argument has a maximum
+subtracted already is left to its author.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.graph import Builder, Const, Graph, Map, Node, Reduce, SizeOf, View, remap
+from superopt.mugraph.scalars import SCALARS, inline
+
+ZERO, ONE = Fraction(0), Fraction(1)
+
+
+class _Mixed(Exception):
+    """The degrees of two values do not go together, or an operator has no law for them."""
+
+
+def stabilized(graph: Graph) -> Graph | None:
+    """The program with every exponential shifted that a result is homogeneous in; None if none is.
+
+    What comes out is to be shown equal by the verifier, as any rewriting.
+    """
+    shifted = None
+    while (better := _one_more(shifted or graph)) is not None:
+        shifted = better
+    return shifted
+
+
+def _one_more(graph: Graph) -> Graph | None:
+    """The program with the exponentials of one more gauge shifted."""
+    live = graph.reachable([o.node for o in graph.outputs])
+    bare = [i for i in live if _is_exp(graph, i) and not _has_shift(graph, graph.nodes[i].args[0])]
+    for exps in [*([i] for i in bare), *([bare] if len(bare) > 1 else [])]:
+        try:
+            return _shifted(graph, live, exps)
+        except _Mixed:
+            continue
+    return None
+
+
+def _is_exp(graph: Graph, i: int) -> bool:
+    node = graph.nodes[i]
+    return isinstance(node, Map) and SCALARS[node.op].field == "exp" and is_float(node.dtype)
+
+
+def _has_shift(graph: Graph, i: int) -> bool:
+    """Whether a maximum is a term of a value, or of what a choice takes for it."""
+    todo, seen = [i], set()
+    while todo:
+        j = todo.pop()
+        if j in seen:
+            continue
+        seen.add(j)
+        node = graph.nodes[j]
+        if isinstance(node, Reduce) and SCALARS[node.op].field == "max":
+            return True
+        if isinstance(node, View) or (isinstance(node, Map) and _keeps_order(node.op)):
+            todo.extend(node.args)
+    return False
+
+
+def _keeps_order(op: str) -> bool:
+    row = SCALARS[op]
+    return row.abstract in ("add", "mul", "expand", "cast") or row.field in ("max", "where")
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What is known of a value: its degree, and why it is not small.
+
+    zero: it is the literal 0; positive: it is a positive constant; axes: of the value; holds: the
+    exponentials that it is at least a positive multiple of, summed where it lacks their axes.
+    """
+
+    degree: Fraction = ZERO
+    zero: bool = False
+    positive: bool = False
+    axes: frozenset[Axis] = frozenset()
+    holds: frozenset[int] = frozenset()
+
+
+class _Degrees:
+    """What is known of every value of a program, for one set of exponentials that is shifted.
+
+    over: the axes that the shift is a maximum over, once they are known. A quotient and a logarithm
+    are then refused unless their argument holds every exponential: at the maximum one of them is 1,
+    so that the argument does not vanish where the source's does not.
+    """
+
+    def __init__(self, graph: Graph, exps: frozenset[int], over: frozenset[Axis] | None) -> None:
+        self.graph, self.exps, self.over = graph, exps, over
+        self.of: dict[int, _Value] = {}
+        self.summed: set[Axis] = set()
+        for i in graph.reachable([o.node for o in graph.outputs]):
+            found = self._node(i)
+            self.of[i] = replace(found, axes=frozenset(graph.nodes[i].axes))
+
+    def _node(self, i: int) -> _Value:
+        node = self.graph.nodes[i]
+        below = [self.of[a] for a in node.args]
+        moved = any(x.degree for x in below)
+        if i in self.exps:
+            if moved:
+                raise _Mixed  # an exponential of what is to be shifted
+            return _Value(ONE, holds=frozenset({i}))
+        if isinstance(node, Const | SizeOf):
+            value = 1 if isinstance(node, SizeOf) else node.value
+            return _Value(zero=value == 0, positive=value > 0)
+        if isinstance(node, Map) and (node.dtype == "bool" or is_float(node.dtype)):
+            return self._map(node.op, below)
+        if not moved:
+            return _Value()
+        if isinstance(node, Reduce) and SCALARS[node.op].field in ("add", "max", "min"):
+            self.summed.update(node.over)
+            lost = SCALARS[node.op].field == "min"
+            return _Value(below[0].degree, holds=frozenset() if lost else below[0].holds)
+        raise _Mixed
+
+    def _map(self, op: str, args: Sequence[_Value]) -> _Value:
+        axes = frozenset[Axis]().union(*(x.axes for x in args))
+        return replace(self._applied(op, args), axes=axes)
+
+    def _applied(self, op: str, args: Sequence[_Value]) -> _Value:
+        row = SCALARS[op]
+        terms = [x for x in args if not x.zero]
+        degrees = [x.degree for x in terms]
+        if row.abstract == "cast":
+            return args[0]
+        if row.field == "mul":
+            held = [x for x in terms if not x.positive]
+            holds = held[0].holds if len(held) == 1 else frozenset[int]()
+            return _Value(sum(degrees, ZERO), positive=not held, holds=holds)
+        if row.field in ("recip", "log") and any(degrees):
+            if row.field == "log" and degrees != [ONE]:
+                raise _Mixed
+            if self.over is not None and (args[0].axes & self.over or args[0].holds != self.exps):
+                raise _Mixed
+            return _Value(
+                ZERO if row.field == "log" else -degrees[0]
+            )  # the log has the shift added
+        if row.field == "recip":
+            return _Value(positive=args[0].positive)
+        if row.field == "add":
+            known = all(x.holds or x.positive for x in terms)
+            holds = frozenset[int]().union(*(x.holds for x in terms)) if known else frozenset[int]()
+            return _Value(_common(degrees), positive=all(x.positive for x in terms), holds=holds)
+        if not any(degrees):
+            return _Value()
+        if row.field == "sqrt":
+            return _Value(degrees[0] / 2)
+        if row.field == "where":
+            if args[0].degree:
+                raise _Mixed
+            return _Value(_common([x.degree for x in args[1:] if not x.zero]))
+        if row.field in ("max", "min"):
+            return _Value(_common(degrees))
+        if row.result == "bool" and row.arity == 2:
+            _common(degrees)  # a positive factor on both sides
+            return _Value()
+        if row.body is None:
+            raise _Mixed
+        made = inline(
+            row.body, list(args), self._map, lambda c: _Value(zero=c == 0, positive=c > 0)
+        )
+        return made if isinstance(made, _Value) else _Value()
+
+
+def _common(degrees: Sequence[Fraction]) -> Fraction:
+    if len(set(degrees)) > 1:
+        raise _Mixed
+    return degrees[0] if degrees else ZERO
+
+
+def _analyzed(graph: Graph, exps: frozenset[int]) -> _Degrees:
+    """The degrees in these exponentials; all results have degree 0, and all quotients a divisor."""
+    first = _Degrees(graph, exps, None)
+    if any(first.of[o.node].degree for o in graph.outputs) or not first.summed:
+        raise _Mixed
+    return _Degrees(graph, exps, frozenset(first.summed))
+
+
+def _shifted(graph: Graph, live: Sequence[int], exps: list[int]) -> Graph:
+    """The program with a common maximum subtracted in the exponents, and added to logarithms."""
+    degrees = _analyzed(graph, frozenset(exps))
+    over = frozenset(degrees.summed)
+    b = Builder(graph.name)
+    at: dict[int, int] = {}
+    above = _above(graph, exps)
+    for i, node in enumerate(graph.nodes):
+        if i not in above:
+            at[i] = b.add(remap(node, at))
+    peak = _peak(b, [at[graph.nodes[e].args[0]] for e in exps], over)
+    for i in live:
+        if i in above:
+            at[i] = _again(b, graph.nodes[i], at, peak if i in exps else None)
+            node = graph.nodes[i]
+            if (
+                isinstance(node, Map)
+                and SCALARS[node.op].field == "log"
+                and degrees.of[node.args[0]]
+            ):
+                at[i] = _raised(b, at[i], peak)
+    if any(b.axes(at[o.node]) != graph.nodes[o.node].axes for o in graph.outputs):
+        raise _Mixed
+    outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
+    return Graph(graph.name, tuple(b.nodes), outputs).pruned()
+
+
+def _above(graph: Graph, roots: Sequence[int]) -> set[int]:
+    """These nodes and all that depend on them."""
+    out = set(roots)
+    for i, node in enumerate(graph.nodes):
+        if not out.isdisjoint(node.args):
+            out.add(i)
+    return out
+
+
+def _peak(b: Builder, exponents: Sequence[int], over: frozenset[Axis]) -> int:
+    """The largest of several exponents along the axes that are summed."""
+    peaks = [b.reduce("max", u, [a for a in b.axes(u) if a in over]) for u in exponents]
+    peak = peaks[0]
+    for other in peaks[1:]:
+        peak = b.map("max", peak, other)
+    return peak
+
+
+def _again(b: Builder, node: Node, at: dict[int, int], shift: int | None) -> int:
+    """The node over its new arguments, which may have more axes; with its argument shifted."""
+    args = [at[a] for a in node.args]
+    if shift is not None:
+        args = [b.map("sub", args[0], shift)]
+    if isinstance(node, Map):
+        return b.map(node.op, *args, dtype=node.dtype)
+    if isinstance(node, Reduce):
+        return b.reduce(node.op, args[0], node.over)
+    return b.add(remap(node, at))
+
+
+def _raised(b: Builder, log: int, peak: int) -> int:
+    """A logarithm with the shift added; where the shift is infinite, it is the answer itself."""
+    infinite = b.map("eq", b.map("abs", peak), b.const(math.inf, b.dtype(peak)))
+    return b.map("where", infinite, peak, b.map("add", log, peak))
