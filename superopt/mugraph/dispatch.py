@@ -53,8 +53,7 @@ class Dispatch:
         for b in self.buckets:
             if [s for s, _, _ in b.guard] != names:
                 raise ValueError(f"a guard is not about the symbols {names}: {b.guard}")
-            inside = zip(b.guard, self.domain, strict=True)
-            if not all(low <= a <= z <= high for (_, a, z), (_, low, high) in inside):
+            if any(a > z for _, a, z in b.guard) or not within(b.guard, self.domain):
                 raise ValueError(f"a guard is empty or beyond the domain: {guard_text(b.guard)}")
         _ = self._table
 
@@ -129,6 +128,20 @@ def _guard(raw: Sequence[Sequence[str | int]]) -> Guard:
 def holds(guard: Guard, sizes: Sequence[int]) -> bool:
     """Whether the sizes, of the symbols by name, fulfil a guard."""
     return all(low <= n <= high for (_, low, high), n in zip(guard, sizes, strict=True))
+
+
+def within(guard: Guard, other: Guard) -> bool:
+    """Whether all sizes of a guard fulfil another about the same symbols."""
+    pairs = zip(guard, other, strict=True)
+    return all(s == t and low <= a and z <= high for (s, a, z), (t, low, high) in pairs)
+
+
+def hull(guards: Sequence[Guard]) -> Guard:
+    """The smallest guard that all of these, of the same symbols, are within."""
+    return tuple(
+        (same[0][0], min(low for _, low, _ in same), max(high for _, _, high in same))
+        for same in zip(*guards, strict=True)
+    )
 
 
 def guard_text(guard: Guard) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from superopt.mugraph.axes import Axis, Stride, Sym
+from superopt.mugraph.dispatch import Guard
 from superopt.mugraph.graph import Graph, Input, Node
 from superopt.mugraph.placement import Kernel, MuGraph, Split
 from superopt.mugraph.rewrite import dims_with_axes, with_axes
@@ -48,6 +49,13 @@ def placed_with_symbols(mugraph: MuGraph, given: Symbols) -> MuGraph:
     return MuGraph(
         with_symbols(mugraph.graph, given), tuple(_kernel(k, names) for k in mugraph.kernels)
     )
+
+
+def narrowed(mugraph: MuGraph, guard: Guard) -> MuGraph:
+    """The placed program with its symbols in the ranges of a guard."""
+    if not guard:
+        return mugraph
+    return placed_with_symbols(mugraph, {name: Sym(name, low, high) for name, low, high in guard})
 
 
 def _node(node: Node, names: Resized) -> Node:

@@ -34,6 +34,11 @@ class Candidate:
     kernels: Kernels
     source: str
 
+    @property
+    def guard(self) -> Guard:
+        """The sizes that it was compiled for."""
+        return tuple((name, low, high) for name, _, _, _, low, high in self.kernels.plan.symbols)
+
 
 @dataclass(frozen=True)
 class Winner:
@@ -135,9 +140,9 @@ def _times(w: Winner) -> dict[str, Any]:
     }
 
 
-def _shown(w: Winner) -> certificate.Shown:
+def _shown(w: Winner, shifts: Sequence[Equivalence]) -> certificate.Shown:
     if w.candidate is None:
         return certificate.Shown(w.room.guard, None)
     return certificate.Shown(
-        w.room.guard, w.candidate.mugraph, w.candidate.checks, w.gate, w.slower
+        w.room.guard, w.candidate.mugraph, [*shifts, *w.candidate.checks], w.gate, w.slower
     )

@@ -7,7 +7,7 @@ code generator.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from superopt.cost.devices import cpu_device
 from superopt.cost.measure import Timing, interleave
 from superopt.cost.model import cost_on
 from superopt.errors import SuperoptError, VerificationFailed
+from superopt.mugraph.dispatch import Guard, hull, within
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.resize import narrowed
 from superopt.mugraph.text import print_mugraph
 from superopt.pipeline.chosen import Candidate, Winner, entry_of, merged
 from superopt.pipeline.rooms import Stand, stand
@@ -97,14 +99,15 @@ def make(
         proved = _prove_rooms(graph, found.candidates, rooms, show)
     with trace.stage("compile") as compiling:
         isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
-        pool = list({id(c): (c, checks) for some in proved for c, checks in some}.values())
-        made = _compile([c.mugraph for c, _ in pool], isa, config, compiler, folder)
+        pool = _pool(rooms, proved)
+        made = _compile([c.mugraph for c, _ in pool.values()], isa, config, compiler, folder)
         ready = _loaded(pool, made, config)
     fits = _Fits(graph, piece.eager, called or piece.eager, inputs, cost, options.seed)
     winners = []
     for room, mine in zip(rooms, proved, strict=True):
         own = [ready[id(c)] for c, _ in mine if id(c) in ready]
-        winners.append(fits.winner(room, own, [c for c in ready.values() if c not in own]))
+        rest = [c for c in ready.values() if c not in own and within(room.guard, c.guard)]
+        winners.append(fits.winner(room, own, rest))
     if not any(w.candidate for w in winners):
         with trace.stage("gate"):
             raise VerificationFailed(
@@ -229,20 +232,35 @@ def _compile(
     return out
 
 
+def _pool(rooms: Sequence[Room], proved: Sequence[Sequence[Proved]]) -> dict[int, Proved]:
+    """What is compiled, by the identity of what the search found: each candidate once, for the sizes
+    of the rooms that it may serve."""
+    guards: dict[int, list[Guard]] = {}
+    pool: dict[int, Proved] = {}
+    for room, some in zip(rooms, proved, strict=True):
+        for candidate, checks in some:
+            pool[id(candidate)] = candidate, checks
+            guards.setdefault(id(candidate), []).append(room.guard)
+    return {
+        n: (replace(c, mugraph=narrowed(c.mugraph, hull(guards[n]))), checks)
+        for n, (c, checks) in pool.items()
+    }
+
+
 def _loaded(
-    pool: Sequence[Proved], made: Sequence[tuple[Path, Plan, str] | SuperoptError], config: Config
+    pool: Mapping[int, Proved],
+    made: Sequence[tuple[Path, Plan, str] | SuperoptError],
+    config: Config,
 ) -> dict[int, Candidate]:
-    """The candidates that compiled, loaded, by the identity of what the search found."""
+    """The candidates that compiled, loaded."""
     ready: dict[int, Candidate] = {}
-    for (candidate, checks), item in zip(pool, made, strict=True):
+    for (n, (candidate, checks)), item in zip(pool.items(), made, strict=True):
         if isinstance(item, SuperoptError):
             trace.log("build", f"a candidate was dropped: {item.report()}")
             continue
         path, plan, source = item
         kernels = Kernels(path, plan, config.threads)
-        ready[id(candidate)] = Candidate(
-            candidate.mugraph, candidate.seconds, checks, kernels, source
-        )
+        ready[n] = Candidate(candidate.mugraph, candidate.seconds, checks, kernels, source)
     if not ready:
         raise next(item for item in made if isinstance(item, SuperoptError))
     return ready
@@ -267,13 +285,14 @@ class _Fits:
         own: those that are timed; rest: those of other rooms, tried when none of its own is
         admitted. Where none is, or the program has no answer, the original runs.
         """
-        first = (own or rest)[0]
-        sizes = first.kernels.plan.sizes(self.inputs)
+        if not (own or rest):
+            return Winner(room)
+        mugraph = (own or rest)[0].mugraph
 
         def seconds(there: Mapping[str, int]) -> float:
-            return seconds_at(first.mugraph, self.cost, there)
+            return seconds_at(mugraph, self.cost, there)
 
-        here = stand(self.graph, room, self.inputs, sizes, self.eager, seconds)
+        here = stand(self.graph, room, self.inputs, self.eager, seconds)
         if here is None:
             return Winner(room)
         known: dict[str, gate.Known] = {}

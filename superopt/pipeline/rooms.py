@@ -9,6 +9,7 @@ import torch
 
 from superopt.mugraph.dispatch import by_name, holds, middle
 from superopt.mugraph.graph import Graph
+from superopt.runtime.plan import make_plan
 from superopt.search.buckets import Room
 from superopt.search.points import Point, spans, too_large
 from superopt.verify.admit import ELSEWHERE, inputs_at
@@ -39,15 +40,15 @@ def stand(
     graph: Graph,
     room: Room,
     inputs: Sequence[torch.Tensor],
-    sizes: Point,
     eager: Callable[..., object],
     seconds: Callable[[Point], float],
 ) -> Stand | None:
     """Where to time and test in a room; None where the program has no answer at its sizes.
 
-    inputs, sizes: the caller's own, which stand for the room that they are in; seconds: predicted
-    ones of a call at some sizes.
+    inputs: the caller's own, which stand for the room that they are in; seconds: predicted ones of a
+    call at some sizes.
     """
+    sizes = make_plan(graph, "", (), {}).sizes(inputs)
     if not room.guard:
         return Stand(sizes, inputs)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from superopt.errors import CacheCorrupt
-from superopt.mugraph.dispatch import ORIGINAL, Dispatch
+from superopt.mugraph.dispatch import ORIGINAL, Dispatch, within
 from superopt.runtime.kernels import Kernels
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
@@ -23,13 +24,25 @@ class Bucketed:
 
     def __init__(self, rule: Dispatch, programs: Sequence[Kernels]) -> None:
         self.rule, self.programs = rule, tuple(programs)
-        self.plan = programs[0].plan
-        domain = tuple((name, low, high) for name, _, _, _, low, high in self.plan.symbols)
-        positions = {b.program for b in rule.buckets} - {ORIGINAL}
-        if domain != rule.domain or not positions <= set(range(len(programs))):
+        own = [tuple((s, low, high) for s, _, _, _, low, high in k.plan.symbols) for k in programs]
+        names = {tuple(name for name, _, _ in ranges) for ranges in (*own, rule.domain)}
+        fits = [b.program == ORIGINAL or b.program in range(len(own)) for b in rule.buckets]
+        if (
+            len(names) > 1
+            or not all(fits)
+            or not all(
+                b.program == ORIGINAL or within(b.guard, own[b.program]) for b in rule.buckets
+            )
+        ):
             raise CacheCorrupt(
                 "a dispatch rule is of other programs", "dispatch.json", "the entry is rebuilt"
             )
+        # Each program knows the range that it was compiled for; sizes are read for the whole domain.
+        domain = {name: (low, high) for name, low, high in rule.domain}
+        self.plan = replace(
+            programs[0].plan,
+            symbols=tuple((*s[:4], *domain[s[0]]) for s in programs[0].plan.symbols),
+        )
 
     def runner(self, original: Run, eager_may_win: bool) -> Run:
         """The call that each piece of a program makes.

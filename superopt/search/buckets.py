@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superopt.mugraph.axes import Sym
+from superopt.mugraph.axes import Sym, extent
 from superopt.mugraph.dispatch import Box, Guard, by_name, joined
 from superopt.mugraph.graph import Graph
-from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.parts import split_axes
+from superopt.mugraph.placement import MuGraph, kernel_body
 from superopt.mugraph.resize import placed_with_symbols
 from superopt.search.cut import KernelSeconds, body_of
 from superopt.search.driver import Found
@@ -32,6 +33,9 @@ MOST_BUCKETS = 6
 
 WIDEST = 64
 """How many times the smallest size of a bucket its largest may be, where there are buckets left."""
+
+MOST_PARTS = 1024
+"""Parts of a split reduction at the largest size of a bucket."""
 
 PRICED = 8
 """Candidates of each point that are priced over the whole domain."""
@@ -72,8 +76,21 @@ def divide(graph: Graph, found: Found, cost: KernelSeconds) -> list[Room]:
         near = min(looked_at, key=lambda p: _distance(p[0], guard))[1]
         cheap = np.argsort(np.log(inside).mean(1), kind="stable")
         order = dict.fromkeys([priced[first], *near, *(priced[c] for c in cheap)])
-        rooms.append(Room(guard, tuple(order), float(inside[first].max())))
+        fit = tuple(c for c in order if _few_parts(found.candidates[c].mugraph, guard))
+        rooms.append(Room(guard, fit, float(inside[first].max())))
     return rooms
+
+
+def _few_parts(mugraph: MuGraph, guard: Guard) -> bool:
+    """Whether a split reduction has room for its parts, of which there is one for each tile of the
+    largest size."""
+    high = {name: z for name, (_, z) in by_name(guard).items()}
+    for n, kernel in enumerate(mugraph.kernels):
+        reduced = split_axes(mugraph.graph, kernel_body(mugraph, n), kernel.placement)
+        for s in kernel.placement.grid:
+            if s.axis in reduced and extent(s.axis.size, high) > MOST_PARTS * s.tile:
+                return False
+    return True
 
 
 def _starts(ranges: dict[str, Span]) -> dict[str, list[int]]:
