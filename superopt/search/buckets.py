@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from superopt.mugraph.axes import Sym, extent
-from superopt.mugraph.dispatch import Box, Guard, by_name, joined
+from superopt.mugraph.dispatch import Box, Guard, by_name, joined, middle
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.parts import split_axes
 from superopt.mugraph.placement import MuGraph, kernel_body
@@ -30,6 +30,9 @@ FACTOR = 1.15
 """How many times the cheapest candidate's predicted seconds the one of a bucket may take."""
 
 MOST_BUCKETS = 6
+
+FINER = 4
+"""Rounds in which cells that no candidate serves within the factor are halved."""
 
 WIDEST = 64
 """How many times the smallest size of a bucket its largest may be, where there are buckets left."""
@@ -62,12 +65,20 @@ def divide(graph: Graph, found: Found, cost: KernelSeconds) -> list[Room]:
     ranges = spans(graph)
     if not ranges:
         return [Room((), tuple(range(len(found.candidates))))]
-    starts = _starts(ranges)
     priced = list(dict.fromkeys(c for at in found.at for c in at[:PRICED]))
-    ratios = _ratios([found.candidates[c].mugraph for c in priced], cost, ranges, starts)
+    table = _Prices([found.candidates[c].mugraph for c in priced], cost)
+    starts = _starts(ranges)
+    ratios = table.ratios(ranges, starts)
+    served = boxes(ratios, FACTOR, MOST_BUCKETS)
+    for _ in range(FINER):
+        if len(served) == MOST_BUCKETS or not (finer := _finer(served, ratios, ranges, starts)):
+            break
+        starts = finer
+        ratios = table.ratios(ranges, starts)
+        served = boxes(ratios, FACTOR, MOST_BUCKETS)
     looked_at = list(zip(points(graph), found.at, strict=True))
     rooms = []
-    for box, first in _narrow(boxes(ratios, FACTOR, MOST_BUCKETS), ranges, starts):
+    for box, first in _narrow(served, ranges, starts):
         guard = tuple(
             (name, cells[a], cells[z + 1] - 1 if z + 1 < len(cells) else ranges[name].high)
             for (name, cells), (a, z) in zip(starts.items(), box, strict=True)
@@ -99,43 +110,67 @@ def _starts(ranges: dict[str, Span]) -> dict[str, list[int]]:
     return {name: span.cut(most, 2.0) for name, span in sorted(ranges.items())}
 
 
-def _ratios(
-    candidates: Sequence[MuGraph],
-    cost: KernelSeconds,
+def _finer(
+    served: list[tuple[Box, int]],
+    ratios: np.ndarray,
     ranges: dict[str, Span],
     starts: dict[str, list[int]],
-) -> np.ndarray:
-    """[candidate, cell of each symbol...]: how many times the cheapest it costs, at most, there."""
-    ends = {
-        name: [*((s, z) for s, z in zip(cells, [*(c - 1 for c in cells[1:]), None], strict=True))]
-        for name, cells in starts.items()
-    }
-    corners: dict[tuple[int, ...], np.ndarray] = {}
-    out = np.ones((len(candidates), *(len(cells) for cells in starts.values())))
-    for cell in itertools.product(*(range(len(c)) for c in starts.values())):
+) -> dict[str, list[int]]:
+    """The cells with those halved that nothing serves within the factor; empty when there are none."""
+    more: dict[str, set[int]] = {name: set() for name in starts}
+    for box, c in served:
+        if any(z > a for a, z in box) or float(_within(ratios, box)[c].max()) <= FACTOR:
+            continue
+        wide = []
+        for (name, cells), (k, _) in zip(starts.items(), box, strict=True):
+            low, high = cells[k], (*cells[1:], ranges[name].top + 1)[k] - 1
+            if high > low:
+                wide.append((high / max(low, 1), name, middle(low, high + 1)))
+        if wide:
+            _, name, at = max(wide)
+            more[name].add(at)
+    if not any(more.values()):
+        return {}
+    return {name: sorted({*cells, *more[name]}) for name, cells in starts.items()}
+
+
+class _Prices:
+    """The predicted seconds of candidates, worked out once for each size."""
+
+    def __init__(self, candidates: Sequence[MuGraph], cost: KernelSeconds) -> None:
+        self.candidates, self.cost = candidates, cost
+        self._known: dict[str, np.ndarray] = {}
+
+    def at(self, there: Point) -> np.ndarray:
+        """How many times the seconds of the cheapest each candidate takes at some sizes."""
+        if str(there) not in self._known:
+            seconds = np.array([seconds_at(m, self.cost, there) for m in self.candidates])
+            least = seconds.min()
+            known = seconds / least if 0 < least < math.inf else np.ones(len(seconds))
+            self._known[str(there)] = known
+        return self._known[str(there)]
+
+    def ratios(self, ranges: dict[str, Span], starts: dict[str, list[int]]) -> np.ndarray:
+        """[candidate, cell of each symbol...]: the same, at most, over the corners of each cell."""
+        out = np.ones((len(self.candidates), *(len(cells) for cells in starts.values())))
         sides = [
-            sorted({ends[name][k][0], ends[name][k][1] or ranges[name].top})
-            for name, k in zip(ends, cell, strict=True)
+            [sorted({a, z - 1}) for a, z in itertools.pairwise([*cells, ranges[name].top + 1])]
+            for name, cells in starts.items()
         ]
-        if len(sides) > len(CELLS):  # too many corners: the middle ones of the diagonal
-            sides = [[s[len(s) // 2]] for s in sides]
-        worst = np.zeros(len(candidates))
-        for sizes in itertools.product(*sides):
-            if sizes not in corners:
-                there = dict(zip(starts, sizes, strict=True))
-                seconds = np.array([seconds_at(m, cost, there) for m in candidates])
-                least = seconds.min()
-                corners[sizes] = (
-                    seconds / least if 0 < least < math.inf else np.ones(len(candidates))
-                )
-            worst = np.maximum(worst, corners[sizes])
-        out.T[cell[::-1]] = worst
-    return out
+        for cell in itertools.product(*(range(len(cells)) for cells in starts.values())):
+            here = [ends[k] for ends, k in zip(sides, cell, strict=True)]
+            if len(here) > len(CELLS):  # too many corners: the highest alone
+                here = [ends[-1:] for ends in here]
+            corners = [dict(zip(starts, sizes, strict=True)) for sizes in itertools.product(*here)]
+            out.T[cell[::-1]] = np.max([self.at(there) for there in corners], axis=0)
+        return out
 
 
 def seconds_at(mugraph: MuGraph, cost: KernelSeconds, sizes: Point) -> float:
     """The predicted seconds of a placed program at sizes of its symbols."""
-    there = placed_with_symbols(mugraph, {n: Sym(n, k, k) for n, k in sizes.items()})
+    there = placed_with_symbols(
+        mugraph, {n: Sym(n, max(k, 1), max(k, 1)) for n, k in sizes.items()}
+    )
     stored = frozenset(there.materialized())
     total = 0.0
     for kernel in there.kernels:
@@ -148,8 +183,8 @@ def _distance(point: Point, guard: Guard) -> float:
     """How far a point lies from the middle of a box, each symbol counted in powers."""
     total = 0.0
     for name, (low, high) in by_name(guard).items():
-        middle = (math.log(max(low, 1)) + math.log(max(min(high, 1 << 16), low, 1))) / 2
-        total += abs(math.log(max(point[name], 1)) - middle)
+        centre = (math.log(max(low, 1)) + math.log(max(min(high, 1 << 16), low, 1))) / 2
+        total += abs(math.log(max(point[name], 1)) - centre)
     return total
 
 
