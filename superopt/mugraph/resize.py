@@ -8,7 +8,7 @@ from dataclasses import replace
 from superopt.mugraph.axes import Axis, Stride, Sym
 from superopt.mugraph.dispatch import Guard
 from superopt.mugraph.graph import Graph, Input, Node
-from superopt.mugraph.placement import Kernel, MuGraph, Split
+from superopt.mugraph.placement import Kernel, MuGraph, Placement, Split
 from superopt.mugraph.rewrite import dims_with_axes, with_axes
 
 Symbols = Mapping[str, Sym]
@@ -70,8 +70,12 @@ def _stride(stride: Stride, given: Symbols) -> Stride:
 
 
 def _kernel(kernel: Kernel, names: Resized) -> Kernel:
-    place = kernel.placement
+    return replace(kernel, placement=placement_with_axes(kernel.placement, names))
+
+
+def placement_with_axes(place: Placement, names: Mapping[Axis, Axis]) -> Placement:
+    """The placement over other axes."""
     grid, loop = (
         tuple(Split(names[s.axis], s.tile) for s in level) for level in (place.grid, place.loop)
     )
-    return replace(kernel, placement=replace(place, grid=grid, loop=loop))
+    return replace(place, grid=grid, loop=loop)

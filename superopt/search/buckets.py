@@ -21,9 +21,10 @@ from superopt.mugraph.dispatch import Box, Guard, by_name, joined, middle
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.parts import split_axes
 from superopt.mugraph.placement import MuGraph, kernel_body
-from superopt.mugraph.resize import placed_with_symbols
+from superopt.mugraph.resize import Resized, placement_with_axes, with_symbols
 from superopt.search.cut import KernelSeconds, body_of
 from superopt.search.driver import Found
+from superopt.search.place import Cost
 from superopt.search.points import Point, Span, points, spans
 
 FACTOR = 1.15
@@ -135,16 +136,40 @@ def _finer(
 
 
 class _Prices:
-    """The predicted seconds of candidates, worked out once for each size."""
+    """The predicted seconds of candidates, worked out once for each size and distinct kernel."""
 
     def __init__(self, candidates: Sequence[MuGraph], cost: KernelSeconds) -> None:
         self.candidates, self.cost = candidates, cost
+        graphs: dict[str, Graph] = {}
+        self._of = [str(m.graph) for m in candidates]
+        for key, m in zip(self._of, candidates, strict=True):
+            graphs.setdefault(key, m.graph)
+        self._graphs = graphs
         self._known: dict[str, np.ndarray] = {}
+
+    def seconds(self, sizes: Point) -> list[float]:
+        """The predicted seconds of each candidate at some sizes."""
+        given = {n: Sym(n, max(k, 1), max(k, 1)) for n, k in sizes.items()}
+        names = Resized(given)
+        graphs = {key: with_symbols(g, given) for key, g in self._graphs.items()}
+        costs: dict[tuple[str, tuple[int, ...], frozenset[int]], Cost] = {}
+        out = []
+        for key, m in zip(self._of, self.candidates, strict=True):
+            stored = frozenset(m.materialized())
+            total = 0.0
+            for kernel in m.kernels:
+                mine = (key, kernel.outputs, stored)
+                if mine not in costs:
+                    body, reads = body_of(graphs[key], kernel.outputs, stored)
+                    costs[mine] = self.cost(graphs[key], body, reads, kernel.outputs)
+                total += costs[mine](placement_with_axes(kernel.placement, names))
+            out.append(total)
+        return out
 
     def at(self, there: Point) -> np.ndarray:
         """How many times the seconds of the cheapest each candidate takes at some sizes."""
         if str(there) not in self._known:
-            seconds = np.array([seconds_at(m, self.cost, there) for m in self.candidates])
+            seconds = np.array(self.seconds(there))
             least = seconds.min()
             known = seconds / least if 0 < least < math.inf else np.ones(len(seconds))
             self._known[str(there)] = known
@@ -168,15 +193,7 @@ class _Prices:
 
 def seconds_at(mugraph: MuGraph, cost: KernelSeconds, sizes: Point) -> float:
     """The predicted seconds of a placed program at sizes of its symbols."""
-    there = placed_with_symbols(
-        mugraph, {n: Sym(n, max(k, 1), max(k, 1)) for n, k in sizes.items()}
-    )
-    stored = frozenset(there.materialized())
-    total = 0.0
-    for kernel in there.kernels:
-        body, reads = body_of(there.graph, kernel.outputs, stored)
-        total += cost(there.graph, body, reads, kernel.outputs)(kernel.placement)
-    return total
+    return _Prices([mugraph], cost).seconds(sizes)[0]
 
 
 def _distance(point: Point, guard: Guard) -> float:
