@@ -26,13 +26,14 @@ NO_TIME = Timing(math.inf, 0.0, 0)
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A placed graph on its way: proved, compiled."""
+    """A placed graph on its way: proved, compiled; origin: which of those found it is."""
 
     mugraph: MuGraph
     predicted: float
     checks: list[Equivalence]
     kernels: Kernels
     source: str
+    origin: int
 
     @property
     def guard(self) -> Guard:
@@ -55,6 +56,11 @@ class Winner:
     def slower(self) -> bool:
         """Whether eager PyTorch was faster."""
         return self.eager.median_s < self.generated.median_s
+
+    @property
+    def failed(self) -> bool:
+        """Whether programs were tried and none was admitted."""
+        return self.candidate is None and bool(self.sizes)
 
 
 def merged(winners: Sequence[Winner]) -> list[Winner]:

@@ -7,7 +7,7 @@ code generator.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from superopt.pipeline.rooms import Stand, stand
 from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
 from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
-from superopt.runtime.plan import Extent, Plan, make_plan
+from superopt.runtime.plan import Extent, make_plan
 from superopt.runtime.site import Site
 from superopt.search import driver
 from superopt.search.buckets import Room, divide, seconds_at
@@ -51,6 +51,9 @@ SHORTLIST = 5
 
 EACH_ROOM = 3
 """Of a program with symbolic sizes, those of each bucket."""
+
+ROUNDS = 3
+"""Times that a bucket looks for a program whose binary is admitted."""
 
 HOPELESS = 4
 """Candidates that were not shown equal, and none that was, after which none is expected to be."""
@@ -95,19 +98,10 @@ def make(
         rooms = divide(graph, found, cost) if found.candidates else []
     if not found.candidates:
         raise SuperoptError("the search found no kernel", graph.name, found.why_none)
-    with trace.stage("verify") as verifying:
-        proved = _prove_rooms(graph, found.candidates, rooms, show)
-    with trace.stage("compile") as compiling:
-        isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
-        pool = _pool(rooms, proved)
-        made = _compile([c.mugraph for c, _ in pool.values()], isa, config, compiler, folder)
-        ready = _loaded(pool, made, config)
+    isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
+    work = _Work(graph, found.candidates, show, partial(_compile, isa, config, compiler, folder))
     fits = _Fits(graph, piece.eager, called or piece.eager, inputs, cost, options.seed)
-    winners = []
-    for room, mine in zip(rooms, proved, strict=True):
-        own = [ready[id(c)] for c, _ in mine if id(c) in ready]
-        rest = [c for c in ready.values() if c not in own and within(room.guard, c.guard)]
-        winners.append(fits.winner(room, own, rest))
+    winners = _settle(rooms, work, fits)
     if not any(w.candidate for w in winners):
         with trace.stage("gate"):
             raise VerificationFailed(
@@ -118,8 +112,8 @@ def make(
         "states": found.stats.get("states", 0),
         "search": dict(found.stats),
         "search_s": searching.seconds,
-        "verify_s": verifying.seconds + fits.gate_s,
-        "compile_s": compiling.seconds,
+        "verify_s": work.verify_s + fits.gate_s,
+        "compile_s": work.compile_s,
     }
     files, facts = entry_of(piece.graph, merged(winners), shifts)
     return files, {**meta, **facts}
@@ -137,32 +131,111 @@ def _stable(graph: Graph, show: Checker) -> tuple[Graph, list[Equivalence]]:
     return shifted, [check]
 
 
-def _prove_rooms(
-    graph: Graph, candidates: Sequence[driver.Candidate], rooms: Sequence[Room], show: Checker
-) -> list[list[Proved]]:
-    """For each room, the first of its candidates that are shown equal.
+def _settle(rooms: Sequence[Room], work: _Work, fits: _Fits) -> list[Winner]:
+    """The winner of every room.
 
-    A room of which none is left gets what was shown for the others, its own order kept. Raises
-    VerificationFailed when there is nothing for any room.
+    Of several rooms, one in which no binary is admitted is tried again with what serves the others,
+    and then with what comes next in its own order.
     """
-    most = SHORTLIST if len(rooms) == 1 else min(SHORTLIST, EACH_ROOM)
-    known: dict[int, Proved] = {}
-    out: list[list[Proved]] = []
-    failed: VerificationFailed | None = None
-    for room in rooms:
+    winners = [Winner(room) for room in rooms]
+    todo = {k: list(room.order) for k, room in enumerate(rooms)}
+    for again in range(ROUNDS if len(rooms) > 1 else 1):
         try:
-            found = _prove_best(graph, [candidates[c] for c in room.order], show, most)
-        except VerificationFailed as error:
-            found, failed = [], failed or error
-        known.update((id(c), (c, checks)) for c, checks in found)
-        out.append(found)
-    if failed is not None and not known:
-        raise failed
-    for room, found in zip(rooms, out, strict=True):
-        if not found:
-            mine = [candidates[c] for c in room.order]
-            found += [known[id(c)] for c in mine if id(c) in known] or list(known.values())
-    return out
+            proved = work.proved(list(todo.values()), len(rooms))
+        except VerificationFailed:
+            if not again:
+                raise
+            break
+        here = [rooms[k] for k in todo]
+        ready = work.compiled(here, proved)
+        for k, mine in zip(todo, proved, strict=True):
+            own = [ready[id(c)] for c, _ in mine if id(c) in ready]
+            rest = [c for c in ready.values() if c not in own and within(rooms[k].guard, c.guard)]
+            winners[k] = fits.winner(rooms[k], own, rest)
+        serve = {w.candidate.origin for w in winners if w.candidate is not None}
+        tried = zip(todo.items(), proved, strict=True)
+        left = {k: _next(order, mine, work, serve) for (k, order), mine in tried}
+        todo = {k: order for k, order in left.items() if order and winners[k].failed}
+        if not todo:
+            break
+    return winners
+
+
+def _next(order: list[int], tried: Sequence[Proved], work: _Work, serve: set[int]) -> list[int]:
+    """What a room tries next: what serves elsewhere, then what comes after what it has tried."""
+    done = {id(c) for c, _ in tried}
+    last = max((n for n, c in enumerate(order) if id(work.candidates[c]) in done), default=-1)
+    first = [c for c, x in enumerate(work.candidates) if id(x) in serve and id(x) not in done]
+    return list(dict.fromkeys([*first, *order[last + 1 :]]))
+
+
+@dataclass
+class _Work:
+    """Proves and compiles the candidates of one piece, for the rooms that want them."""
+
+    graph: Graph
+    candidates: Sequence[driver.Candidate]
+    show: Checker
+    build: Callable[[Sequence[MuGraph], int], Sequence[tuple[Kernels, str] | SuperoptError]]
+    rounds: int = 0
+    verify_s: float = 0.0
+    compile_s: float = 0.0
+
+    def proved(self, orders: Sequence[Sequence[int]], rooms: int) -> list[list[Proved]]:
+        """For each order of candidates, the first that are shown equal.
+
+        Where none is left, what was shown for the others, in this order. Raises VerificationFailed
+        when there is nothing at all.
+        """
+        most = SHORTLIST if rooms == 1 else min(SHORTLIST, EACH_ROOM)
+        known: dict[int, Proved] = {}
+        out: list[list[Proved]] = []
+        failed: VerificationFailed | None = None
+        with trace.stage("verify") as verifying:
+            for order in orders:
+                mine = [self.candidates[c] for c in order]
+                try:
+                    found = _prove_best(self.graph, mine, self.show, most)
+                except VerificationFailed as error:
+                    found, failed = [], failed or error
+                known.update((id(c), (c, checks)) for c, checks in found)
+                out.append(found)
+            if failed is not None and not known:
+                raise failed
+            for order, found in zip(orders, out, strict=True):
+                if not found:
+                    mine = [self.candidates[c] for c in order]
+                    found += [known[id(c)] for c in mine if id(c) in known] or known.values()
+        self.verify_s += verifying.seconds
+        return out
+
+    def compiled(
+        self, rooms: Sequence[Room], proved: Sequence[Sequence[Proved]]
+    ) -> dict[int, Candidate]:
+        """The candidates that compiled, loaded, by the identity of what the search found.
+
+        Each is compiled once, for the sizes of the rooms that it may serve.
+        """
+        guards: dict[int, list[Guard]] = {}
+        pool: dict[int, Proved] = {}
+        for room, some in zip(rooms, proved, strict=True):
+            for candidate, checks in some:
+                pool[id(candidate)] = candidate, checks
+                guards.setdefault(id(candidate), []).append(room.guard)
+        mugraphs = [narrowed(c.mugraph, hull(guards[n])) for n, (c, _) in pool.items()]
+        ready: dict[int, Candidate] = {}
+        with trace.stage("compile") as compiling:
+            made = self.build(mugraphs, self.rounds)
+            for (n, (c, checks)), m, item in zip(pool.items(), mugraphs, made, strict=True):
+                if isinstance(item, SuperoptError):
+                    trace.log("build", f"a candidate was dropped: {item.report()}")
+                else:
+                    ready[n] = Candidate(m, c.seconds, checks, *item, origin=n)
+            if not ready:
+                raise next(item for item in made if isinstance(item, SuperoptError))
+        self.compile_s += compiling.seconds
+        self.rounds += 1
+        return ready
 
 
 def _prove_best(
@@ -201,9 +274,17 @@ def _prove_best(
 
 
 def _compile(
-    mugraphs: Sequence[MuGraph], isa: cpu.Isa, config: Config, compiler: Compiler, folder: Path
-) -> list[tuple[Path, Plan, str] | SuperoptError]:
-    """Lowers, prints and compiles: each one's shared object, plan and source, or what failed."""
+    isa: cpu.Isa,
+    config: Config,
+    compiler: Compiler,
+    folder: Path,
+    mugraphs: Sequence[MuGraph],
+    rounds: int,
+) -> list[tuple[Kernels, str] | SuperoptError]:
+    """Lowers, prints and compiles: each one loaded, with its source, or what failed.
+
+    rounds: how often this was done before in the folder.
+    """
     printed: list[cpu.Source | SuperoptError] = []
     for m in mugraphs:
         try:
@@ -211,12 +292,12 @@ def _compile(
         except SuperoptError as reason:  # too long to compile: the others may do
             printed.append(reason)
     jobs = [
-        Job(s.text, (*s.flags, *compiler.openmp_flags), folder / f"candidate{n}.so")
+        Job(s.text, (*s.flags, *compiler.openmp_flags), folder / f"candidate{rounds}-{n}.so")
         for n, s in enumerate(printed)
         if isinstance(s, cpu.Source)
     ]
     built = iter(compile_many(jobs, config, compiler=compiler))
-    out: list[tuple[Path, Plan, str] | SuperoptError] = []
+    out: list[tuple[Kernels, str] | SuperoptError] = []
     for mugraph, source in zip(mugraphs, printed, strict=True):
         if isinstance(source, SuperoptError):
             out.append(source)
@@ -226,44 +307,9 @@ def _compile(
             out.append(path)
             continue
         scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
-        out.append(
-            (path, make_plan(mugraph.graph, source.entry, source.buffers, scratch), source.text)
-        )
+        plan = make_plan(mugraph.graph, source.entry, source.buffers, scratch)
+        out.append((Kernels(path, plan, config.threads), source.text))
     return out
-
-
-def _pool(rooms: Sequence[Room], proved: Sequence[Sequence[Proved]]) -> dict[int, Proved]:
-    """What is compiled, by the identity of what the search found: each candidate once, for the sizes
-    of the rooms that it may serve."""
-    guards: dict[int, list[Guard]] = {}
-    pool: dict[int, Proved] = {}
-    for room, some in zip(rooms, proved, strict=True):
-        for candidate, checks in some:
-            pool[id(candidate)] = candidate, checks
-            guards.setdefault(id(candidate), []).append(room.guard)
-    return {
-        n: (replace(c, mugraph=narrowed(c.mugraph, hull(guards[n]))), checks)
-        for n, (c, checks) in pool.items()
-    }
-
-
-def _loaded(
-    pool: Mapping[int, Proved],
-    made: Sequence[tuple[Path, Plan, str] | SuperoptError],
-    config: Config,
-) -> dict[int, Candidate]:
-    """The candidates that compiled, loaded."""
-    ready: dict[int, Candidate] = {}
-    for (n, (candidate, checks)), item in zip(pool.items(), made, strict=True):
-        if isinstance(item, SuperoptError):
-            trace.log("build", f"a candidate was dropped: {item.report()}")
-            continue
-        path, plan, source = item
-        kernels = Kernels(path, plan, config.threads)
-        ready[n] = Candidate(candidate.mugraph, candidate.seconds, checks, kernels, source)
-    if not ready:
-        raise next(item for item in made if isinstance(item, SuperoptError))
-    return ready
 
 
 @dataclass

@@ -41,16 +41,18 @@ def admit(
 
     candidate and eager: as for ``numeric_gate``, with the graph in float64 as the reference;
     sizes: of the symbols at ``inputs``. A program with dynamic sizes is also run at sizes beside
-    those (``others``; the ends of the range and odd ones when not given), on inputs cut from or tiled
-    out of the given ones. classes: of inputs, at the given sizes; fewer are tried at the others.
+    those (``others``, and then the results name all sizes; when not given, the ends of the range and
+    odd ones), on inputs cut from or tiled out of the given ones. classes: of inputs, at the given
+    sizes; fewer are tried at the others.
     Raises VerificationFailed when eager PyTorch is far from the graph on ordinary inputs: then the
     graph is not the program.
     """
     known = {} if known is None else known
+    asked = others is not None
     others = list(other_sizes(graph, sizes)) if others is None else others
     results = []
     for n, (there, tensors) in enumerate(_runs(graph, eager, inputs, sizes, others)):
-        label = ",".join(f"{k}={v}" for k, v in sorted(there.items())) if n else ""
+        label = ",".join(f"{k}={v}" for k, v in sorted(there.items())) if n or asked else ""
         found = numeric_gate(
             candidate,
             eager,
