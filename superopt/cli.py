@@ -172,16 +172,29 @@ def _result_json(result: Any) -> dict[str, Any]:
 @app.command()
 def bench(
     suite: Annotated[
-        str, typer.Option(help="mirage, models, general, all, or a model.")
+        str, typer.Option(help="mirage, models, general, all, a model, or search.")
     ] = "mirage",
     peers: Annotated[str, typer.Option(help="Peers, with commas.")] = "eager,inductor",
-    dtypes: Annotated[str, typer.Option(help="Dtypes, with commas.")] = "f32,bf16",
+    dtypes: Annotated[
+        str | None, typer.Option(help="Dtypes, with commas: f32,bf16 (search: bf16).")
+    ] = None,
     json_: Annotated[
         Path | None, typer.Option("--json", help="File for the results ('-' or none: print them).")
     ] = None,
     only: Annotated[str, typer.Option(help="Workloads, with commas; * matches.")] = "",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every callable.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds of one case.")] = 2.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, help="Timed seconds of one case: 2 (search: limit of a region: 60)."
+        ),
+    ] = None,
+    max_block_ops: Annotated[
+        int | None, typer.Option(min=1, help="Search: most compute nodes in one kernel.")
+    ] = None,
+    states: Annotated[
+        int, typer.Option(min=1, help="Search: terms after which a region is stopped.")
+    ] = 2_000_000,
     warm: Annotated[bool, typer.Option("--warm", help="Keep the data caches warm.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what the file holds.")] = False,
     budget: Annotated[str, typer.Option(help="What each search may spend.")] = "30s",
@@ -201,14 +214,37 @@ def bench(
 
         if resume and (json_ is None or to_stdout):
             raise BadOption("nothing to resume from", "option --resume", "give --json FILE too")
+        if suite == "search":
+            from superopt.bench import search, search_table
+
+            document = search.run_search_suite(
+                max_block_ops=max_block_ops,
+                dtypes=_words(dtypes or "bf16"),
+                json_path=None if to_stdout else json_,
+                threads=threads,
+                only=_words(only),
+                seconds=seconds or search.SECONDS,
+                values=states,
+                resume=resume,
+                progress=_say,
+            )
+            if to_stdout:
+                _print_json(document)
+            else:
+                search_table.print_table(document)
+            return
+        if max_block_ops is not None:
+            raise BadOption(
+                f"suite {suite} does not know it", "option --max-block-ops", "use --suite search"
+            )
         document = run_suite(
             suite,
             peers=_words(peers),
-            dtypes=_words(dtypes),
+            dtypes=_words(dtypes or "f32,bf16"),
             json_path=None if to_stdout else json_,
             threads=threads,
             only=_words(only),
-            seconds=seconds,
+            seconds=seconds or 2.0,
             cold=not warm,
             resume=resume,
             ours=ours,
@@ -238,7 +274,7 @@ def _list_bench(path: Path | None) -> None:
 
     if path is not None:
         value = {
-            "suites": list(SUITES),
+            "suites": [*SUITES, "search"],
             "peers": [
                 {"name": p.name, "version": p.version(), "missing": p.missing()} for p in PEERS
             ],
@@ -256,7 +292,7 @@ def _list_bench(path: Path | None) -> None:
             what = f"the list cannot be written: {error}"
             raise BadOption(what, "option --json", "name another file") from error
         return
-    typer.echo(f"suites: {', '.join(SUITES)}")
+    typer.echo(f"suites: {', '.join(SUITES)}, search")
     for p in PEERS:
         typer.echo(f"peer {p.name}: {p.missing() or p.version()}")
     for w in WORKLOADS:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from superopt.bench.results import problems
-from superopt.bench.table import markdown
+from superopt.bench import results, search, search_table, table
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
@@ -15,7 +14,13 @@ def main() -> None:
     """Every JSON file there that has the form of a suite's results gets its table."""
     for path in sorted(RESULTS.glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document.get("rows") and not problems(document):
+        if not isinstance(document, dict) or not document.get("rows"):
+            continue
+        mine = document.get("suite") == search.SUITE
+        problems, markdown = (
+            (search.problems, search_table.markdown) if mine else (results.problems, table.markdown)
+        )
+        if not problems(document):
             path.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
 
 

@@ -94,6 +94,20 @@ def _mlp_flops(p: Params) -> int:
     return p["tokens"] * p["inter"] * (6 * p["h"] + 3) + 5 * p["tokens"] * p["h"]
 
 
+def attention_specs(p: Params, qk_norm: bool) -> tuple[tuple[Spec, ...], tuple[Spec, ...]]:
+    """The tensors of a layer's attention with both norms: those before and after the MLP's."""
+    wo = projection("wo", p["h"], p["heads"] * p["d"])
+    gain = Spec("gain_out", (p["h"],), "gain", 0.1)
+    before = (*_stream(p, "gain_in"), *_qkv_weights(p), wo, gain)
+    return before, (*_head_gains(p, qk_norm), *_cache(p))
+
+
+def decode_step_flops(p: Params) -> int:
+    """Operations of a layer's attention in one step, projections included."""
+    out = 2 * p["tokens"] * p["heads"] * p["d"] * p["h"]
+    return _qkv_flops(p) + _decode_flops(p) + out
+
+
 def blocks(m: Model) -> Iterator[Workload]:
     """The four blocks of a model; ``tokens`` sequences decode one token each."""
 
@@ -123,14 +137,11 @@ def blocks(m: Model) -> Iterator[Workload]:
         return Spec("q", (t, 1, wide)), Spec("k", (t, 1, narrow)), Spec("v", (t, 1, narrow))
 
     def layer(p: Params) -> tuple[Spec, ...]:
-        wo = projection("wo", p["h"], p["heads"] * p["d"])
-        gain = Spec("gain_out", (p["h"],), "gain", 0.1)
-        weights = (*_qkv_weights(p), wo, gain, *_mlp_weights(p))
-        return (*_stream(p, "gain_in"), *weights, *_head_gains(p, m.qk_norm), *_cache(p))
+        before, after = attention_specs(p, m.qk_norm)
+        return (*before, *_mlp_weights(p), *after)
 
     def layer_flops(p: Params) -> int:
-        out = 2 * p["tokens"] * p["heads"] * p["d"] * p["h"]
-        return _qkv_flops(p) + _decode_flops(p) + out + _mlp_flops(p)
+        return decode_step_flops(p) + _mlp_flops(p)
 
     attention: Callable[..., Any] = programs.decode_attention
     whole: Callable[..., Any] = programs.decoder_layer

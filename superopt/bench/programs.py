@@ -108,7 +108,7 @@ def decode_attention(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, past_k: Tensor, past_v: Tensor
 ) -> Tensor:
     """One step of attention over a cache: q, k, v [b, 1, heads d], past [b, kv, t, d]."""
-    return _attend(q, k, v, cos, sin, past_k, past_v, None, None)[0]
+    return attend(q, k, v, cos, sin, past_k, past_v, None, None)[0]
 
 
 def decode_attention_qk_norm(
@@ -123,10 +123,10 @@ def decode_attention_qk_norm(
     past_v: Tensor,
 ) -> Tensor:
     """``decode_attention`` with each head of q and k normalized first (Qwen3); gains [d]."""
-    return _attend(q, k, v, cos, sin, past_k, past_v, gain_q, gain_k)[0]
+    return attend(q, k, v, cos, sin, past_k, past_v, gain_q, gain_k)[0]
 
 
-def _attend(
+def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -137,6 +137,7 @@ def _attend(
     gain_q: Tensor | None,
     gain_k: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """``decode_attention``, and the k and v to be cached; q and k normalized if there are gains."""
     b, s, d = q.shape[0], q.shape[1], past_k.shape[-1]
     q, k, v = q.view(b, s, -1, d), k.view(b, s, -1, d), v.view(b, s, -1, d)
     if gain_q is not None and gain_k is not None:
@@ -173,7 +174,7 @@ def decoder_layer(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A whole decode step of a Llama layer: the new x [b, 1, h], and the k and v to be cached."""
     q, k, v = qkv_projection(x, gain_in, wq, wk, wv)
-    out, k, v = _attend(q, k, v, cos, sin, past_k, past_v, None, None)
+    out, k, v = attend(q, k, v, cos, sin, past_k, past_v, None, None)
     return gated_mlp_block(x + F.linear(out, wo), gain_out, w_gate, w_up, w_down), k, v
 
 
@@ -197,7 +198,7 @@ def decoder_layer_qk_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``decoder_layer`` of Qwen3, with the heads of q and k normalized."""
     q, k, v = qkv_projection(x, gain_in, wq, wk, wv)
-    out, k, v = _attend(q, k, v, cos, sin, past_k, past_v, gain_q, gain_k)
+    out, k, v = attend(q, k, v, cos, sin, past_k, past_v, gain_q, gain_k)
     return gated_mlp_block(x + F.linear(out, wo), gain_out, w_gate, w_up, w_down), k, v
 
 

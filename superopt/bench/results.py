@@ -78,17 +78,21 @@ def row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["workload"], params, row["dtype"], row["threads"], row["cache"], row["peer"]
 
 
-def problems(document: Any) -> list[str]:
-    """What is wrong with a document, in words; empty when it has the form above."""
+def envelope_problems(document: Any) -> list[str]:
+    """What is wrong with a document apart from its rows, which each suite checks."""
     if not isinstance(document, dict):
         return ["not an object"]
-    found = [
-        f"key {k} is missing" for k in ("schema", "suite", "machine", "rows") if k not in document
-    ]
-    if found:
-        return found
-    if document["schema"] != SCHEMA:
+    keys = ("schema", "suite", "machine", "rows")
+    found = [f"key {k} is missing" for k in keys if k not in document]
+    if not found and document["schema"] != SCHEMA:
         found.append(f"schema {document['schema']!r} is not {SCHEMA}")
+    return found
+
+
+def problems(document: Any) -> list[str]:
+    """What is wrong with a document, in words; empty when it has the form above."""
+    if found := envelope_problems(document):
+        return found
     for n, row in enumerate(document["rows"]):
         wanted = set(KEYS) | (set(OUR_KEYS) if row.get("peer") == OURS else set())
         if set(row) != wanted:
@@ -120,14 +124,29 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
         raise
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The document at ``path``; BadOption if it cannot be read or has another form."""
+def load(path: Path) -> Any:
+    """The JSON at ``path``; BadOption if it cannot be read."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadOption(
             f"{path} cannot be read: {error}", "option --json", "give another file, or delete it"
         ) from error
+
+
+def put(path: Path, document: Mapping[str, Any]) -> None:
+    """``write``; BadOption if it cannot be written."""
+    try:
+        write(path, document)
+    except OSError as error:
+        raise BadOption(
+            f"the results cannot be written: {error}", "option --json", "name another file"
+        ) from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The document at ``path``; BadOption if it cannot be read or has another form."""
+    document = load(path)
     if wrong := problems(document):
         raise BadOption(
             f"{path} does not hold results of a suite: {wrong[0]}",

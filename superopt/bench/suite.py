@@ -125,12 +125,7 @@ def run_suite(
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    try:
-        results.write(path, _ordered(document))
-    except OSError as error:
-        raise BadOption(
-            f"the results cannot be written: {error}", "option --json", "name another file"
-        ) from error
+    results.put(path, _ordered(document))
 
 
 def _ordered(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from superopt.codegen.accumulators import (
     term_expr,
 )
 from superopt.codegen.expressions import Expressions, NotLowerable, Reader
+from superopt.codegen.moments import moments, taylor_terms, whole_from_part
 from superopt.codegen.split import Piece, pieces
 from superopt.codegen.storage import (
     axis_ranks,
@@ -45,6 +46,7 @@ from superopt.codegen.tileir import (
     Stmt,
 )
 from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import compute_dtype
 from superopt.mugraph.graph import Graph, Input, Map, Reduce
 from superopt.mugraph.placement import Carry, Kernel, MuGraph, kernel_body
 
@@ -100,16 +102,18 @@ class _Lowering:
     """Lowers one kernel."""
 
     def __init__(self, piece: Piece) -> None:
-        self.graph: Graph = piece.mugraph.graph
         self.kernel: Kernel = piece.mugraph.kernels[piece.position]
+        self.moments = moments(piece.mugraph.graph, self.kernel)
+        self.graph: Graph = self.moments.graph
         self.ranks, self.outputs, self.scratch = dict(piece.ranks), piece.outputs, piece.scratch
         self.part, stored = piece.part, piece.stored
         self.body = set(kernel_body(piece.mugraph, piece.position))
+        self.body |= set(range(len(piece.mugraph.graph.nodes), len(self.graph.nodes)))
         self.body -= {i for i in self.body if isinstance(self.graph.nodes[i], Input)}
         mine = set(self.kernel.outputs)
         self.stored = {i: b for i, b in stored.items() if i not in mine or i not in self.body}
         self.loops = {s.axis: s.tile for s in self.kernel.placement.loop}
-        self.carry = {c.reduce: c for c in self.kernel.carries}
+        self.carry = self.moments.carry
         self.tiles: list[Buffer] = []
         self.deps = reach(self.graph, self.body)
         self.exprs = Expressions(self.graph, self.body, self.stored)
@@ -156,6 +160,9 @@ class _Lowering:
         }
         phase: dict[int, int] = {}
         for i in sorted(looped):
+            if i in self.moments.added:  # in the pass of the sum that it belongs to
+                phase[i] = phase[self.moments.added[i]]
+                continue
             stat = self.carry[i].stat if i in self.carry else None
             waits = [phase[d] + (0 if d == stat else 1) for d in self.deps[i] if d in phase]
             phase[i] = max(waits, default=0)
@@ -183,7 +190,7 @@ class _Lowering:
         for i in sorted(stats):
             scope.tiles[i] = scope.partial[i]  # inside the loop, the running value is the value
         for i in sorted(group, key=lambda i: (i not in stats, i)):
-            self._prepare(inner, [self._operand(i)])
+            self._prepare(inner, [as_reduce(self.graph, i).operand])
             if i in stats:
                 self._move_stat(
                     scope,
@@ -203,12 +210,6 @@ class _Lowering:
             scope.added.add(i)
             if i not in self.shared:
                 scope.tiles[i] = scope.partial[i]
-
-    def _operand(self, i: int) -> int:
-        node = self.graph.nodes[i]
-        if not isinstance(node, Reduce):
-            raise NotLowerable(f"node %{i} is not a reduction", self.kernel.name)
-        return node.operand
 
     # -- accumulators ----------------------------------------------------------------------------
 
@@ -235,6 +236,9 @@ class _Lowering:
     def _move_stat(self, scope: Scope, inner: Scope, i: int, carries: list[Carry]) -> None:
         """Updates a running statistic, and corrects the accumulators that were built on its old value."""
         stat = scope.partial[i]
+        if any(c.rank for c in carries):
+            self._move_sum(scope, inner, i, carries)
+            return
         old = self._new_tile(f"old{i}", stat.axes, stat.dtype)
         inner.body.append(Compute(old, old.axes, here(stat)))
         self._accumulate(scope, inner, i)
@@ -266,6 +270,29 @@ class _Lowering:
                 Compute(acc, acc.axes, Apply("mul", (here(acc), here(factor)), acc.dtype))
             )
 
+    def _move_sum(self, scope: Scope, inner: Scope, i: int, carries: list[Carry]) -> None:
+        """Updates a running sum, and moves what was built on its old value by Taylor's formula."""
+        stat, over = scope.partial[i], as_reduce(self.graph, i).over
+        dtype = compute_dtype(stat.dtype)  # what is moved by a rounded shift would not add up
+        likely, old, shift = (
+            self._new_tile(f"{name}{i}", stat.axes, dtype) for name in ("likely", "old", "shift")
+        )
+        count = self._new_tile(f"count{i}", (), dtype)
+        for buffer in (likely, count):
+            scope.body.append(Compute(buffer, buffer.axes, Lit(0.0, dtype)))
+        inner.body.append(Compute(old, old.axes, here(likely)))
+        self._accumulate(scope, inner, i)
+        inner.body.append(Compute(count, (), Lit(1.0, dtype), "add", over, True))
+        inner.body.append(Compute(likely, likely.axes, whole_from_part(stat, count, over)))
+        difference = Apply("sub", (here(likely), here(old)), dtype)
+        inner.body.append(Compute(shift, shift.axes, difference))
+        # The highest rank first: each is moved by the old values of those below it.
+        for c in sorted(carries, key=lambda c: -c.rank):
+            acc = scope.partial[c.reduce]
+            below = [scope.partial[s] for s in self.moments.sums[c.reduce]]
+            inner.body.append(Compute(acc, acc.axes, taylor_terms(acc, below, shift)))
+        inner.tiles[i] = likely
+
     def _new_tile(self, name: str, axes: tuple[Axis, ...], dtype: str) -> Buffer:
         taken = {t.name for t in self.tiles}
         while name in taken:
@@ -286,6 +313,7 @@ class _Lowering:
                 continue
             seen.add(i)
             todo.extend(self.graph.nodes[i].args)
+            todo.extend(self.moments.sums.get(i, ()))
         return sorted(seen)
 
     def _value(self, scope: Scope, i: int, reader: Reduce | None, top: bool = False) -> Expr:

@@ -100,8 +100,8 @@ class _Labelling:
             for i in kernel.outputs:
                 said.setdefault(i, []).append((k, "stored"))
             for c in kernel.carries:
-                said.setdefault(c.reduce, []).append((k, "carried", repr(c.factor)))
-                said.setdefault(c.stat, []).append((k, "stat", repr(c.factor)))
+                said.setdefault(c.reduce, []).append((k, "carried", _move(c)))
+                said.setdefault(c.stat, []).append((k, "stat", _move(c)))
         self.seeds = {i: repr(sorted(map(repr, s))) for i, s in said.items()}
 
     def best(self) -> MuGraph:
@@ -331,10 +331,18 @@ def _kernel(k: int, kernel: Kernel, names: Mapping[Axis, Axis], at: Mapping[int,
     grid, loop = (
         tuple(Split(names[s.axis], s.tile) for s in level) for level in (place.grid, place.loop)
     )
-    carries = {(at[c.reduce], at[c.stat], repr(c.factor)): c.factor for c in kernel.carries}
+    carries = {
+        (at[c.reduce], at[c.stat], _move(c)): replace(c, reduce=at[c.reduce], stat=at[c.stat])
+        for c in kernel.carries
+    }
     return Kernel(
         f"k{k}",
         tuple(sorted({at[i] for i in kernel.outputs})),
         replace(place, grid=grid, loop=loop),
-        tuple(Carry(r, s, carries[r, s, f]) for r, s, f in sorted(carries)),
+        tuple(carries[key] for key in sorted(carries)),
     )
+
+
+def _move(carry: Carry) -> str:
+    """How a carry moves its accumulator, as text."""
+    return repr((carry.factor, carry.rank))

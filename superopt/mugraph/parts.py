@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from superopt.mugraph.axes import Axis
-from superopt.mugraph.graph import Builder, Gather, Graph, Reduce, View
+from superopt.mugraph.graph import Builder, Gather, Graph, Input, Reduce, View
 from superopt.mugraph.placement import Kernel, Placement
 from superopt.mugraph.scalars import Arg
 
@@ -52,6 +52,7 @@ def why_not_split(
         if (
             isinstance(node, View | Gather)
             and node.args[0] in inside
+            and not isinstance(graph.nodes[node.args[0]], Input)  # it is there as a whole
             and axis in graph.nodes[node.args[0]].axes
         ):
             return f"%{i} reads other places of the axis {axis.name!r} than its own"
@@ -75,8 +76,8 @@ def build_term(b: Builder, term: object, args: Sequence[int]) -> int:
 
 
 def stats_of(kernel: Kernel) -> dict[int, int]:
-    """Each carried reduction of a kernel with the statistic that it follows."""
-    return {c.reduce: c.stat for c in kernel.carries}
+    """Each reduction that a factor carries, with its statistic; polynomials have no merge yet."""
+    return {c.reduce: c.stat for c in kernel.carries if not c.rank}
 
 
 __all__ = ["build_term", "reduced_over", "split_axes", "stats_of", "why_not_split"]

@@ -51,11 +51,15 @@ class Carry:
     ``reduce`` (a Reduce node) reads ``stat`` (a Reduce node over the same axis, accumulated in the
     same loop). When stat moves from m to m', the accumulator is multiplied by ``factor``, a term
     over the scalar table whose Arg(0) is m and Arg(1) is m' (design: one pass, carried form).
+
+    rank: the degree of the summand in m, where it is a polynomial (``moments``): then the sums of so
+    many of its derivatives are kept as well, and their Taylor terms are added when m moves.
     """
 
     reduce: int
     stat: int
     factor: object
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import math
 
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Reduce
+from superopt.mugraph.moments import MOST_RANK, degree
 from superopt.mugraph.parts import split_axes, stats_of, why_not_split
 from superopt.mugraph.placement import Carry, Kernel, MuGraph, Split, kernel_body
 from superopt.mugraph.rules import describe, fail, no_twice
@@ -160,6 +161,24 @@ def _check_carry(mugraph: MuGraph, kernel: Kernel, carry: Carry, body: list[int]
     if carry.reduce == carry.stat or carry.stat not in graph.reachable([carry.reduce]):
         fail(f"%{carry.reduce} does not depend on %{carry.stat}", where, "drop the carry")
     _check_factor(carry.factor, where)
+    _check_rank(mugraph, carry, where)
+
+
+def _check_rank(mugraph: MuGraph, carry: Carry, where: str) -> None:
+    """A carry by Taylor's formula: of a sum of polynomials in another sum, and of their degree."""
+    if carry.rank == 0:
+        return
+    reduce, stat = (mugraph.graph.nodes[i] for i in (carry.reduce, carry.stat))
+    if type(carry.rank) is not int or not 0 < carry.rank <= MOST_RANK:
+        fail(f"the rank {carry.rank!r}", where, f"a rank is at most {MOST_RANK}")
+    sums = all(isinstance(n, Reduce) and n.op == "add" for n in (reduce, stat))
+    found = degree(mugraph.graph, reduce.args[0], carry.stat)
+    if not sums or carry.factor != 1.0 or found != carry.rank:
+        fail(
+            f"the rank {carry.rank} of a summand whose degree in the statistic is {found}",
+            where,
+            "a rank is the degree of a sum's polynomials in another sum, and its factor is 1.0",
+        )
 
 
 def _check_factor(term: object, where: str) -> None:

@@ -184,7 +184,11 @@ def _kernel(kernel: Kernel) -> str:
     lines.append(
         f"  lane vector {lane.vector} rows {lane.rows} cols {lane.cols} unroll {lane.unroll}"
     )
-    lines += [f"  carry %{c.reduce} with %{c.stat} by {_term(c.factor)}" for c in kernel.carries]
+    lines += [
+        f"  carry %{c.reduce} with %{c.stat} by {_term(c.factor)}"
+        + (f" rank {c.rank}" if c.rank else "")
+        for c in kernel.carries
+    ]
     return "\n".join(lines) + "\n"
 
 

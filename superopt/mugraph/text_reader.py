@@ -216,7 +216,9 @@ class Reader(Cursor):
                 self.word("with")
                 stat = self.ref()
                 self.word("by")
-                carries.append(Carry(moved, stat, self.term(0)))
+                factor = self.term(0)
+                rank = self.integer("a rank") if self.skip("word", "rank") else 0
+                carries.append(Carry(moved, stat, factor, rank))
                 self.end_line()
             out.append(Kernel(name, tuple(outputs), Placement(grid, loop, lane), tuple(carries)))
         return tuple(out)

@@ -85,11 +85,15 @@ def merged(winners: Sequence[Winner]) -> list[Winner]:
 
 
 def entry_of(
-    graph: Graph, winners: Sequence[Winner], shifts: Sequence[Equivalence]
+    graph: Graph,
+    winners: Sequence[Winner],
+    shifts: Sequence[Equivalence],
+    search: Mapping[str, Any],
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The files of a cache entry, and what it says of its programs and their times.
 
-    shifts: the checks of what was done to the program before it was searched.
+    shifts: the checks of what was done to the program before it was searched; search: what the
+    search claims of its spaces.
     """
     served = [w for w in winners if w.candidate is not None]
     programs = list(dict.fromkeys(w.candidate for w in served if w.candidate is not None))
@@ -122,7 +126,7 @@ def entry_of(
         checks += [x for x in c.checks if c is programs[0] or x not in checks]
     verdict = gate.joined([w.gate for w in served if w.gate is not None])
     proof = certificate.build(
-        graph, programs[0].mugraph, checks, verdict, domain=domain, buckets=shown
+        graph, programs[0].mugraph, checks, verdict, domain=domain, buckets=shown, search=search
     )
     files["certificate.json"] = certificate.dumps(proof).encode()
     return files, meta

@@ -38,6 +38,7 @@ from superopt.search import driver
 from superopt.search.buckets import Room, divide, seconds_at
 from superopt.search.carry import obligation
 from superopt.search.cut import KernelSeconds
+from superopt.search.figures import claim
 from superopt.search.gauge import stabilized
 from superopt.search.points import points
 from superopt.verify import gate
@@ -115,7 +116,7 @@ def make(
         "verify_s": work.verify_s + fits.gate_s,
         "compile_s": work.compile_s,
     }
-    files, facts = entry_of(piece.graph, merged(winners), shifts)
+    files, facts = entry_of(piece.graph, merged(winners), shifts, claim(found.stats))
     return files, {**meta, **facts}
 
 

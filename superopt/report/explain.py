@@ -95,7 +95,11 @@ def certificate_lines(certificate: dict[str, Any]) -> list[str]:
 def _search_lines(meta: dict[str, Any]) -> list[str]:
     stats = meta.get("search", {})
     removed = ", ".join(f"{k} {v}" for k, v in stats.get("removed", {}).items()) or "nothing"
+    spaces = stats.get("spaces", [])
     closed = "closed" if stats.get("closed") else "not exhausted"
+    if spaces:
+        count, rank = sum(s["closed"] for s in spaces), max(s["rank"] for s in spaces)
+        closed += f" ({count} of {len(spaces)} regions, at most {rank} axes)"
     return [
         f"{stats.get('states', 0)} states, {stats.get('classes', 0)} values, "
         f"{stats.get('graphs', 0)} term graphs costed; algebraic space {closed}",

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from superopt.mugraph.graph import Builder, Const, Dims, Graph, Input, Map, Node, Reduce, View
+from superopt.mugraph.moments import MOST_RANK, degree, summands, taylor
 from superopt.mugraph.parts import build_term
 from superopt.mugraph.placement import Carry
 from superopt.mugraph.scalars import Arg
@@ -44,6 +45,10 @@ def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tupl
         others = [
             s for s in sums if s in reach and s not in stats and set(_over(graph, s)) & set(looped)
         ]
+        if not stats and len(others) == 1 and _op(graph, others[0]) == "add":
+            rank = degree(graph, node.operand, others[0])
+            if rank is not None and 0 < rank <= MOST_RANK:
+                out.append(Carry(i, others[0], 1.0, rank))
         if len(stats) != 1 or any(stats[0] in _below(graph, o, inside, below) for o in others):
             continue
         c = character(graph, node.operand, stats[0], inside)
@@ -158,7 +163,10 @@ def obligation(
         for i in keep:
             at[i] = b.add(_remap(graph.nodes[i], at))
         value = at[reduce.operand]
-        if moved:
+        if moved and carry.rank:
+            more = summands(b, value, old, carry.rank, reduce.over)
+            value = taylor(b, value, more, b.map("sub", new, old))
+        elif moved:
             value = b.map("mul", value, build_term(b, carry.factor, [old, new]))
         axes = tuple((a,) for a in b.axes(value))
         return b.build([("f", value, axes)])

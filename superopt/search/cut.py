@@ -50,7 +50,7 @@ class Cutter:
 
     graph: may hold nodes that its outputs do not need; late: whether there is no time left to
     improve a cut (what was found so far is then used); memo: kernels known already, which cutters
-    of graphs with the same numbering share.
+    of graphs with the same numbering share; max_block_ops: the most compute nodes in one kernel.
     """
 
     graph: Graph
@@ -58,6 +58,7 @@ class Cutter:
     late: Callable[[], bool] = lambda: False
     memo: Memo = field(default_factory=dict)
     evaluated: int = 0
+    max_block_ops: int | None = None
 
     @cached_property
     def wide(self) -> frozenset[Axis]:
@@ -70,7 +71,12 @@ class Cutter:
         forced = forced_cuts(self.graph) | outputs
         free = [i for i in cut_points(self.graph) if i not in forced]
         found: dict[tuple[tuple[int, ...], ...], Cut] = {}
-        for start in (forced, forced | set(free)):
+        starts = [forced, forced | set(free)]
+        if self.max_block_ops is not None:
+            # Any computed value may have to be stored for the kernels around it to be small enough.
+            free = [i for i in _live(self.graph)[0] if computes(self.graph, i) and i not in forced]
+            starts.append(forced | set(free))
+        for start in starts:
             if found and self.late():
                 break
             cut = self._descend(frozenset(start), free, forced)
@@ -158,13 +164,18 @@ class Cutter:
         key = (outputs, frozenset(body))
         if key not in self.memo:
             self.evaluated += 1
-            if not fusible(self.graph, body, outputs, reads):
+            if not fusible(self.graph, body, outputs, reads) or self._too_large(body):
                 self.memo[key] = INFINITE
             else:
                 axes = place.placeable(self.graph, body, outputs, self.wide)
                 found = place.best(axes, self.cost(self.graph, body, reads, outputs), quick=True)
                 self.memo[key] = found[0][0] if found else INFINITE
         return self.memo[key]
+
+    def _too_large(self, body: list[int]) -> bool:
+        """Whether a kernel holds more compute nodes than it may."""
+        most = self.max_block_ops
+        return most is not None and sum(computes(self.graph, i) for i in body) > most
 
     def place(self, cut: Cut, keep: int) -> list[tuple[float, MuGraph]]:
         """The cut with its kernels placed, best first: the best of all, and single deviations."""
@@ -251,6 +262,14 @@ def _live(graph: Graph) -> tuple[list[int], dict[int, list[int]]]:
         for a in graph.nodes[i].args:
             users[a].append(i)
     return live, users
+
+
+def computes(graph: Graph, i: int) -> bool:
+    """Whether a node computes: a reduction, or a scalar row that is no cast."""
+    node = graph.nodes[i]
+    return isinstance(node, Reduce) or (
+        isinstance(node, Map) and SCALARS[node.op].abstract != "cast"
+    )
 
 
 def cut_points(graph: Graph) -> list[int]:

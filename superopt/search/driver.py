@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from superopt.errors import BadOption
 from superopt.mugraph.axes import Sym
 from superopt.mugraph.graph import Graph, Reduce
 from superopt.mugraph.placement import MuGraph
-from superopt.mugraph.resize import Resized, Symbols, placed_with_symbols, symbols, with_symbols
+from superopt.mugraph.resize import Resized, placed_with_symbols, symbols, with_symbols
 from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
 from superopt.search.enumerate import Space, explore
 from superopt.search.extract import Choice, Extractor
-from superopt.search.points import Point, once_each, space_at
+from superopt.search.figures import joined_stats, stats_of
+from superopt.search.points import Point, once_each, over_symbols, space_at
 from superopt.search.regions import Region, regions
 from superopt.search.segments import Segment, joined, segments
+from superopt.search.techniques import ALL, Techniques
 
 Progress = Callable[[str, dict[str, float]], None]
 
@@ -54,9 +59,10 @@ class Candidate:
 class Found:
     """What a search found: candidates, cheapest first, and what it did to find them.
 
-    ``stats``: states (values tried and kernels costed), classes, queries, closed (every region's
-    algebraic space was exhausted), removed (per rule), graphs, seconds. at: for each point that was
-    asked for, the positions of the candidates found there, cheapest first there.
+    ``stats``: states (values tried and kernels costed), values (those alone), classes, closed
+    (every region's algebraic space was exhausted), removed (per rule), graphs, kernels_costed,
+    seconds, algebra_s, cut_s, placement_s, and spaces (``figures.spaces_of``). at: for each point that
+    was asked for, the positions of the candidates found there, in order.
     """
 
     candidates: tuple[Candidate, ...]
@@ -67,10 +73,16 @@ class Found:
 
 @dataclass
 class Budget:
-    """A limit in seconds of wall clock, or in candidates (term graphs costed); either may be None."""
+    """A limit in seconds of wall clock, or in candidates (term graphs costed); either may be None.
+
+    region_seconds: of the exploration of one region, None for a share of the seconds; values: terms
+    tried in one region.
+    """
 
     seconds: float | None = None
     candidates: int | None = None
+    region_seconds: float | None = None
+    values: int | None = None
     started: float = field(default_factory=time.perf_counter)
     used: int = 0
 
@@ -91,7 +103,13 @@ class Budget:
             seconds = max(seconds - (time.perf_counter() - self.started), 0.0) / shares
         if candidates is not None:
             candidates = max(candidates - self.used, 0) // shares
-        return Budget(seconds, candidates)
+        return Budget(seconds, candidates, self.region_seconds, self.values)
+
+    def region(self) -> float:
+        """Seconds that the exploration of one region may take."""
+        if self.region_seconds is not None:
+            return self.region_seconds
+        return 10.0 if self.seconds is None else min(max(self.seconds / 16, 0.05), 10.0)
 
 
 def search(
@@ -103,32 +121,40 @@ def search(
     keep: int = 4,
     lowerable: Callable[[MuGraph], str | None] = lambda _: None,
     progress: Progress | None = None,
+    techniques: Techniques = ALL,
+    max_block_ops: int | None = None,
     points: Sequence[Point] = (),
 ) -> Found:
     """Searches for placed graphs that compute ``graph``.
 
     cost: (graph, body, stored, outputs) -> the cost of placements; lowerable: the reason why a
-    placed graph cannot be lowered, or None. At least the source's own derivation is always costed,
-    whatever the budget. A large program is searched in segments, those of one form once. points:
-    sizes of its symbols at which it is searched, the algebra once for all; at the middle of their
-    ranges when there are none.
+    placed graph cannot be lowered, or None; techniques: what the search may use; max_block_ops:
+    the most compute nodes in one kernel; points: sizes of the symbols at which it is searched, the
+    algebra once for all (without any, at the middle of their ranges). At least the source's own
+    derivation is always costed, whatever the budget. A large program is searched in segments, those
+    of one form once. Raises BadOption for a technique that cannot be left out, or a bound below one.
     """
+    if not techniques.bound:
+        raise BadOption("the cut costs every kernel already", "Techniques(bound=False)")
+    if max_block_ops is not None and max_block_ops < 1:
+        raise BadOption(f"{max_block_ops} compute nodes", "max_block_ops", "give 1 or more")
+    how = _How(cost, seed, keep, lowerable, progress, techniques, max_block_ops)
     parts, wanted = segments(graph), points or ({},)
     if len(parts) == 1:
-        each = _search_one(graph, cost, budget, seed, keep, lowerable, progress, wanted)
+        each = _search_one(graph, budget, how, wanted)
         return _all_points(each, [f.stats for f in each], budget) if points else each[0]
     forms = {str(p.form.graph): p.form.graph for p in parts}
     found: list[dict[str, Found]] = [{} for _ in wanted]
     for n, (key, form) in enumerate(forms.items()):
         share = budget.part(len(forms) - n)
-        each = _search_one(form, cost, share, seed, keep, lowerable, progress, wanted)
+        each = _search_one(form, share, how, wanted)
         budget.used += share.used
         for there, of_form in zip(found, each, strict=True):
             if not of_form.candidates:
                 return of_form
             there[key] = of_form
-    joined_up = [Found(tuple(_together(graph, parts, there)), {}) for there in found]
-    out = _all_points(joined_up, [f.stats for there in found for f in there.values()], budget)
+    each = [Found(tuple(_together(graph, parts, there)), {}) for there in found]
+    out = _all_points(each, [f.stats for there in found for f in there.values()], budget)
     out.stats.update(segments=len(parts), distinct_segments=len(forms))
     return out if points else replace(out, at=())
 
@@ -136,10 +162,8 @@ def search(
 def _all_points(each: Sequence[Found], stats: Sequence[dict[str, Any]], budget: Budget) -> Found:
     """What was found at any point, once each, and where."""
     candidates, at = once_each([f.candidates for f in each], lambda c: str(c.mugraph))
-    total = joined_stats(stats)
-    total["seconds"] = time.perf_counter() - budget.started
-    why_none = next((f.why_none for f in each if f.why_none), "")
-    return Found(candidates, total, "" if candidates else why_none, at)
+    total = {**joined_stats(stats), "seconds": time.perf_counter() - budget.started}
+    return Found(candidates, total, "" if candidates else each[0].why_none, at)
 
 
 MOST_TOGETHER = 16
@@ -172,67 +196,92 @@ def _together(
         yield Candidate(placed, sum(c.seconds for c in chosen), all(c.written for c in chosen))
 
 
-def _search_one(
-    graph: Graph,
-    cost: KernelSeconds,
-    budget: Budget,
-    seed: int,
-    keep: int,
-    lowerable: Callable[[MuGraph], str | None],
-    progress: Progress | None,
-    points: Sequence[Point],
-) -> list[Found]:
+@dataclass(frozen=True)
+class _How:
+    """What the search over every segment is given: see ``search``."""
+
+    cost: KernelSeconds
+    seed: int
+    keep: int
+    lowerable: Callable[[MuGraph], str | None]
+    progress: Progress | None
+    techniques: Techniques
+    max_block_ops: int | None
+
+    def cutter(self, graph: Graph, late: Callable[[], bool], memo: Memo) -> Cutter:
+        """What cuts one term graph into kernels."""
+        return Cutter(graph, self.cost, late, memo, max_block_ops=self.max_block_ops)
+
+
+def _explored(graph: Graph, budget: Budget, how: _How) -> list[tuple[Region, Space]]:
+    """The regions of a program with their spaces, explored at the same time."""
+    parts, use = regions(graph), how.techniques
+    stopped = threading.Event()
+
+    def one(region: Region) -> Space:
+        return explore(
+            graph,
+            region,
+            seed=how.seed,
+            seconds=budget.region(),
+            candidates=budget.values,
+            stop=stopped.is_set,
+            prune=use.prune,
+            share=use.share,
+        )
+
+    workers = min(use.workers, len(parts))
+    if workers < 2:
+        return [(r, one(r)) for r in parts]
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            return list(zip(parts, pool.map(one, parts), strict=True))
+        except BaseException:
+            stopped.set()  # an interrupt reaches this thread alone
+            raise
+
+
+def _search_one(graph: Graph, budget: Budget, how: _How, points: Sequence[Point]) -> list[Found]:
     """The search over a program that is one segment, at each point."""
-    explored = [
-        (region, explore(graph, region, seed=seed, seconds=_share(budget)))
-        for region in regions(graph)
-    ]
+    clock = [time.perf_counter()]
+    explored = _explored(graph, budget, how)
     own = {s.name: s for s in symbols(graph)}
-    known: dict[str, Found] = {}
-    out: list[Found] = []
+    known, out = dict[str, Found](), list[Found]()
     for n, point in enumerate(points):
         here = {k: Sym(k, size, size) for k, size in sorted(point.items()) if k in own}
         if str(here) in known:  # a segment need not have all symbols
             out.append(replace(known[str(here)], stats=joined_stats([])))
             continue
         share = budget.part(len(points) - n) if len(points) > 1 else budget
-        found = _extract(
-            with_symbols(graph, here) if here else graph,
-            [(r, space_at(space, Resized(here)) if here else space) for r, space in explored],
-            cost,
-            share,
-            keep,
-            partial(_with_own, lowerable, own) if here else lowerable,
-            progress,
-            [] if known else [space for _, space in explored],
-        )
-        budget.used += share.used if share is not budget else 0
+        new = [] if out else explored  # what was explored counts once
         if here:
-            back = [
-                replace(c, mugraph=placed_with_symbols(c.mugraph, own)) for c in found.candidates
-            ]
-            found = replace(found, candidates=tuple(back))
-        known[str(here)] = found
-        out.append(found)
+            there = [(region, space_at(space, Resized(here))) for region, space in explored]
+            fit = replace(how, lowerable=partial(over_symbols, how.lowerable, own))
+            found = _extract(with_symbols(graph, here), there, share, fit, new, clock)
+            over = [placed_with_symbols(c.mugraph, own) for c in found.candidates]
+            pairs = zip(found.candidates, over, strict=True)
+            found = replace(found, candidates=tuple(replace(c, mugraph=m) for c, m in pairs))
+        else:
+            found = _extract(graph, explored, share, how, new, clock)
+        budget.used += share.used if share is not budget else 0
+        out.append(known.setdefault(str(here), found))
+        clock = [time.perf_counter()]
     return out
-
-
-def _with_own(check: Callable[[MuGraph], str | None], own: Symbols, m: MuGraph) -> str | None:
-    """What a check says of a program found at one point, over the program's own symbols."""
-    return check(placed_with_symbols(m, own))
 
 
 def _extract(
     graph: Graph,
     explored: list[tuple[Region, Space]],
-    cost: KernelSeconds,
     budget: Budget,
-    keep: int,
-    lowerable: Callable[[MuGraph], str | None],
-    progress: Progress | None,
-    count: Sequence[Space],
+    how: _How,
+    new: Sequence[tuple[Region, Space]],
+    clock: list[float],
 ) -> Found:
-    """Extracts, cuts and places at the sizes that the graph has; ``count``: spaces in the figures."""
+    """Extracts, cuts and places at the sizes that the graph has.
+
+    new: what the figures say was explored; clock: when that began.
+    """
+    clock.append(time.perf_counter())
     extractor = Extractor(graph, explored)
     scored: dict[tuple[int, ...], list[Plan]] = {}
     memo: Memo = {}
@@ -244,11 +293,11 @@ def _extract(
         key = tuple(o.node for o in variant.outputs)
         if key not in scored:
             budget.used += 1
-            cutter = Cutter(variant, cost, budget.late, memo)
+            cutter = how.cutter(variant, budget.late, memo)
             scored[key] = [Plan(c.seconds, cutter, c) for c in cutter.cuts()]
             costed += cutter.evaluated
-            if progress:
-                progress(
+            if how.progress:
+                how.progress(
                     "search",
                     {
                         "graphs": len(scored),
@@ -261,7 +310,7 @@ def _extract(
 
     choices = extractor.seed()
     best = score(choices)
-    written = Cutter(extractor.as_written(), cost, budget.late, memo)
+    written = how.cutter(extractor.as_written(), budget.late, memo)
     as_written = [Plan(c.seconds, written, c, True) for c in written.cuts()]
     costed += written.evaluated
     moved, idle = True, 0
@@ -285,9 +334,14 @@ def _extract(
     )
     # The program as its author wrote it rounds as its author expects: it is always measured.
     chosen = [*plans[:2], *as_written[:1], *plans[2:PLANS], *as_written[1:]]
-    found, reasons = _placed(chosen, keep, lowerable)
-    stats = _stats(count, extractor, len(scored), costed, budget)
+    clock.append(time.perf_counter())
+    found, reasons = _placed(chosen, how.keep, how.lowerable)
+    clock.append(time.perf_counter())
+    stats = stats_of(new, extractor.dropped, len(scored), costed)
+    stats["seconds"] = time.perf_counter() - budget.started
     stats["not_lowerable"] = reasons
+    for k, phase in enumerate(("algebra_s", "cut_s", "placement_s")):
+        stats[phase] = clock[k + 1] - clock[k]
     why_none = "" if found else "no placement could be lowered: " + "; ".join(reasons)
     return Found(tuple(found), stats, why_none)
 
@@ -342,50 +396,3 @@ def _placed(
                 reasons[why] = reasons.get(why, 0) + 1
     order = sorted(ranked.values(), key=lambda r: r[:2])
     return [c for _, _, c in order], reasons
-
-
-def _share(budget: Budget) -> float:
-    """Seconds that the exploration of one region may take."""
-    return 10.0 if budget.seconds is None else min(max(budget.seconds / 16, 0.05), 10.0)
-
-
-def _stats(
-    spaces: Sequence[Space], extractor: Extractor, graphs: int, costed: int, budget: Budget
-) -> dict[str, Any]:
-    regions_of = [
-        {
-            "states": int(s.stats.get("states", 0)),
-            "classes": len(s.classes),
-            "removed": dict(s.stats.get("removed", {})),
-            "closed": s.closed,
-        }
-        for s in spaces
-    ]
-    rest = {
-        "states": costed,
-        "classes": 0,
-        "removed": {"safety": extractor.dropped},
-        "closed": True,
-    }
-    total = joined_stats([rest, *regions_of])
-    total.update(
-        graphs=graphs,
-        kernels_costed=costed,
-        regions=len(spaces),
-        seconds=time.perf_counter() - budget.started,
-    )
-    return total
-
-
-def joined_stats(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of several searches as those of one: counts add up, all must be closed."""
-    out: dict[str, Any] = {"removed": {}, "closed": all(p["closed"] for p in parts)}
-    for part in parts:
-        for key, value in part.items():
-            if key in ("removed", "not_lowerable"):
-                counts = out.setdefault(key, {})
-                for rule, n in value.items():
-                    counts[rule] = counts.get(rule, 0) + n
-            elif key not in ("closed", "seconds"):
-                out[key] = out.get(key, 0) + value
-    return out

@@ -56,7 +56,8 @@ class Space:
     classes:  position = id; those on derivations of source terms of the region
     targets:  graph node -> class
     closed:   nothing was left out under the axioms (``abstract``, ``part``) and the rank bound
-    stats:    states, classes, queries, removed (per rule), seconds, engine, rank, why (not closed)
+    stats:    states, classes, queries, removed (per rule), seconds, engine, rank, why (not closed),
+              operators (without pruning: see ``operators_tried``)
     literals: class -> exact value, for the classes that are literals
     """
 
@@ -126,9 +127,36 @@ def explore(
         "why": why,
         "keyed_roots": raw.keyed_roots,
     }
+    if not (prune or raw.closed):
+        stats["operators"] = operators_tried(task, raw)
     space = _translate(graph, region, task, raw, stats)
     stats["seconds"] = time.perf_counter() - started
     return space
+
+
+def operators_tried(task: Problem, raw: Raw) -> int:
+    """The number of operators up to which every term had been tried when an enumeration ended.
+
+    For enumerations without pruning, whose items are the classes in the order of their making: a
+    term is tried when the later of its arguments is expanded, so all terms are tried whose
+    arguments have fewer operators than the smallest class that was not expanded. Operators are
+    counted in the smallest tree of a class.
+    """
+    many = 1 << 60
+    least = [many] * len(raw.axes)
+    for k, step in enumerate(task.steps):
+        if not step.args:
+            least[raw.class_of[k]] = 0
+    moved = True
+    while moved:
+        moved = False
+        for c, made in enumerate(raw.derivations):
+            for _, _, args in made:
+                here = 1 + sum(least[a] for a in args)
+                if here < least[c]:
+                    least[c], moved = here, True
+    expanding = max((max(args) for made in raw.derivations for _, _, args in made), default=0)
+    return min(least[expanding:], default=0)
 
 
 def _native() -> Callable[[Problem, int, Limits], Raw] | None:
@@ -167,12 +195,17 @@ def _translate(
             if base in class_of:
                 class_of[i] = class_of[base]
     own = _own_derivations(graph, region, class_of)
-    made = [[_derivation(task, m) for m in ms] for ms in raw.derivations]
+    # Without pruning, most classes lie on no derivation of a source term.
+    needed = set(_reachable([[m[2] for m in ms] for ms in raw.derivations], class_of.values()))
+    made = [
+        [_derivation(task, m) for m in ms] if c in needed else []
+        for c, ms in enumerate(raw.derivations)
+    ]
     for c, d in own:
         if d not in made[c] and c not in d.args:
             made[c].insert(0, d)
     _join_sums(graph, region, made)
-    kept = _reachable(made, class_of.values())
+    kept = _reachable([[d.args for d in ds] for ds in made], class_of.values())
     at = {c: n for n, c in enumerate(kept)}
     nodes: dict[int, list[int]] = {}
     for i, c in sorted(class_of.items()):
@@ -248,15 +281,15 @@ def _join_sums(graph: Graph, region: Region, made: list[list[Derivation]]) -> No
                         moved = True
 
 
-def _reachable(made: list[list[Derivation]], roots: Iterable[int]) -> list[int]:
-    """The classes on derivations of the roots, ascending."""
+def _reachable(made: list[list[tuple[int, ...]]], roots: Iterable[int]) -> list[int]:
+    """The classes on derivations of the roots, ascending; made: the arguments of each derivation."""
     seen: set[int] = set()
     todo = list(roots)
     while todo:
         c = todo.pop()
         if c not in seen:
             seen.add(c)
-            todo.extend(a for d in made[c] for a in d.args)
+            todo.extend(a for args in made[c] for a in args)
     return sorted(seen)
 
 

@@ -87,7 +87,7 @@ def _splits(graph: Graph, body: list[int], outputs: tuple[int, ...], axis: Axis)
     if why_not_split(graph, body, outputs, axis, {}) is None:
         return True
     carries = find_carries(graph, body, frozenset({axis}))
-    stats = {c.reduce: c.stat for c in carries}
+    stats = {c.reduce: c.stat for c in carries if not c.rank}
     return bool(stats) and why_not_split(graph, body, outputs, axis, stats) is None
 
 

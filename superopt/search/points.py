@@ -14,7 +14,8 @@ from typing import TypeVar
 from superopt.mugraph.axes import Sym, extent
 from superopt.mugraph.dispatch import middle
 from superopt.mugraph.graph import Graph
-from superopt.mugraph.resize import Resized, symbols
+from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.resize import Resized, Symbols, placed_with_symbols, symbols
 from superopt.search.enumerate import Derivation, Space
 
 T = TypeVar("T")
@@ -120,6 +121,11 @@ def space_at(space: Space, names: Resized) -> Space:
         for c in space.classes
     )
     return replace(space, classes=tuple(classes))
+
+
+def over_symbols(check: Callable[[MuGraph], T], own: Symbols, mugraph: MuGraph) -> T:
+    """What a check says of a program found at one point, over the program's own symbols."""
+    return check(placed_with_symbols(mugraph, own))
 
 
 def once_each(

@@ -26,7 +26,7 @@ from superopt.mugraph.graph import (
     remap,
 )
 from superopt.mugraph.layout import axis_ranks, layout_order
-from superopt.mugraph.placement import Carry, Kernel, MuGraph, Split
+from superopt.mugraph.placement import Kernel, MuGraph, Split
 from superopt.mugraph.rewrite import in_order, with_axes
 from superopt.search.cut import compact, renumbered
 from superopt.search.regions import is_algebraic, streams
@@ -171,5 +171,5 @@ def _renamed(kernel: Kernel, n: int, names: dict[Axis, Axis], at: dict[int, int]
         f"k{n}",
         tuple(at[i] for i in kernel.outputs),
         replace(place, grid=grid, loop=loop),
-        tuple(Carry(at[c.reduce], at[c.stat], c.factor) for c in kernel.carries),
+        tuple(replace(c, reduce=at[c.reduce], stat=at[c.stat]) for c in kernel.carries),
     )

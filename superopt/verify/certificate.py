@@ -65,15 +65,17 @@ def build(
     buckets: Sequence[Shown] = (),
     proofs: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The certificate of a placed program that was derived from ``program``.
 
     checks: of the graph against the program first, then of each one-pass transition; proofs: of
     index maps and event tables, name -> "proved" or "sampled"; versions: of more tools than
-    torch, numpy, Python and superopt. domain: the range of each size symbol, beyond which the
+    torch, numpy, Python and superopt; search: the algebraic spaces that were searched, which of
+    them are closed, and under which axioms. domain: the range of each size symbol, beyond which the
     original runs; buckets: of several programs, what was shown of each, where it serves (mugraph is
-    the first, checks are those of all, and gate is the verdict over all). ``layers`` says of each layer
-    what is claimed: "proved" (an error bound, or a proof), "sampled" (no bound), "tested" (the
+    the first, checks are those of all, and gate is the verdict over all). ``layers`` says of each
+    layer what is claimed: "proved" (an error bound, or a proof), "sampled" (no bound), "tested" (the
     binary) or "none".
     """
     names = sorted({n for c in checks for n in c.assumptions})
@@ -88,6 +90,7 @@ def build(
         "layers": _layers(checks, gate, proofs or {}),
         "domain": [_range(program, *r) for r in domain],
         "buckets": [_bucket(b, proofs or {}) for b in buckets],
+        "search": _plain(search or {}),
         "versions": {**_versions(), **(versions or {})},
     }
     return {**body, "digest": _digest(body)}

@@ -50,6 +50,7 @@ def test_workloads_give_the_answer_of_pytorch(
     same = all(c["kind"] == "identical" for c in result.certificate["checks"])
     assert bool(result.certificate["assumptions"]) != same
     assert set(result.certificate["assumptions"]) <= set(result.certificate["explained"])
+    assert result.certificate["search"]["spaces"] and result.certificate["search"]["axioms"]
     assert warnings() == []
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from superopt.bench import search, search_table
 from superopt.bench.results import problems
 from superopt.bench.table import grid, markdown
 
@@ -26,3 +27,13 @@ def test_a_committed_suite_has_its_form_and_its_table(path: Path) -> None:
 
 def test_there_is_a_committed_suite() -> None:
     assert SUITES
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("search*.json")), ids=lambda p: p.stem)
+def test_a_committed_ablation_has_its_form_and_its_table(path: Path) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert search.problems(document) == []
+    table = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert table == search_table.markdown(document), "run python tools/tables.py"
+    heads, lines = search_table.grid(document)
+    assert all(len(line) == len(heads) for line in lines)

@@ -5,8 +5,12 @@ import json
 import pytest
 import torch
 
+from superopt.cost.devices import cpu_device
+from superopt.cost.model import cost_on
 from superopt.errors import CertificateCorrupt, CertificateMismatch, CertificateTooNew
 from superopt.mugraph.placement import Kernel, MuGraph, Placement
+from superopt.search import driver
+from superopt.search.figures import claim
 from superopt.verify import certificate
 from superopt.verify.equal import check_equal
 from superopt.verify.gate import numeric_gate
@@ -37,6 +41,24 @@ def test_it_round_trips_and_says_what_is_claimed():
     assert check["primes"][0] == 2147438927 and check["field"] == "p31a"
     assert set(proof["assumptions"]) == set(proof["explained"])
     assert all(proof["versions"].values())
+
+
+def test_the_spaces_that_were_searched_are_listed():
+    source, mugraph, _ = made()
+    found = driver.search(
+        source, cost_on(cpu_device(frozenset(), 2)), driver.Budget(None, 5, region_seconds=60.0)
+    )
+    proof = certificate.build(source, mugraph, [], None, search=claim(found.stats))
+    assert certificate.loads(certificate.dumps(proof))["search"] == proof["search"]
+    (space,) = proof["search"]["spaces"]
+    assert proof["search"]["closed"] is space["closed"] is True
+    assert space["rank"] == 3 and space["states"] > space["classes"] > 10 and not space["why"]
+    assert len(proof["search"]["axioms"]) >= 5 and "rank" in proof["search"]["complete"]
+    # A space that was not exhausted is listed as such.
+    short = driver.Budget(None, 5, region_seconds=60.0, values=50)
+    found = driver.search(source, cost_on(cpu_device(frozenset(), 2)), short)
+    told = claim(found.stats)
+    assert not told["closed"] and [s["why"] for s in told["spaces"]] == ["budget"]
 
 
 def test_what_was_not_shown_is_not_claimed():

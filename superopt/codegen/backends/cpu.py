@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from superopt.codegen.alike import nameless
 from superopt.codegen.backends.cpu_isa import Isa
 from superopt.codegen.backends.cpu_layout import symbols
 from superopt.codegen.backends.cpu_task import Task, size_lines
@@ -82,18 +83,23 @@ def emit(
     isa = isa or Isa.host()
     buffers = _global_buffers(programs)
     syms = symbols(programs)
-    bodies = [
-        Task(p, f"{name}_k{k}", isa, buffers, syms, stack_bytes) for k, p in enumerate(programs)
-    ]
+    tasks: dict[Program, Task] = {}
+    calls: list[tuple[Program, Task]] = []
     texts: list[str] = []
     lines = 0
-    for body in bodies:
+    for program in programs:
+        key = nameless(program)
+        if key in tasks:
+            calls.append((program, tasks[key]))
+            continue
+        tasks[key] = body = Task(program, f"{name}_k{len(tasks)}", isa, syms, stack_bytes)
+        calls.append((program, body))
         texts.append(body.text())
         lines += sum(not line.lstrip().startswith("//") for line in texts[-1].splitlines())
         if lines > MOST_LINES:
             raise SourceTooLong(
                 f"{lines} lines of C++ where at most {MOST_LINES} are compiled",
-                f"kernel {len(texts)} of {len(bodies)}, {body.program.name}",
+                f"kernel {len(calls)} of {len(programs)}, {program.name}",
             )
     text = "\n".join(
         [
@@ -103,7 +109,8 @@ def emit(
             header("so_tile.h"),
             header("so_dot.h"),
             *texts,
-            _entry(name, bodies, syms),
+            *(_range(t, syms) for t in tasks.values()),
+            _entry(name, calls, [b.name for b in buffers], syms),
         ]
     )
     scratch = tuple((b.name, _bytes(b)) for b in buffers if b.space == "scratch")
@@ -140,35 +147,46 @@ def _bytes(buffer: Buffer) -> ScratchSize:
     return ScratchSize(total.coef, tuple(s.name for s in total.syms))
 
 
-def _entry(name: str, tasks: list[Task], syms: tuple[str, ...]) -> str:
-    """The entry: all programs in order, the tasks of each spread over the threads."""
-    out = []
-    for t in tasks:
-        out += [
-            f"static int {t.fn}_tasks(void* const* bufs, const int64_t* ints, "
-            "int64_t first, int64_t last) {",
-            *(f"  {line}" for line in size_lines(syms)),
-            *t.memory_lines(),
-            *(["  so_wild = 0;"] if t.picks() else []),
-            f"  for (int64_t task = first; task < last; ++task) {t.fn}(bufs, ints, task, arena);",
-            f"  return {'so_wild' if t.picks() else '0'};",
-            "}",
-        ]
-    out += [
+def _range(t: Task, syms: tuple[str, ...]) -> str:
+    """The function that runs a range of a program's tasks on the calling thread."""
+    out = [
+        f"static int {t.fn}_tasks(void* const* bufs, const int64_t* ints, "
+        "int64_t first, int64_t last) {",
+        *(f"  {line}" for line in size_lines(syms)),
+        *t.memory_lines(),
+        *(["  so_wild = 0;"] if t.picks() else []),
+        f"  for (int64_t task = first; task < last; ++task) {t.fn}(bufs, ints, task, arena);",
+        f"  return {'so_wild' if t.picks() else '0'};",
+        "}",
+    ]
+    return "\n".join(out)
+
+
+def _entry(
+    name: str, calls: list[tuple[Program, Task]], buffers: list[str], syms: tuple[str, ...]
+) -> str:
+    """The entry: all programs in order, the tasks of each spread over the threads.
+
+    Programs that are alike share a function, which is given the buffers of each in turn.
+    """
+    out = [
         f'extern "C" int {name}(void** bufs, const int64_t* ints) {{',
         *(f"  {line}" for line in size_lines(syms)),
         f"  [[maybe_unused]] const int64_t threads = ints[{len(syms)}] < 1 ? 1 : ints[{len(syms)}];",
         "  int status = 0;",
     ]
-    for t in tasks:
+    for program, t in calls:
         count = t.tasks()
-        run = f"status |= {t.fn}_tasks(bufs, ints, "
+        slots = ", ".join(f"bufs[{buffers.index(b.name)}]" for b in program.buffers)
+        mine = f"void* const own[] = {{{slots}}};"
+        run = f"status |= {t.fn}_tasks(own, ints, "
         if count.value == 1:
-            out.append(f"  {run}0, 1);  // {t.program.name}")
+            out += [f"  {{  // {program.name}", f"    {mine}", f"    {run}0, 1);", "  }"]
             continue
         # Waking other threads costs microseconds: a small program runs on the calling one.
         out += [
-            f"  {{  // {t.program.name}",
+            f"  {{  // {program.name}",
+            f"    {mine}",
             f"    const int64_t tasks = {count.text};",
             f"    if (threads > 1 && tasks > 1 && {t.work()} > {PARALLEL_WORK}) {{",
             "#pragma omp parallel for schedule(static, 1) num_threads(threads) reduction(| : status)",

@@ -288,7 +288,8 @@ class _Printer:
         if across:
             call = (
                 f"so_reduce_lanes<{self.lanes}, {UNROLL}>({extent}, {start}, op, "
-                f"[&](int64_t i_{name}, auto part) SO_LAMBDA {{"
+                f"[&]([[maybe_unused]] int64_t i_{name}, [[maybe_unused]] auto part) "
+                f"SO_LAMBDA {{"
             )
         else:
             call = f"so_reduce<{UNROLL}>({extent}, {start}, op, [&](int64_t i_{name}) SO_LAMBDA {{"

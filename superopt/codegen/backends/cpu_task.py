@@ -26,7 +26,6 @@ from superopt.codegen.backends.cpu_layout import (
 from superopt.codegen.backends.cpu_loops import print_compute
 from superopt.codegen.backends.cpu_match import Target
 from superopt.codegen.tileir import (
-    Buffer,
     Compute,
     Loop,
     Program,
@@ -40,20 +39,19 @@ from superopt.mugraph.placement import Split
 
 
 class Task:
-    """Prints the task function of one program."""
+    """Prints the task function of one program; it is given the program's own buffers, in order."""
 
     def __init__(
         self,
         program: Program,
         fn: str,
         isa: Isa,
-        buffers: tuple[Buffer, ...],
         syms: tuple[str, ...],
         stack_bytes: int,
     ) -> None:
         self.program, self.fn, self.isa, self.syms = program, fn, isa, syms
         self.names = Names()
-        self.slots = {b.name: k for k, b in enumerate(buffers)}
+        self.slots = {b.name: k for k, b in enumerate(program.buffers)}
         self.places: dict[str, Place] = {}
         for b in program.buffers:
             self.places[b.name] = place_global(b, self.names)

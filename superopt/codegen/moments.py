@@ -1,0 +1,85 @@
+"""The accumulators that are kept beside those which follow a running sum by Taylor's formula."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from superopt.codegen.accumulators import here
+from superopt.codegen.tileir import Apply, Buffer, Expr, Extent, Lit
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.graph import Builder, Graph, Reduce
+from superopt.mugraph.moments import summands
+from superopt.mugraph.placement import Carry, Kernel
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A graph with the sums of derivatives added that a kernel's carries need.
+
+    carry: every carried reduction, the added ones included; sums: for each of them, the reductions
+    of its first, second, ... derivative.
+    """
+
+    graph: Graph
+    carry: dict[int, Carry]
+    sums: dict[int, tuple[int, ...]]
+
+    @property
+    def added(self) -> dict[int, int]:
+        """Each added reduction with the one that it belongs to."""
+        return {s: i for i, sums in self.sums.items() if not self.is_added(i) for s in sums}
+
+    def is_added(self, i: int) -> bool:
+        """Whether a reduction is no part of the program."""
+        return any(i in sums for sums in self.sums.values())
+
+
+def moments(graph: Graph, kernel: Kernel) -> Moments:
+    """Adds what the carries of a kernel need to its graph; the numbers of nodes stay."""
+    carry = {c.reduce: c for c in kernel.carries}
+    if not any(c.rank for c in kernel.carries):
+        return Moments(graph, carry, {})
+    b = Builder(graph.name, list(graph.nodes))
+    sums: dict[int, tuple[int, ...]] = {}
+    for c in kernel.carries:
+        node = graph.nodes[c.reduce]
+        if not c.rank or not isinstance(node, Reduce):
+            continue
+        mine = [
+            b.reduce(node.op, s, node.over)
+            for s in summands(b, node.operand, c.stat, c.rank, node.over)
+        ]
+        for k, i in enumerate([c.reduce, *mine]):
+            sums[i] = tuple(mine[k:])
+            carry[i] = Carry(i, c.stat, 1.0, len(mine) - k)
+    return Moments(Graph(graph.name, tuple(b.nodes), graph.outputs), carry, sums)
+
+
+def whole_from_part(stat: Buffer, count: Buffer, over: Sequence[Axis]) -> Expr:
+    """What a sum over these axes comes to if the rest is like the ``count`` elements seen so far.
+
+    Values near the running mean are what makes the sums of their squares small, and so exact; when
+    all has been seen it is the sum itself.
+    """
+    total: Expr = Extent(over[0], count.dtype)
+    for axis in over[1:]:
+        total = Apply("mul", (total, Extent(axis, count.dtype)), count.dtype)
+    share = Apply("div", (total, here(count)), count.dtype)
+    return Apply("mul", (here(stat), share), count.dtype)
+
+
+def taylor_terms(acc: Buffer, sums: Sequence[Buffer], shift: Buffer) -> Expr:
+    """An accumulator moved: ``acc + shift * sums[0] + shift^2 / 2 * sums[1] + ...``."""
+    out: Expr = here(acc)
+    power: Expr = here(shift)
+    for k, s in enumerate(sums):
+        if k:
+            power = Apply("mul", (power, here(shift)), acc.dtype)
+        factor = 1.0 / math.factorial(k + 1)
+        scaled = (
+            power if factor == 1.0 else Apply("mul", (power, Lit(factor, acc.dtype)), acc.dtype)
+        )
+        out = Apply("add", (out, Apply("mul", (here(s), scaled), acc.dtype)), acc.dtype)
+    return out
