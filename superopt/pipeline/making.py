@@ -81,8 +81,9 @@ def make(
     kernels; the piece in PyTorch when there is none.
     """
     options, config = site.options, site.config
-    show = Checker(options.seed)
-    graph, shifts = _stable(piece.graph, show)
+    with trace.stage("verify") as shifting:
+        show = Checker(options.seed)
+        graph, shifts = _stable(piece.graph, show)
     compiler = site.compiler or find_compiler(config)
     cost = cost_on(cpu_device(cpu_features(), config.threads or torch.get_num_threads()))
     with trace.stage("search") as searching:
@@ -113,7 +114,7 @@ def make(
         "states": found.stats.get("states", 0),
         "search": dict(found.stats),
         "search_s": searching.seconds,
-        "verify_s": work.verify_s + fits.gate_s,
+        "verify_s": shifting.seconds + work.verify_s + fits.gate_s,
         "compile_s": work.compile_s,
     }
     files, facts = entry_of(piece.graph, merged(winners), shifts, claim(found.stats))
