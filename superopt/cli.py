@@ -103,6 +103,16 @@ def explain(
     budget: Annotated[str, typer.Option(help="What the search may spend: 30s or 10000c.")] = "30s",
     precision: Annotated[str, typer.Option(help="default or eager.")] = "default",
     seed: Annotated[int, typer.Option(help="Seed of the inputs and of the search.")] = 0,
+    memory: Annotated[str | None, typer.Option(help="What the search may hold: 800M, 4G.")] = None,
+    workers: Annotated[
+        str | None, typer.Option(help="Who searches: processes, ray or ray:ADDRESS.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="File to go on from, and to keep the search in.")
+    ] = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="List the best rejected alternatives, and why.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Optimize a function for these inputs, and show the graph, the certificate and the times."""
@@ -114,7 +124,7 @@ def explain(
         fn = load_function(where)
         import torch
 
-        from superopt import api, report
+        from superopt import api, pipeline, report
 
         # An already decorated function keeps its body, and takes the options given here.
         optimized = api.superoptimize(
@@ -123,13 +133,23 @@ def explain(
             budget=budget,
             precision=precision,
             seed=seed,
+            memory=memory,
+            workers=workers,
+            checkpoint=checkpoint,
         )
         with torch.no_grad():  # kernels are for inference, and a module's weights want gradients
-            result = _result(optimized, args)
+            try:
+                result = _result(optimized, args)
+            except SuperoptError as error:
+                if why and not json_ and (found := pipeline.why_of(error)) is not None:
+                    typer.echo(report.why_nothing(found))
+                raise
         if json_:
-            _print_json(_result_json(result))
+            _print_json(report.as_json(result))
         else:
             typer.echo(report.explain(result))
+            if why:
+                typer.echo("\n" + report.why(result))
 
 
 def _result(optimized: Any, args: Sequence[Any]) -> Any:
@@ -145,28 +165,6 @@ def _result(optimized: Any, args: Sequence[Any]) -> Any:
             "option --inputs",
             "give the tensors that it takes, in its order",
         ) from error
-
-
-def _result_json(result: Any) -> dict[str, Any]:
-    return {
-        "winner": result.winner,
-        "cache": result.cache,
-        "states": result.states,
-        "timings": dict(result.timings),
-        "mugraphs": [
-            str(m)
-            for p in getattr(result, "pieces", ())
-            if p is not None
-            for m in getattr(p, "mugraphs", None) or (p.mugraph,)
-        ]
-        or ([str(result.mugraph)] if result.mugraph is not None else []),
-        "certificates": [p.certificate for p in getattr(result, "pieces", ()) if p is not None]
-        or ([result.certificate] if result.certificate is not None else []),
-        "boundaries": [
-            {"op": str(b.op), "where": str(b.where), "reason": str(b.reason)}
-            for b in result.boundaries
-        ],
-    }
 
 
 @app.command()

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from superopt.errors import BadOption
-from superopt.options import Budget, DynamicAxis, Options, Target
+from superopt.options import (
+    Budget,
+    DynamicAxis,
+    Options,
+    Target,
+    parse_bytes,
+    parse_memory,
+    parse_workers,
+)
 
 __all__ = [
     "CHANNELS",
@@ -41,7 +49,6 @@ CHANNELS = (
 )
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def parse_flag(text: str) -> bool:
@@ -52,19 +59,6 @@ def parse_flag(text: str) -> bool:
     if word in _FALSE:
         return False
     raise ValueError("expected 1 or 0")
-
-
-def parse_bytes(text: str) -> int:
-    """A size in bytes, with an optional binary unit: ``800M``, ``4G``, ``4GiB``."""
-    word = text.strip().upper().removesuffix("B").removesuffix("I")
-    digits = word.rstrip("KMGT")
-    unit = word[len(digits) :]
-    if unit not in _UNITS:
-        raise ValueError("expected a size such as 800M or 4G")
-    size = float(digits)
-    if not 0 <= size < 1 << 50:
-        raise ValueError("expected a size that is not negative")
-    return int(size * _UNITS[unit])
 
 
 def integer(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -133,7 +127,8 @@ class Setting:
 class Config:
     """Where and how superopt works on this machine; what to compute is in ``Options``.
 
-    Nothing here may change a result. Times are in seconds, sizes in bytes.
+    Nothing here may change a result, but for a limit of memory that is reached. Times are in
+    seconds, sizes in bytes.
     """
 
     cache_dir: Path | None = _setting(
@@ -195,6 +190,15 @@ class Config:
         None,
         integer(1, 4096),
         "parallel search and compile jobs; default: the number of usable cores",
+    )
+    workers: str | None = _setting(
+        "SUPEROPT_WORKERS",
+        None,
+        parse_workers,
+        "who searches: a number of processes (1: serial), ray or ray:ADDRESS; default: SUPEROPT_JOBS",
+    )
+    memory: int = _setting(
+        "SUPEROPT_MEMORY", 4 << 30, parse_memory, "what a search may hold in memory; 4G"
     )
 
     @classmethod

@@ -191,6 +191,29 @@ class CertificateMismatch(SuperoptError):
     default_fix = "keep the certificate beside the kernel it was made with"
 
 
+# What a search is given.
+
+
+class MemoryTooSmall(SuperoptError):
+    """The limit of memory is below what a search needs to hold the program itself."""
+
+    default_fix = "give more memory (option memory, SUPEROPT_MEMORY), such as '1G'"
+
+
+class CheckpointMismatch(SuperoptError):
+    """A checkpoint that was named is of another program, device, version or set of options."""
+
+    default_fix = "name the checkpoint of this search, or another file for a new one"
+
+
+class NoCluster(SuperoptError):
+    """No Ray cluster can be reached, or Ray is not installed."""
+
+    default_fix = (
+        "pip install 'superopt-compiler[ray]', start one (ray start --head), or leave it out"
+    )
+
+
 # How a run can end.
 
 

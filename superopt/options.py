@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +15,38 @@ CPU_ISAS = ("native", "generic", "avx2", "avx512", "avx512bf16", "amx", "neon", 
 PRECISIONS = ("default", "eager")
 FALLBACKS = ("eager", "inductor")
 _HINTS = ("auto", "dynamic", "static")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_bytes(text: str) -> int:
+    """A size in bytes, with an optional binary unit: ``800M``, ``4G``, ``4GiB``."""
+    word = text.strip().upper().removesuffix("B").removesuffix("I")
+    digits = word.rstrip("KMGT")
+    unit = word[len(digits) :]
+    if unit not in _UNITS:
+        raise ValueError("expected a size such as 800M or 4G")
+    size = float(digits)
+    if not 0 <= size < 1 << 50:
+        raise ValueError("expected a size that is not negative")
+    return int(size * _UNITS[unit])
+
+
+def parse_memory(text: str) -> int:
+    """A size in bytes above zero; ValueError otherwise."""
+    size = parse_bytes(text)
+    if size < 1:
+        raise ValueError("expected a size above zero, such as 800M or 4G")
+    return size
+
+
+def parse_workers(text: str) -> str:
+    """A number of processes above zero, ``ray`` or ``ray:ADDRESS``; ValueError otherwise."""
+    word = text.strip()
+    if word == "ray" or (word.startswith("ray:") and len(word) > 4) or word.isdecimal():
+        if word.isdecimal() and not 0 < int(word) <= 4096:
+            raise ValueError("expected 1 to 4096 processes")
+        return word
+    raise ValueError("expected a number of processes, ray or ray:ADDRESS")
 
 
 @dataclass(frozen=True)
@@ -61,6 +94,15 @@ class Budget:
     seconds: float | None = None
     candidates: int | None = None
 
+    def __post_init__(self) -> None:
+        given: list[Any] = [x for x in (self.seconds, self.candidates) if x is not None]
+        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in given):
+            raise _bad("budget", self, "give numbers of seconds or candidates")
+        if not given or not all(0 < x < math.inf for x in given):
+            raise _bad("budget", self, "give a budget above zero, and an end to it")
+        if self.candidates is not None and self.candidates != int(self.candidates):
+            raise _bad("budget", self, "give a whole number of candidates")
+
     @classmethod
     def parse(cls, text: str | float | Budget) -> Budget:
         """Read ``30s``, ``2m``, ``10000c``, ``30s,10000c`` or a number of seconds."""
@@ -81,8 +123,8 @@ class Budget:
             if name in found or (unit == "c" and amount != int(amount)):
                 raise _bad("budget", text, fix)
             found[name] = amount * 60 if unit == "m" else amount
-        if not all(found.values()):
-            raise _bad("budget", text, "give a budget above zero")
+        if not all(0 < x < math.inf for x in found.values()):
+            raise _bad("budget", text, "give a budget above zero, and an end to it")
         candidates = found.get("candidates")
         return cls(found.get("seconds"), None if candidates is None else int(candidates))
 
@@ -125,6 +167,9 @@ class Options:
     fallbacks: tuple[str, ...] = ("eager",)
     strict: bool = False
     seed: int = 0
+    memory: int | None = None
+    workers: str | None = None
+    checkpoint: str | None = None
 
     @classmethod
     def of(cls, **given: Any) -> Options:
@@ -136,6 +181,10 @@ class Options:
         dynamic: ``{argument: {dim: Dim or (name, low, high)}}``.
         fallbacks: which compilers of PyTorch may win: ``eager``, ``inductor``.
         strict: raise where superopt would fall back. seed: of every random choice.
+        memory: what a search may hold, in bytes or as ``4G`` (default: SUPEROPT_MEMORY).
+        workers: who searches: a number of processes, ``ray`` or ``ray:ADDRESS``; the result is the
+        same. checkpoint: the file from which the search goes on, and in which it keeps its state;
+        one of another search is refused (default: a file in the cache folder).
         """
         known = [f.name for f in fields(cls)]
         for name in given:
@@ -159,6 +208,14 @@ class Options:
         seed = values.get("seed", 0)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
             raise _bad("seed", seed, "give an integer from 0 to 2**63 - 1")
+        for name, parse in (("memory", parse_memory), ("workers", parse_workers)):
+            if values.get(name) is not None:
+                try:
+                    values[name] = parse(str(values[name]))
+                except ValueError as error:
+                    raise _bad(name, values[name], str(error)) from error
+        if values.get("checkpoint") is not None:
+            values["checkpoint"] = str(values["checkpoint"])
         return cls(**values)
 
     def key(self) -> dict[str, Any]:

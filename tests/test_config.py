@@ -34,6 +34,8 @@ def test_every_setting_is_read(tmp_path):
         "SUPEROPT_LOCK_TIMEOUT": "1.5",
         "SUPEROPT_THREADS": "2",
         "SUPEROPT_JOBS": "3",
+        "SUPEROPT_WORKERS": "ray:head:6379",
+        "SUPEROPT_MEMORY": "2G",
     }
     assert set(given_values) == {s.env for s in Config.settings()}
     config, default = Config.from_env(given_values), Config()

@@ -53,7 +53,10 @@ int Algebra::intern(const Atom& a) {
     Key k{static_cast<std::uint64_t>(a.kind), static_cast<std::uint64_t>(a.sign + 1), a.name,
           static_cast<std::uint64_t>(a.arg), a.axes};
     auto [it, fresh] = atom_ids_.try_emplace(std::move(k), static_cast<int>(atoms_.size()));
-    if (fresh) atoms_.push_back(a);
+    if (fresh) {
+        atoms_.push_back(a);
+        held_ += sizeof(Atom) + bytes_of(it->first) + table_entry;
+    }
     return it->second;
 }
 
@@ -71,6 +74,8 @@ int Algebra::intern(Group g) {
             for (auto& [axis, n] : f.binding) free &= ~(Mask{1} << axis);
             g.axes |= free;
         }
+        held_ += bytes_of(g.bound) + bytes_of(g.factors) + bytes_of(it->first) + table_entry;
+        for (auto& f : g.factors) held_ += bytes_of(f.binding);
         groups_.push_back(std::move(g));
     }
     return it->second;
@@ -85,6 +90,7 @@ MonoId Algebra::intern(Mono m) {
         m.axes = 0;
         for (auto& [a, e] : m.free) m.axes |= atoms_[a].axes;
         for (int g : m.groups) m.axes |= groups_[g].axes;
+        held_ += bytes_of(m.free) + bytes_of(m.groups) + bytes_of(it->first) + table_entry;
         monos_.push_back(std::move(m));
     }
     return it->second;
@@ -103,7 +109,10 @@ PolyId Algebra::poly(Terms terms) {
     Key k;
     for (auto& [m, c] : out) k.insert(k.end(), {static_cast<std::uint64_t>(m), c.r});
     auto [it, fresh] = poly_ids_.try_emplace(std::move(k), static_cast<int>(polys_.size()));
-    if (fresh) polys_.push_back(std::move(out));
+    if (fresh) {
+        held_ += bytes_of(out) + bytes_of(it->first) + table_entry;
+        polys_.push_back(std::move(out));
+    }
     return it->second;
 }
 
@@ -114,13 +123,24 @@ PolyId Algebra::leaf(std::uint64_t name, Mask axes) {
     return of(intern(Atom{Kind::leaf, 1, name, -1, axes}), number(1));
 }
 PolyId Algebra::size(int axis, int sign) {
-    return of(intern(Atom{Kind::size, sign, static_cast<std::uint64_t>(axis), -1, 0}), number(1));
+    return of(size_atom(axis, sign), number(1));
 }
 PolyId Algebra::constant(Num c) { return poly({{intern(Mono{}), c}}); }
 
 int Algebra::find_size(int axis, int sign) const {
     Key k{static_cast<std::uint64_t>(Kind::size), static_cast<std::uint64_t>(sign + 1),
           static_cast<std::uint64_t>(axis), static_cast<std::uint64_t>(-1), 0};
+    auto it = atom_ids_.find(k);
+    return it == atom_ids_.end() ? -1 : it->second;
+}
+
+int Algebra::size_atom(int axis, int sign) {
+    return intern(Atom{Kind::size, sign, static_cast<std::uint64_t>(axis), -1, 0});
+}
+
+int Algebra::find_exponential(MonoId arg, int sign) const {
+    Key k{static_cast<std::uint64_t>(Kind::exponential), static_cast<std::uint64_t>(sign + 1), 0,
+          static_cast<std::uint64_t>(arg), monos_[arg].axes};
     auto it = atom_ids_.find(k);
     return it == atom_ids_.end() ? -1 : it->second;
 }
@@ -141,7 +161,9 @@ Mask Algebra::axes(PolyId p) const {
 PolyId Algebra::add(PolyId a, PolyId b) {
     Terms t = polys_[a];
     t.insert(t.end(), polys_[b].begin(), polys_[b].end());
-    return poly(std::move(t));
+    PolyId sum = poly(std::move(t));
+    if (polys_[sum].size() > max_monomials) throw TooLarge{};
+    return sum;
 }
 
 PolyId Algebra::mul(PolyId a, PolyId b) {
@@ -175,6 +197,7 @@ MonoId Algebra::mono_mul(MonoId a, MonoId b) {
     cancel(out.free);
     MonoId id = intern(std::move(out));
     products_.emplace(key, id);
+    held_ += table_entry;
     return id;
 }
 
@@ -260,7 +283,7 @@ MonoId Algebra::assemble(const std::vector<Part>& all, const Bound& bound) {
             return std::count(s.first.begin(), s.first.end(), v) > 0;
         });
         if (carried) continue;
-        int a = intern(Atom{Kind::size, 1, static_cast<std::uint64_t>(axis), -1, 0});
+        int a = size_atom(axis, 1);
         powers[a] = powers[a] + number(1);
     }
     Mono out;

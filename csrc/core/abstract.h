@@ -46,6 +46,13 @@ struct KeyHash {
     std::size_t operator()(const Key& k) const;
 };
 
+// Bytes of a vector's elements, and of an entry of a hash table beside what it points to.
+template <class T>
+std::size_t bytes_of(const std::vector<T>& v) {
+    return v.capacity() * sizeof(T) + sizeof(v);
+}
+constexpr std::size_t table_entry = 48;
+
 struct Atom {
     Kind kind;
     int sign = 1;
@@ -103,6 +110,7 @@ public:
     const Mono& mono(MonoId m) const { return monos_[m]; }
     const Atom& atom(int a) const { return atoms_[a]; }
     std::size_t atom_count() const { return atoms_.size(); }
+    std::size_t held() const { return held_; }  // bytes of all that is interned, nearly
     PolyId as_met(int atom) const;
     PolyId poly(Terms terms);
     Mask axes(PolyId p) const;
@@ -111,6 +119,8 @@ public:
     std::vector<Part> parts(MonoId m, int base, Bound& bound) const;
     MonoId assemble(const std::vector<Part>& parts, const Bound& bound);
     int find_size(int axis, int sign) const;
+    int size_atom(int axis, int sign);
+    int find_exponential(MonoId arg, int sign) const;
 
 private:
     int intern(const Atom& a);
@@ -137,6 +147,7 @@ private:
     std::unordered_map<Key, int, KeyHash> atom_ids_, group_ids_, mono_ids_, poly_ids_;
     std::unordered_map<std::uint64_t, MonoId> products_;
     std::map<int, PolyId> as_met_;
+    std::size_t held_ = 0;
 };
 
 }  // namespace superopt::search

@@ -72,6 +72,13 @@ void register_place(nb::module_& m) {
                 const std::vector<RawSplit>& loop) {
                  return seconds(k.shape, k.device, splits_of(grid), splits_of(loop));
              })
+        .def("least",
+             [](const Kernel& k, const std::vector<std::vector<RawSplit>>& grids, double step,
+                const std::vector<std::pair<double, double>>& raw) {
+                 std::vector<Prices> prices;
+                 for (auto& [compute, memory] : raw) prices.push_back({compute, memory});
+                 return least(k.shape, k.device, choices_of(grids), step, prices);
+             })
         .def("best", [](const Kernel& k, const std::vector<std::vector<RawSplit>>& grids,
                         const std::vector<std::vector<RawSplit>>& loops, std::int64_t most,
                         int keep) {

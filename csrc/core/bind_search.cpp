@@ -7,6 +7,7 @@
 
 #include "core.h"
 #include "enumerate.h"
+#include "part.h"
 
 namespace superopt {
 
@@ -18,19 +19,14 @@ namespace {
 using RawNum = std::pair<std::uint64_t, double>;
 using RawStep = std::tuple<int, std::vector<int>, int, RawNum, std::vector<std::vector<Word>>>;
 using RawChain = std::vector<std::pair<int, Word>>;
+using Question = std::pair<std::vector<int>, std::vector<int>>;
 using RawMade = std::tuple<int, int, std::vector<int>>;
 
 Num number_of(const RawNum& x) { return {x.first, x.second}; }
 
-nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
-                          const std::vector<RawChain>& functions, const std::vector<RawStep>& steps,
-                          const std::vector<int>& reducible, bool sums,
-                          const std::vector<RawNum>& literals, int rank,
-                          std::vector<std::vector<Word>> primes, Word seed, int attempts,
-                          int max_forms, std::int64_t candidates, double seconds, nb::object stop,
-                          bool prune, bool share) {
+Problem problem_of(std::vector<std::vector<int>> leaves, const std::vector<RawChain>& functions,
+                   const std::vector<RawStep>& steps) {
     Problem p;
-    p.axes = axes;
     p.leaves = std::move(leaves);
     for (auto& chain : functions) {
         p.functions.emplace_back();
@@ -38,6 +34,18 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
     }
     for (auto& [kind, args, index, value, residues] : steps)
         p.steps.push_back({static_cast<StepKind>(kind), args, index, number_of(value), residues});
+    return p;
+}
+
+nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
+                          const std::vector<RawChain>& functions, const std::vector<RawStep>& steps,
+                          const std::vector<int>& reducible, bool sums,
+                          const std::vector<RawNum>& literals, int rank,
+                          std::vector<std::vector<Word>> primes, Word seed, int attempts,
+                          int max_forms, std::int64_t candidates, double seconds, std::int64_t memory,
+                          nb::object stop, bool prune, bool share) {
+    Problem p = problem_of(std::move(leaves), functions, steps);
+    p.axes = axes;
     for (int a : reducible) p.reducible |= Mask{1} << a;
     p.sums = sums;
     for (auto& c : literals) p.literals.push_back(number_of(c));
@@ -50,13 +58,14 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
     Limits limits;
     limits.candidates = candidates;
     limits.seconds = seconds;
+    limits.memory = memory;
     limits.prune = prune;
     limits.share = share;
-    limits.stop = [&stop] {
+    limits.stop = [&stop](std::uint64_t states, std::size_t classes) {
         nb::gil_scoped_acquire held;
         // An interrupt of the user leaves as the exception that Python raised for it.
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
-        return !stop.is_none() && nb::cast<bool>(stop());
+        return !stop.is_none() && nb::cast<bool>(stop(states, classes));
     };
     Space space = [&] {
         nb::gil_scoped_release released;  // other threads run meanwhile
@@ -88,6 +97,38 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
     out["removed"] = removed;
     out["keyed_roots"] = space.keyed_roots;
     out["unsupported"] = space.unsupported;
+    out["held"] = space.held;
+    out["source_held"] = space.source_held;
+    out["full"] = space.full;
+    return out;
+}
+
+// For each question (source terms, terms): which of the terms can be part of the sources.
+std::vector<std::vector<bool>> are_parts(std::vector<std::vector<int>> leaves,
+                                         const std::vector<RawChain>& functions,
+                                         const std::vector<RawStep>& steps,
+                                         const std::vector<Question>& questions,
+                                         const std::vector<RawNum>& literals, int negations) {
+    const Problem p = problem_of(std::move(leaves), functions, steps);
+    Algebra algebra;
+    std::vector<PolyId> forms;
+    try {
+        forms = source_forms(p, algebra);
+    } catch (const TooLarge&) {
+        throw std::invalid_argument("the normal form of a term is too large");
+    } catch (const Pole&) {
+        throw std::invalid_argument("a term divides by zero");
+    }
+    std::vector<Num> consumed;
+    for (auto& c : literals) consumed.push_back(number_of(c));
+    std::vector<std::vector<bool>> out;
+    for (auto& [sources, terms] : questions) {
+        std::vector<PolyId> polys;
+        for (int s : sources) polys.push_back(forms.at(static_cast<std::size_t>(s)));
+        Targets targets(algebra, polys, consumed, negations);
+        out.emplace_back();
+        for (int t : terms) out.back().push_back(targets.is_part(forms.at(static_cast<std::size_t>(t))));
+    }
     return out;
 }
 
@@ -98,8 +139,11 @@ void register_search(nb::module_& m) {
           nb::arg("functions"), nb::arg("steps"), nb::arg("reducible"), nb::arg("sums"),
           nb::arg("literals"), nb::arg("rank"), nb::arg("primes"), nb::arg("seed"),
           nb::arg("attempts"), nb::arg("max_forms"), nb::arg("candidates"), nb::arg("seconds"),
-          nb::arg("stop").none(), nb::arg("prune"), nb::arg("share"),
+          nb::arg("memory"), nb::arg("stop").none(), nb::arg("prune"), nb::arg("share"),
           "Enumerates the values of one region; see superopt/search/native.py.");
+    m.def("are_parts", &are_parts, nb::arg("leaves"), nb::arg("functions"), nb::arg("steps"),
+          nb::arg("questions"), nb::arg("literals"), nb::arg("negations"),
+          "Asks the pruning rule about single terms; see superopt/search/native.py.");
 }
 
 }  // namespace superopt

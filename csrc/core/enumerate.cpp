@@ -14,6 +14,18 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+PolyId combine(const Problem& problem, Algebra& algebra, StepKind kind, int index, PolyId a,
+               PolyId b) {
+    if (kind == StepKind::mul) return algebra.mul(a, b);
+    if (kind == StepKind::add) return algebra.add(a, b);
+    if (kind == StepKind::reduce) return algebra.reduce(a, index);
+    for (auto& [law, name] : problem.functions[index]) a = algebra.apply(law, name, a);
+    return a;
+}
+
+// An entry of the table of terms made: its key of four words, and its place.
+constexpr std::size_t made_entry = sizeof(Key) + 4 * sizeof(Word) + table_entry;
+
 class Engine {
 public:
     Engine(const Problem& problem, const Limits& limits)
@@ -29,7 +41,6 @@ private:
     };
 
     bool seed();
-    PolyId combine(StepKind kind, int index, PolyId a, PolyId b);
     std::optional<Value> evaluate(const Made& made) const;
     int put(Value value, PolyId form);
     void add_form(int cls, PolyId form);
@@ -38,6 +49,7 @@ private:
     bool attempt(StepKind kind, int index, std::size_t i, std::size_t j);
     bool may_be_part(StepKind kind, int index, std::size_t i, std::size_t j, PolyId& form);
     bool spent();
+    std::size_t held() const { return held_ + algebra_.held() + (targets_ ? targets_->held() : 0); }
     Made made(StepKind kind, int index, int a, int b) const;
 
     static Key key(const Made& m) {
@@ -58,6 +70,7 @@ private:
     std::vector<Item> items_;
     std::unordered_map<Key, int, KeyHash> by_value_;
     std::unordered_map<Key, int, KeyHash> made_;  // -1: no value
+    std::size_t held_ = 0;
     Space out_;
 };
 
@@ -71,32 +84,19 @@ Space Engine::run() {
         out_.unsupported = "a source term divides by zero";
         return std::move(out_);
     }
+    out_.source_held = held();
     for (std::size_t i = 0; out_.closed && i < items_.size(); i++) out_.closed = expand(i);
     out_.closed = out_.closed && !out_.removed.forms;
     out_.queries = targets_->queries;
     out_.keyed_roots = field_->keyed_roots;
+    out_.held = held();
     for (auto& v : values_) out_.axes.push_back(v.axes);
     return std::move(out_);
 }
 
 // Makes the classes of all source terms; false if one has no value.
 bool Engine::seed() {
-    std::vector<PolyId> forms;
-    for (auto& s : problem_.steps) {
-        switch (s.kind) {
-            case StepKind::leaf: {
-                Mask axes = 0;
-                for (int a : problem_.leaves[s.index]) axes |= Mask{1} << a;
-                forms.push_back(algebra_.leaf(static_cast<Word>(s.index), axes));
-                break;
-            }
-            case StepKind::size: forms.push_back(algebra_.size(s.index)); break;
-            case StepKind::constant: forms.push_back(algebra_.constant(s.value)); break;
-            default:
-                forms.push_back(combine(s.kind, s.index, forms[s.args[0]],
-                                        s.args.size() > 1 ? forms[s.args[1]] : -1));
-        }
-    }
+    const std::vector<PolyId> forms = source_forms(problem_, algebra_);
     one_ = algebra_.constant(number(1));
     std::vector<Num> literals = problem_.literals;
     for (std::size_t n = 0; n < forms.size(); n++) {
@@ -132,14 +132,6 @@ bool Engine::seed() {
     return true;
 }
 
-PolyId Engine::combine(StepKind kind, int index, PolyId a, PolyId b) {
-    if (kind == StepKind::mul) return algebra_.mul(a, b);
-    if (kind == StepKind::add) return algebra_.add(a, b);
-    if (kind == StepKind::reduce) return algebra_.reduce(a, index);
-    for (auto& [law, name] : problem_.functions[index]) a = algebra_.apply(law, name, a);
-    return a;
-}
-
 std::optional<Value> Engine::evaluate(const Made& m) const {
     const Value& a = values_[m.args[0]];
     if (m.kind == StepKind::mul) return field_->mul(a, values_[m.args[1]]);
@@ -160,6 +152,8 @@ int Engine::put(Value value, PolyId form) {
         Mask mask = 0;
         for (int a : value.axes) mask |= Mask{1} << a;
         masks_.push_back(mask);
+        held_ += bytes_of(value.axes) + bytes_of(value.data) + bytes_of(it->first) + table_entry +
+                 sizeof(Value) + sizeof(Mask) + 2 * sizeof(std::vector<int>);
         values_.push_back(std::move(value));
         forms_.emplace_back();
         out_.derivations.emplace_back();
@@ -178,10 +172,12 @@ void Engine::add_form(int cls, PolyId form) {
     }
     forms.push_back(form);
     items_.push_back({cls, form, &targets_->extremes(form)});
+    held_ += sizeof(PolyId) + sizeof(Item);
 }
 
 void Engine::record(const Made& m, int cls) {
     if (!made_.try_emplace(key(m), cls).second) return;
+    held_ += made_entry + sizeof(Made);
     if (m.args[0] == cls || m.args[1] == cls)
         out_.removed.identity++;
     else
@@ -224,6 +220,7 @@ bool Engine::attempt(StepKind kind, int index, std::size_t i, std::size_t j) {
     std::optional<Value> value = evaluate(m);
     if (!value) {
         made_.emplace(key(m), -1);
+        held_ += made_entry;
         out_.removed.undefined++;
         return true;
     }
@@ -246,7 +243,7 @@ bool Engine::may_be_part(StepKind kind, int index, std::size_t i, std::size_t j,
         return false;
     }
     try {
-        form = combine(kind, index, first, binary ? second : -1);
+        form = combine(problem_, algebra_, kind, index, first, binary ? second : -1);
         return form != one_ && targets_->is_part(form);
     } catch (const TooLarge&) {
     } catch (const Pole&) {
@@ -257,16 +254,40 @@ bool Engine::may_be_part(StepKind kind, int index, std::size_t i, std::size_t j,
 bool Engine::spent() {
     if (limits_.candidates >= 0 && out_.states >= static_cast<std::uint64_t>(limits_.candidates))
         return true;
+    if (limits_.memory >= 0 && held() > static_cast<std::size_t>(limits_.memory)) {
+        out_.full = true;
+        return true;
+    }
     if (out_.states % 16) return false;
     auto now = Clock::now();
     if (limits_.seconds >= 0 && std::chrono::duration<double>(now - started_).count() > limits_.seconds)
         return true;
     if (now - polled_ < std::chrono::milliseconds(5)) return false;
     polled_ = now;
-    return limits_.stop && limits_.stop();
+    return limits_.stop && limits_.stop(out_.states, values_.size());
 }
 
 }  // namespace
+
+std::vector<PolyId> source_forms(const Problem& problem, Algebra& algebra) {
+    std::vector<PolyId> forms;
+    for (auto& s : problem.steps) {
+        switch (s.kind) {
+            case StepKind::leaf: {
+                Mask axes = 0;
+                for (int a : problem.leaves[s.index]) axes |= Mask{1} << a;
+                forms.push_back(algebra.leaf(static_cast<Word>(s.index), axes));
+                break;
+            }
+            case StepKind::size: forms.push_back(algebra.size(s.index)); break;
+            case StepKind::constant: forms.push_back(algebra.constant(s.value)); break;
+            default:
+                forms.push_back(combine(problem, algebra, s.kind, s.index, forms[s.args[0]],
+                                        s.args.size() > 1 ? forms[s.args[1]] : -1));
+        }
+    }
+    return forms;
+}
 
 Space enumerate_values(const Problem& problem, const Limits& limits) {
     return Engine(problem, limits).run();

@@ -22,7 +22,9 @@ struct Made {  // kind, function or axis, one or two classes (-1: none)
 struct Limits {
     std::int64_t candidates = -1;  // -1: no limit
     double seconds = -1;
-    std::function<bool()> stop;    // polled every few milliseconds
+    std::int64_t memory = -1;      // bytes that may be held; -1: no limit
+    // Polled every few milliseconds with the states and classes so far; true: stop.
+    std::function<bool(std::uint64_t, std::size_t)> stop;
     bool prune = true;             // ask whether a term can be part of a source term
     bool share = true;             // one class for all terms of one value
 };
@@ -39,9 +41,15 @@ struct Space {
     std::uint64_t states = 0, queries = 0;
     Removed removed;
     int keyed_roots = 0;
+    std::size_t held = 0;      // bytes at the end, nearly
+    std::size_t source_held = 0;  // bytes of the source terms alone
+    bool full = false;         // the limit of memory was reached
     std::string unsupported;  // why the source cannot be searched
 };
 
 Space enumerate_values(const Problem& problem, const Limits& limits);
+
+// The normal forms of all source terms; throws TooLarge and Pole.
+std::vector<PolyId> source_forms(const Problem& problem, Algebra& algebra);
 
 }  // namespace superopt::search

@@ -8,23 +8,45 @@ namespace superopt::search {
 
 namespace {
 
-constexpr int max_multiple = 8;
-constexpr std::size_t max_ratios = 2048;
 constexpr int free_place = -1;
 constexpr int part_base = 1 << 20;   // variables of the term that is placed
 constexpr int other_base = 1 << 21;  // variables of its other monomials
 constexpr int size_base = 1 << 22;   // axes that the context sums with nothing to carry them
+
+// Powers of sizes, by axis; the size in a denominator counts down.
+using Sizes = std::vector<std::pair<int, int>>;
+
+int& at(Sizes& sizes, int axis) {
+    for (auto& [k, e] : sizes)
+        if (k == axis) return e;
+    return sizes.emplace_back(axis, 0).second;
+}
+
+Sizes sizes_of(const Algebra& algebra, MonoId m) {
+    Sizes out;
+    for (auto& [a, e] : algebra.mono(m).free) {
+        const Atom& atom = algebra.atom(a);
+        if (atom.kind != Kind::size) continue;
+        out.emplace_back(static_cast<int>(atom.name), atom.sign * static_cast<int>(e.v + 0.5));
+    }
+    return out;
+}
+
+void drop_sizes(const Algebra& algebra, std::vector<Part>& parts) {
+    std::erase_if(parts, [&](auto& x) { return algebra.atom(x.atom).kind == Kind::size; });
+}
 
 }  // namespace
 
 // The state of the search for a context: which factors of `mono` the factors `want` are.
 struct Targets::Embedding {
     PolyId term;
-    MonoId first;
+    MonoId first, there;  // a monomial of the term, and the one of the source that it becomes
     int poly;
     Num ratio;
     Mask axes;
-    std::vector<Part> want, have;
+    std::vector<Part> want, have;            // without sizes
+    Sizes own, sizes;                        // powers of sizes in `first`, and of those left
     Bound bound;                             // of `have`
     std::vector<Num> left;                   // of `have`
     std::vector<std::pair<int, int>> places; // free axis of the term -> variable, or free_place
@@ -33,6 +55,7 @@ struct Targets::Embedding {
 
 struct Targets::Context {
     std::vector<Part> rest;
+    Sizes sizes;
     Bound bound;
     std::vector<int> missing;
     std::vector<std::pair<int, int>> places;
@@ -52,70 +75,6 @@ bool has_value(const std::vector<std::pair<int, int>>& map, int value) {
 
 }  // namespace
 
-Targets::Targets(Algebra& algebra, const std::vector<PolyId>& sources,
-                 const std::vector<Num>& literals, int negations)
-    : algebra_(algebra), negations_(negations) {
-    std::unordered_set<PolyId> seen;
-    for (PolyId p : sources) close(p, seen);
-    for (std::size_t t = 0; t < polys_.size(); t++) {
-        std::vector<MonoId> monos;
-        for (auto& [m, c] : polys_[t]) monos.push_back(m);
-        std::sort(monos.begin(), monos.end());
-        for (MonoId m : monos) {
-            for (auto& [a, e] : totals(m)) {
-                if (by_atom_.size() <= static_cast<std::size_t>(a)) by_atom_.resize(a + 1);
-                by_atom_[a].emplace_back(places_.size(), e);
-            }
-            places_.push_back({static_cast<int>(t), m});
-            Bound bound;
-            for (auto& x : algebra_.parts(m, 0, bound))
-                if (algebra_.atom(x.atom).kind == Kind::exponential)
-                    for (int n = 1; n <= max_multiple; n++)
-                        powers_[x.atom].insert((x.exponent * number(n)).r);
-        }
-    }
-    std::vector<Num> products{number(1)};
-    std::unordered_set<std::uint64_t> known{number(1).r};
-    for (Num c : literals) {
-        if (known.size() >= max_ratios) break;
-        std::size_t n = products.size();
-        for (std::size_t i = 0; i < n; i++) {
-            Num x = products[i] * c.abs();
-            if (known.insert(x.r).second) products.push_back(x);
-        }
-    }
-    for (Num x : products)
-        for (int n = 1; n <= max_multiple; n++) ratios_.insert((x * number(n)).r);
-}
-
-// Adds a polynomial and, recursively, the arguments inside it.
-void Targets::close(PolyId root, std::unordered_set<PolyId>& seen) {
-    std::vector<PolyId> todo{root};
-    while (!todo.empty()) {
-        PolyId p = todo.back();
-        todo.pop_back();
-        Terms terms = algebra_.terms(p);
-        if (terms.empty() || !seen.insert(p).second) continue;
-        polys_.emplace_back();
-        for (auto& [m, c] : terms) polys_.back()[m] = c;
-        for (auto& [m, c] : terms) {
-            Terms exponents;
-            Bound bound;
-            for (auto& x : algebra_.parts(m, 0, bound)) {
-                const Atom atom = algebra_.atom(x.atom);
-                if (atom.kind == Kind::exponential) {
-                    Num sign = number(atom.sign);
-                    exponents.emplace_back(atom.arg, sign * x.exponent);
-                    todo.push_back(algebra_.poly({{atom.arg, sign}}));
-                } else if (atom.arg >= 0) {
-                    todo.push_back(algebra_.as_met(x.atom));
-                }
-            }
-            if (!exponents.empty()) todo.push_back(algebra_.poly(exponents));
-        }
-    }
-}
-
 // Exponents of each atom over the whole monomial: a cheap necessary condition.
 const Totals& Targets::totals(MonoId m) {
     auto [it, fresh] = totals_.try_emplace(m);
@@ -124,6 +83,7 @@ const Totals& Targets::totals(MonoId m) {
         Bound bound;
         for (auto& x : algebra_.parts(m, 0, bound)) sum[x.atom] = sum[x.atom] + x.exponent;
         it->second.assign(sum.begin(), sum.end());
+        held_ += bytes_of(it->second) + table_entry;
     }
     return it->second;
 }
@@ -133,6 +93,7 @@ bool Targets::may_hold(MonoId mono, MonoId part) {
     const auto& have = totals_.at(mono);
     auto h = have.begin();
     for (auto& [a, e] : want) {
+        if (algebra_.atom(a).kind == Kind::size) continue;
         while (h != have.end() && h->first < a) ++h;
         if (h == have.end() || h->first != a || h->second < e) return false;
     }
@@ -157,7 +118,11 @@ bool Targets::plausible(MonoId m) {
 
 bool Targets::is_part(PolyId term) {
     queries++;
-    if (memo_.size() <= static_cast<std::size_t>(term)) memo_.resize(term + 64, -1);
+    if (memo_.size() <= static_cast<std::size_t>(term)) {
+        held_ -= memo_.capacity();
+        memo_.resize(term + 64, -1);
+        held_ += memo_.capacity();
+    }
     if (memo_[term] < 0) memo_[term] = !algebra_.terms(term).empty() && search(term);
     return memo_[term];
 }
@@ -189,9 +154,10 @@ bool Targets::search(PolyId term) {
         if (!any || !plausible(m)) return false;
     }
     const Bits places = where(e.first).places;
-    const Num inverse = own == number(1) ? own : own.inverse();
     Bound scratch;
     e.want = algebra_.parts(e.first, part_base, scratch);
+    drop_sizes(algebra_, e.want);
+    e.own = sizes_of(algebra_, e.first);
     std::stable_sort(e.want.begin(), e.want.end(), [](auto& x, auto& y) {
         return !x.variables.empty() && y.variables.empty();
     });
@@ -202,21 +168,36 @@ bool Targets::search(PolyId term) {
         if (!(polys[place.poly / 64] >> place.poly % 64 & 1)) continue;
         auto& poly = polys_[place.poly];
         if (poly.size() < terms.size() || !may_hold(place.mono, e.first)) continue;
-        Num there = poly.at(place.mono);
-        e.ratio = there * inverse;
-        if (!allowed(e.ratio)) continue;
-        if (e.ratio.v < 0 && !all_positive && (!others || negations_ < 2)) continue;
-        if (own.v < 0 && there.v > 0 && !others) continue;
-        e.poly = place.poly;
-        e.bound.clear();
-        e.have = algebra_.parts(place.mono, 0, e.bound);
-        e.left.clear();
-        for (auto& x : e.have) e.left.push_back(x.exponent);
-        e.places.clear();
-        e.images.clear();
-        if (embed(e, 0)) return true;
+        for (Num there : poly.at(place.mono)) {
+            e.ratio = own == number(1) ? there : there * own.inverse();
+            if (!allowed(e.ratio)) continue;
+            if (e.ratio.v < 0 && !all_positive && (!others || negations_ < 2)) continue;
+            if (attempt(e, place)) return true;
+        }
     }
     return false;
+}
+
+// Looks for a context that places the first monomial here.
+bool Targets::attempt(Embedding& e, const Place& place) {
+    e.poly = place.poly;
+    e.there = place.mono;
+    e.sizes = sizes_of(algebra_, place.mono);
+    for (auto& [axis, n] : e.own) at(e.sizes, axis) -= n;
+    bool single = algebra_.terms(e.term).size() == 1;
+    for (auto& [axis, n] : e.sizes) {
+        if (n < 0 && !(divided_ >> axis & 1)) return false;
+        // In a lone monomial no size may cancel.
+        if (single && n * at(e.own, axis) < 0) return false;
+    }
+    e.bound.clear();
+    e.have = algebra_.parts(place.mono, 0, e.bound);
+    drop_sizes(algebra_, e.have);
+    e.left.clear();
+    for (auto& x : e.have) e.left.push_back(x.exponent);
+    e.places.clear();
+    e.images.clear();
+    return embed(e, 0);
 }
 
 // Places the factors from `i` on; backtracks.
@@ -279,6 +260,7 @@ bool Targets::complete(Embedding& e) {
         if (find(e.places, axis) == -2) c.missing.push_back(axis);
     }
     c.places = e.places;
+    c.sizes = e.sizes;
     return bind_missing(e, c, 0);
 }
 
@@ -296,32 +278,38 @@ bool Targets::bind_missing(Embedding& e, Context& c, std::size_t i) {
     Bound bound = c.bound;
     for (auto& [v, k] : bound)
         if (k == axis && !has_value(c.places, v) && attempt(v)) return true;
-    int size = algebra_.find_size(axis, 1);
-    for (std::size_t j = 0; j < c.rest.size(); j++) {
-        if (c.rest[j].atom != size) continue;
-        Context other = c;
-        other.rest[j].exponent = other.rest[j].exponent - number(1);
-        if (other.rest[j].exponent.zero())
-            other.rest.erase(other.rest.begin() + static_cast<std::ptrdiff_t>(j));
-        other.bound.emplace_back(size_base + axis, axis);
-        other.places.emplace_back(axis, size_base + axis);
-        return bind_missing(e, other, i + 1);
-    }
-    return false;
+    Context other = c;
+    int left = --at(other.sizes, axis);
+    if (left < 0 && !(divided_ >> axis & 1)) return false;
+    other.bound.emplace_back(size_base + axis, axis);
+    other.places.emplace_back(axis, size_base + axis);
+    return bind_missing(e, other, i + 1);
 }
 
 bool Targets::others_hold(Embedding& e, const Context& c) {
     const Terms terms = algebra_.terms(e.term);
+    bool divides = std::any_of(c.sizes.begin(), c.sizes.end(), [](auto& x) { return x.second < 0; });
+    for (auto& [axis, n] : e.own) divides = divides || n < 0;
+    Mask everywhere = divides ? ~Mask{0} : 0;  // axes whose size cancels in every monomial
+    std::vector<MonoId> met{e.there};
     for (auto& [m, x] : terms) {
+        Mask cancelled = 0;
+        if (m == e.first && !divides) continue;
+        MonoId there = placed(m, c, cancelled);
+        everywhere &= cancelled;
         if (m == e.first) continue;
-        MonoId there = placed(m, e, c);
+        if (std::count(met.begin(), met.end(), there)) return false;  // two would merge
+        met.push_back(there);
         auto it = polys_[e.poly].find(there);
-        if (it == polys_[e.poly].end() || !(it->second == e.ratio * x)) return false;
+        if (it == polys_[e.poly].end()) return false;
+        const Num want = e.ratio * x;
+        if (std::find(it->second.begin(), it->second.end(), want) == it->second.end()) return false;
     }
-    return true;
+    return !everywhere;
 }
 
-MonoId Targets::placed(MonoId m, const Embedding&, const Context& c) {
+// The monomial in the context, and the axes whose size cancels in it.
+MonoId Targets::placed(MonoId m, const Context& c, Mask& cancelled) {
     Bound bound = c.bound;
     std::vector<Part> all = algebra_.parts(m, other_base, bound);
     for (auto& x : all)
@@ -332,6 +320,20 @@ MonoId Targets::placed(MonoId m, const Embedding&, const Context& c) {
             if (place >= 0) x.variables.emplace_back(axis, place);
         }
     all.insert(all.end(), c.rest.begin(), c.rest.end());
+    Mask more = 0, less = 0;
+    for (auto& [axis, n] : sizes_of(algebra_, m)) (n > 0 ? more : less) |= Mask{1} << axis;
+    for (auto& [axis, n] : c.sizes) {
+        if (!n) continue;
+        (n > 0 ? more : less) |= Mask{1} << axis;
+        all.push_back({algebra_.size_atom(axis, n > 0 ? 1 : -1), number(n > 0 ? n : -n), {}});
+    }
+    for (auto& [v, axis] : bound) {
+        if (!(less >> axis & 1)) continue;
+        bool carried = std::any_of(all.begin(), all.end(),
+                                   [v = v](auto& x) { return has_value(x.variables, v); });
+        if (!carried) more |= Mask{1} << axis;
+    }
+    cancelled = more & less;
     return algebra_.assemble(all, bound);
 }
 

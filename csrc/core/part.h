@@ -38,6 +38,7 @@ public:
     bool may_hold_sum(const Extremes& a, const Extremes& b);
     const Extremes& extremes(PolyId p);  // the reference stays valid
     std::uint64_t queries = 0;
+    std::size_t held() const { return held_; }  // bytes of what is known of monomials and terms
 
 private:
     struct Place {
@@ -47,13 +48,17 @@ private:
     struct Embedding;
     struct Context;
 
-    void close(PolyId p, std::unordered_set<PolyId>& seen);
+    using Combined = std::vector<std::vector<std::pair<MonoId, Num>>>;
+
+    void close(PolyId p, std::unordered_set<PolyId>& seen, Combined& combined);
+    void combine(const Combined& combined, const std::vector<Num>& products);
+    bool attempt(Embedding& e, const Place& place);
     bool search(PolyId term);
     bool embed(Embedding& e, std::size_t i);
     bool complete(Embedding& e);
     bool bind_missing(Embedding& e, Context& c, std::size_t i);
     bool others_hold(Embedding& e, const Context& c);
-    MonoId placed(MonoId m, const Embedding& e, const Context& c);
+    MonoId placed(MonoId m, const Context& c, Mask& cancelled);
     bool allowed(Num ratio) const { return ratios_.count(ratio.abs().r) > 0; }
     const Totals& totals(MonoId m);
     bool may_hold_both(const Extremes& a, const Extremes& b);
@@ -64,16 +69,20 @@ private:
     bool less(MonoId a, MonoId b) const;
 
     Algebra& algebra_;
-    std::vector<std::unordered_map<MonoId, Num>> polys_;
+    // Per polynomial: each monomial with the coefficients that it may be found with (one, but for
+    // the arguments of exponentials that were multiplied).
+    std::vector<std::unordered_map<MonoId, std::vector<Num>>> polys_;
     std::vector<Place> places_;
     std::vector<std::vector<std::pair<std::size_t, Num>>> by_atom_;  // (place, exponent)
     std::unordered_map<MonoId, Where> where_;
     std::unordered_map<PolyId, Extremes> extremes_;
     std::unordered_set<std::uint64_t> ratios_;
     std::unordered_map<int, std::unordered_set<std::uint64_t>> powers_;  // of exponentials
+    Mask divided_ = 0;  // axes whose size the sources divide by
     int negations_;
     std::vector<signed char> memo_;
     std::unordered_map<MonoId, Totals> totals_;
+    std::size_t held_ = 0;
 };
 
 }  // namespace superopt::search

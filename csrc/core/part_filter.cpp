@@ -11,6 +11,7 @@ const Where& Targets::where(MonoId m) {
     if (!fresh) return w;
     w.places.assign(places_.size() / 64 + 1, 0);
     w.polys.assign(polys_.size() / 64 + 1, 0);
+    held_ += bytes_of(w.places) + bytes_of(w.polys) + table_entry;
     for (std::size_t i = 0; i < places_.size(); i++) w.places[i / 64] |= std::uint64_t{1} << i % 64;
     for (auto& [a, e] : totals(m)) {
         // Sizes cancel in products, so they say nothing about what a product may be part of.
@@ -62,6 +63,7 @@ const Extremes& Targets::extremes(PolyId p) {
     out.poly = p;
     out.size = terms.size();
     out.polys.assign(polys_.size() / 64 + 1, ~std::uint64_t{0});
+    held_ += sizeof(Extremes) + bytes_of(out.polys) + table_entry;
     if (terms.empty()) return out;
     MonoId least = terms[0].first, greatest = least;
     for (auto& [m, c] : terms) {

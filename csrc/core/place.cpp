@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 namespace superopt::place {
 
@@ -40,7 +41,18 @@ double merging(const Shape& shape, const Device& device, Axes parted, double par
     return device.launch + 2.0 * elements / (device.rates[0] * busy) + 2.0 * passed / rate;
 }
 
-double predicted(const Shape& shape, const Device& device, const Placed& placed, double steps) {
+// The time that the arithmetic of a placed kernel takes, that of its memory, and what comes on top.
+struct Times {
+    double compute, memory, more;
+
+    double total() const {
+        return more + std::max(compute, memory) + overlap * std::min(compute, memory);
+    }
+
+    static constexpr double overlap = 0.3;
+};
+
+Times predicted(const Shape& shape, const Device& device, const Placed& placed, double steps) {
     const Extents& e = placed.extents;
     const double tasks = placed.tasks;
     auto per_task = [&](Axes axes) { return Extents::count(e.tile, axes); };
@@ -72,11 +84,11 @@ double predicted(const Shape& shape, const Device& device, const Placed& placed,
     double memory = dram / device.dram + l3 / device.l3;
     if (step_reads > 8 * device.l2) memory *= 1.1;
     if (tasks < device.cores) memory *= device.cores / std::max(tasks, 1.0) * 0.75;
-    const double alone =
-        device.launch + std::max(per_core, memory) + 0.3 * std::min(per_core, memory);
-    if (!placed.parted) return alone;
+    Times out{per_core, memory, device.launch};
+    if (!placed.parted) return out;
     const double busy = std::min(device.cores, tasks / placed.parts);
-    return alone + merging(shape, device, placed.parted, placed.parts, busy);
+    out.more += merging(shape, device, placed.parted, placed.parts, busy);
+    return out;
 }
 
 Placed on_grid(const Shape& shape, const std::vector<Split>& grid) {
@@ -103,7 +115,29 @@ double looped(const Shape& shape, const Device& device, Placed& placed,
         e.step[s.axis] = std::min(std::min(s.tile, shape.sizes[s.axis]), e.tile[s.axis]);
         steps *= std::ceil(e.tile[s.axis] / e.step[s.axis]);
     }
-    return predicted(shape, device, placed, steps);
+    return predicted(shape, device, placed, steps).total();
+}
+
+// Calls ``visit`` with one split of each axis after another, the last axis changing first.
+template <class Visit>
+void each_grid(const std::vector<std::vector<Split>>& grids, std::int64_t most, Visit visit) {
+    std::vector<std::size_t> at(grids.size(), 0);
+    std::vector<Split> grid;
+    for (auto& choices : grids) {
+        if (choices.empty()) return;
+        grid.push_back(choices[0]);
+    }
+    for (std::int64_t combination = 0; combination < most; ++combination) {
+        visit(combination, grid);
+        std::size_t d = grids.size();
+        while (d > 0 && ++at[d - 1] == grids[d - 1].size()) {
+            at[d - 1] = 0;
+            grid[d - 1] = grids[d - 1][0];
+            --d;
+        }
+        if (d == 0) break;
+        grid[d - 1] = grids[d - 1][at[d - 1]];
+    }
 }
 
 }  // namespace
@@ -117,28 +151,14 @@ double seconds(const Shape& shape, const Device& device, const std::vector<Split
 std::vector<Best> best(const Shape& shape, const Device& device,
                        const std::vector<std::vector<Split>>& grids,
                        const std::vector<std::vector<Split>>& loops, std::int64_t most, int keep) {
-    std::vector<std::size_t> at(grids.size(), 0);
-    std::vector<Split> grid;
-    for (auto& choices : grids) {
-        if (choices.empty()) return {};
-        grid.push_back(choices[0]);
-    }
     std::vector<Best> found;
-    for (std::int64_t combination = 0; combination < most; ++combination) {
+    each_grid(grids, most, [&](std::int64_t combination, const std::vector<Split>& grid) {
         Placed placed = on_grid(shape, grid);
         for (std::size_t l = 0; l < loops.size(); ++l)
             found.push_back({looped(shape, device, placed, loops[l]),
                              combination * static_cast<std::int64_t>(loops.size()) +
                                  static_cast<std::int64_t>(l)});
-        std::size_t d = grids.size();
-        while (d > 0 && ++at[d - 1] == grids[d - 1].size()) {
-            at[d - 1] = 0;
-            grid[d - 1] = grids[d - 1][0];
-            --d;
-        }
-        if (d == 0) break;
-        grid[d - 1] = grids[d - 1][at[d - 1]];
-    }
+    });
     const auto count = std::min(found.size(), static_cast<std::size_t>(keep));
     std::partial_sort(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(count), found.end(),
                       [](const Best& x, const Best& y) {
@@ -146,6 +166,28 @@ std::vector<Best> best(const Shape& shape, const Device& device,
                       });
     found.resize(count);
     return found;
+}
+
+std::vector<double> least(const Shape& shape, const Device& device,
+                          const std::vector<std::vector<Split>>& grids, double step,
+                          const std::vector<Prices>& prices) {
+    std::vector<double> out(prices.size(), std::numeric_limits<double>::infinity());
+    each_grid(grids, std::numeric_limits<std::int64_t>::max(),
+              [&](std::int64_t, const std::vector<Split>& grid) {
+                  Placed placed = on_grid(shape, grid);
+                  placed.extents.step = placed.extents.tile;
+                  for (auto& n : placed.extents.step) n = std::min(n, step);
+                  const Times t = predicted(shape, device, placed, 1.0);
+                  const double both = (1.0 + Times::overlap) * std::max(t.compute, t.memory);
+                  for (std::size_t k = 0; k < prices.size(); ++k) {
+                      // What is added hides behind the greater of the two times first.
+                      const double paid =
+                          prices[k].compute * std::max(t.memory - t.compute, 0.0) +
+                          prices[k].memory * std::max(t.compute - t.memory, 0.0);
+                      out[k] = std::min(out[k], t.more + both - paid);
+                  }
+              });
+    return out;
 }
 
 }  // namespace superopt::place

@@ -62,4 +62,17 @@ std::vector<Best> best(const Shape& shape, const Device& device,
                        const std::vector<std::vector<Split>>& grids,
                        const std::vector<std::vector<Split>>& loops, std::int64_t most, int keep);
 
+// Prices of a second of compute and one of memory, see ``least``.
+struct Prices {
+    double compute, memory;
+};
+
+// What a kernel that computes at least this shape costs at least beyond what it is paid for the rest
+// of what it computes, for each of some prices: under one tile of each axis of ``grids``, whatever it
+// loops over in steps of at least ``step``. Prices lie between ``overlap`` and 1, and their sum is at
+// most 1 + overlap.
+std::vector<double> least(const Shape& shape, const Device& device,
+                          const std::vector<std::vector<Split>>& grids, double step,
+                          const std::vector<Prices>& prices);
+
 }  // namespace superopt::place

@@ -101,7 +101,10 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
             + (f" (least: {_times(least)}, {least[2]})" if least else "")
         )
         for below in [w for w in worth if w[0] < WORTH]:
-            lines.append(f"below that: {_times(below)}, {below[2]}")
+            lines.append(
+                f"{'not shown, the limit came first' if below[1] else 'not so'}: "
+                f"{_times(below)}, {below[2]}"
+            )
     levels = sorted({r["operators"] for r in document["rows"] if r["operators"] is not None})
     if levels:
         lines.append(
@@ -140,7 +143,7 @@ def notes(document: Mapping[str, Any]) -> list[str]:
         "such bound); *states*: terms tried by the algebra; *x states*: over those with every "
         "technique; *graphs*: term graphs costed.",
         f"The exploration of a region was stopped after {said}: what a stopped run says is a lower "
-        "bound (>=).",
+        "bound (>=), which the limit sets.",
     ]
     if (machine["load"] or 0) > 0.5 * machine["cores"]:
         lines.append(

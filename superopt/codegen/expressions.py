@@ -246,9 +246,9 @@ def _apply(node: Map, args: tuple[Expr, ...]) -> Expr:
         if isinstance(arg, Load) and is_float(arg.dtype) and is_float(node.dtype):
             return Load(arg.buffer, arg.index, node.dtype, arg.clamp)
         return Apply("cast", args, node.dtype)
+    if node.op == "round" and DTYPES[node.dtype].bytes > 2:
+        return Apply("cast", args, node.dtype)
     if node.op == "round":
         # The value keeps its accuracy class in registers, but has been through the narrow dtype.
-        return Apply(
-            "round", args, "f32" if DTYPES[node.dtype].bytes == 2 else node.dtype, node.dtype
-        )
+        return Apply("round", args, "f32", node.dtype)
     return Apply(node.op, args, node.dtype)

@@ -164,7 +164,11 @@ class _Lowering:
                 phase[i] = phase[self.moments.added[i]]
                 continue
             stat = self.carry[i].stat if i in self.carry else None
-            waits = [phase[d] + (0 if d == stat else 1) for d in self.deps[i] if d in phase]
+            waits = [
+                phase[d] + (0 if d == stat and looped[d] == looped[i] else 1)
+                for d in self.deps[i]
+                if d in phase
+            ]
             phase[i] = max(waits, default=0)
         when = dict(phase)
         for i in late:
@@ -183,7 +187,8 @@ class _Lowering:
 
     def _pass(self, scope: Scope, axis: Axis, group: list[int], out: list[int]) -> None:
         """One loop over ``axis`` that accumulates ``group`` and stores the outputs ``out``."""
-        stats = {self.carry[i].stat for i in group if i in self.carry}
+        # A statistic that an outer loop has completed moves no more.
+        stats = {self.carry[i].stat for i in group if i in self.carry} & set(group)
         inner = Scope(scope, scope.open | {axis}, frozenset(stats))
         for i in group:
             self._accumulator(scope, i)

@@ -97,7 +97,11 @@ class _Splitting:
         place = self.kernel.placement
         needed = set(self.graph.reachable(self.partial)) & set(self.body)
         carries = tuple(c for c in self.kernel.carries if c.reduce in needed)
-        loop = place.loop
+        # A statistic and what follows it are made in one pass: no loop over kept axes parts them.
+        reduced = {
+            a for i in needed if isinstance(n := self.graph.nodes[i], Reduce) for a in n.over
+        }
+        loop = tuple(s for s in place.loop if s.axis in reduced)
         if self.axis not in [s.axis for s in loop] and any(
             c.reduce in self.buffers for c in carries
         ):

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from superopt.cost.devices import Device
 from superopt.mugraph.axes import Axis, hint
@@ -20,6 +20,9 @@ from superopt.mugraph.dtypes import DTYPES, compute_dtype, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
 from superopt.mugraph.placement import Placement, Split
 from superopt.mugraph.scalars import SCALARS
+
+if TYPE_CHECKING:
+    from superopt.cost.least import Costs
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def shape_of_kernel(
                 reads[(a, key)] = (key, DTYPES[graph.nodes[a].dtype].bytes)
         if isinstance(node, Reduce):
             inner = frozenset(graph.nodes[node.operand].axes)
-            works.append(Work(inner, 1.0, _unit(graph, node, stored)))
+            works.append(Work(inner, 1.0, unit_of(graph, node)))
             reduced += [a for a in node.over if a not in reduced]
             tiles.append((axes, DTYPES[node.dtype].bytes))
             parts.append((axes, frozenset(node.over), DTYPES[compute_dtype(node.dtype)].bytes))
@@ -99,7 +102,8 @@ def shape_of_kernel(
     )
 
 
-def _unit(graph: Graph, node: Reduce, stored: set[int]) -> str:
+def unit_of(graph: Graph, node: Reduce) -> str:
+    """The unit that a reduction runs on."""
     operand = graph.nodes[node.operand]
     if node.op != "add" or not isinstance(operand, Map) or operand.op != "mul":
         return "map"
@@ -119,7 +123,7 @@ def _is_product_of(graph: Graph, node: Map, readers: list[int]) -> str | None:
     if node.op != "mul":
         return None
     sums = [n for j in readers if isinstance(n := graph.nodes[j], Reduce)]
-    return _unit(graph, sums[0], set()) if sums and all(s.op == "add" for s in sums) else None
+    return unit_of(graph, sums[0]) if sums and all(s.op == "add" for s in sums) else None
 
 
 def _feeds_product(graph: Graph, i: int, readers: list[int]) -> bool:
@@ -258,15 +262,12 @@ class KernelCost:
 MOST_AXES = 64
 """Axes of one kernel that the engine can tell apart."""
 
-_UNITS = ("map", "mul_add", "narrow")
+UNITS = ("map", "mul_add", "narrow")
 
 
 def _engine(shape: KernelShape, device: Device, at: Mapping[Axis, int]) -> Any:
-    if len(at) > MOST_AXES:
-        return None
-    try:
-        from superopt._core import KernelCost as Engine
-    except ImportError:
+    engine = engine_class()
+    if len(at) > MOST_AXES or engine is None:
         return None
 
     def bits(axes: Iterable[Axis]) -> int:
@@ -276,19 +277,31 @@ def _engine(shape: KernelShape, device: Device, at: Mapping[Axis, int]) -> Any:
         return [(bits(axes), float(size)) for axes, size in rows]
 
     parts = [(bits(axes), bits(over), float(size)) for axes, over, size in shape.parts]
-    d = device
-    numbers = (d.cores, d.dram, d.l3, d.l1, d.l2, d.l3_bytes, d.launch, d.step)
-    return Engine(
+    return engine(
         [float(n) for n in shape.sizes.values()],
-        [(bits(w.axes), w.flops, _UNITS.index(w.unit)) for w in shape.works],
+        [(bits(w.axes), w.flops, UNITS.index(w.unit)) for w in shape.works],
         data(shape.reads),
         data(shape.writes),
         data(shape.tiles),
         parts,
         bits(shape.reduced),
-        [d.map_rate, d.mul_add, d.narrow],
-        [float(x) for x in numbers],
+        *device_numbers(device),
     )
+
+
+def engine_class() -> Any:
+    """The compiled engine, or None where it is not built."""
+    try:
+        from superopt._core import KernelCost as Engine
+    except ImportError:
+        return None
+    return Engine
+
+
+def device_numbers(d: Device) -> tuple[list[float], list[float]]:
+    """A device as the engine takes it: the rates of its units, then the rest."""
+    numbers = (d.cores, d.dram, d.l3, d.l1, d.l2, d.l3_bytes, d.launch, d.step)
+    return [d.map_rate, d.mul_add, d.narrow], [float(x) for x in numbers]
 
 
 def _best(
@@ -304,14 +317,8 @@ def _best(
     return [(seconds, p) for seconds, _, p in scored[:keep]]
 
 
-def cost_on(
-    device: Device,
-) -> Callable[[Graph, list[int], set[int], tuple[int, ...]], KernelCost]:
-    """The cost function that the search takes: a kernel body, then placements, to seconds."""
+def cost_on(device: Device) -> Costs:
+    """The cost function that the search takes: see ``superopt.cost.least.Costs``."""
+    from superopt.cost.least import Costs  # it builds on this module
 
-    def cost(
-        graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...]
-    ) -> KernelCost:
-        return KernelCost(shape_of_kernel(graph, body, stored, outputs), device)
-
-    return cost
+    return Costs(device)

@@ -94,7 +94,9 @@ class Context:
         if floating(x.dtype) and not floating(dtype) and dtype != torch.bool:
             x = self.settled(x)
         have, want = self.b.dtype(x.node), compute_name(dtype)
-        node = x.node if have == want else self.b.map("cast", x.node, dtype=want)
+        # From double to single precision is a rounding that programs rely on (x - x.float()).
+        row = "round" if (have, want) == ("f64", "f32") else "cast"
+        node = x.node if have == want else self.b.map(row, x.node, dtype=want)
         widened = x.exact and torch.promote_types(x.dtype, dtype) == dtype
         out = replace(x, node=node, dtype=dtype, exact=widened)
         if not widened and from_torch(dtype).name not in self._held(x.node):

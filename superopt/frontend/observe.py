@@ -226,6 +226,43 @@ def difference(got: Any, want: Any, near: bool = True) -> str:
     return ""
 
 
+def memory_difference(got: Any, want: Any) -> str:
+    """How two equal answers differ in memory, in words; empty when they do not.
+
+    The order of dimensions of what is dense, and which results overlap: a write to one is seen in
+    the other.
+    """
+    mine, theirs = (
+        [x for x in pytree.tree_leaves(answer) if isinstance(x, torch.Tensor)]
+        for answer in (got, want)
+    )
+    for x, y in zip(mine, theirs, strict=True):
+        first, behind = _reach(y)
+        dense = behind - first == y.numel() * y.element_size() > 0
+        orders = [[s for s, n in zip(t.stride(), t.shape, strict=True) if n > 1] for t in (x, y)]
+        if dense and orders[0] != orders[1]:
+            return f"strides {x.stride()} where the function gives {y.stride()}"
+    for k, y in enumerate(theirs):
+        for j in range(k):
+            if _overlap(y, theirs[j]) and not _overlap(mine[k], mine[j]):
+                return "results apart that are the same memory in the function's answer"
+    return ""
+
+
+def _overlap(x: torch.Tensor, y: torch.Tensor) -> bool:
+    if not x.numel() or x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr():
+        return False
+    (a, b), (c, d) = _reach(x), _reach(y)
+    return a < d and c < b
+
+
+def _reach(x: torch.Tensor) -> tuple[int, int]:
+    """The bytes of its storage that a tensor reaches: the first, and the one behind the last."""
+    last = sum((int(n) - 1) * int(s) for n, s in zip(x.shape, x.stride(), strict=True))
+    start = int(x.storage_offset()) * x.element_size()
+    return start, start + (last + 1) * x.element_size()
+
+
 def _unlike(got: Any, want: Any) -> str:
     """Where two results whose structures differ part, in words."""
     if type(got) is not type(want):

@@ -122,7 +122,16 @@ FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
         (),
     ),
     "threshold": (("where", ("le", A, B), C, A), ()),
-    "lerp": (("add", A, ("mul", C, ("sub", B, A))), ()),
+    # From the nearer end, as PyTorch does: at 1 it is B, however small beside A.
+    "lerp": (
+        (
+            "where",
+            ("lt", ("abs", C), 0.5),
+            ("add", A, ("mul", C, ("sub", B, A))),
+            ("sub", B, ("mul", ("sub", B, A), ("sub", 1.0, C))),
+        ),
+        (),
+    ),
 }
 """Elementwise operators that are a term over the scalar table, computed and rounded as one."""
 

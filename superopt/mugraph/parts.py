@@ -42,27 +42,33 @@ def why_not_split(
     if any(axis in graph.nodes[i].axes for i in outputs):
         return f"an output has the axis {axis.name!r}"
     inside = set(body)
-    partial = reduced_over(graph, body, axis)
-    below: dict[int, frozenset[int]] = {}  # the partial reductions that a value depends on
+    nodes = graph.nodes
+    partial = {i: 1 << k for k, i in enumerate(reduced_over(graph, body, axis))}
+    below: dict[
+        int, int
+    ] = {}  # the partial reductions that a value depends on, where there are any
     for i in body:
-        node = graph.nodes[i]
-        mine = frozenset(a for a in node.args if a in partial).union(
-            *(below[a] for a in node.args if a in inside)
-        )
+        node = nodes[i]
         if (
             isinstance(node, View | Gather)
             and node.args[0] in inside
-            and not isinstance(graph.nodes[node.args[0]], Input)  # it is there as a whole
-            and axis in graph.nodes[node.args[0]].axes
+            and not isinstance(nodes[node.args[0]], Input)  # it is there as a whole
+            and axis in nodes[node.args[0]].axes
         ):
             return f"%{i} reads other places of the axis {axis.name!r} than its own"
+        mine = 0
+        for a in node.args:
+            if a in below:
+                mine |= below[a]
         if i in partial:
-            wanted = {stat_of[i]} if i in stat_of else set[int]()
-            if mine - wanted:
+            stat = stat_of.get(i)
+            if stat is not None and stat not in partial:
+                return f"the reduction %{i} follows a statistic that is not over {axis.name!r}"
+            if mine & ~(partial[stat] if stat is not None else 0):
                 return f"the reduction %{i} over {axis.name!r} needs another one to be complete"
-            if wanted - set(partial):
-                return f"%{i} follows a statistic that is not over {axis.name!r}"
-        below[i] = mine
+            mine |= partial[i]
+        if mine:
+            below[i] = mine
     return None
 
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from superopt import trace
 from superopt.config import Config, Options
 from superopt.cost.measure import interleave
-from superopt.errors import SuperoptError, UnsupportedDevice
+from superopt.errors import Miscaptured, SuperoptError, UnsupportedDevice
 from superopt.frontend.identity import identity
 from superopt.frontend.live import state
 from superopt.frontend.names import name_of
@@ -26,6 +26,7 @@ from superopt.frontend.observe import can_listen as can_listen
 from superopt.frontend.observe import (
     confirm,
     difference,
+    memory_difference,
     refuse_effects,
     same_random_numbers,
 )
@@ -122,6 +123,8 @@ def optimize(
         if not fresh and (wrong := difference(answer, seen.answer, near=False)):
             trace.log("fallback", f"what was kept under the function's identity gives {wrong}")
             return optimize(fn, args, kwargs, options, config, seen, recall=False)
+        if unlike := memory_difference(answer, seen.answer):
+            raise Miscaptured(f"the kernels give {unlike}", name_of(fn))
         site.remember(shortcut, program, [b.key for b in built.values()])
         whole = not program.boundaries
         pieces = tuple(built.values())
@@ -309,6 +312,12 @@ def _check_devices(args: tuple[Any, ...], kwargs: dict[str, Any], options: Optio
             raise UnsupportedDevice(
                 f"a tensor lives on {leaf.device}", "an argument", "move it to the CPU"
             )
+
+
+def why_of(error: BaseException) -> dict[str, Any] | None:
+    """What became of the alternatives where no kernel was found; None for any other error."""
+    found: dict[str, Any] | None = getattr(error, "superopt_why", None)
+    return found
 
 
 def cache(config: Config | None = None) -> Cache:

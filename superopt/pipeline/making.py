@@ -6,8 +6,8 @@ code generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 
 from superopt import trace
 from superopt.codegen.backends import cpu
-from superopt.codegen.lower import lower, why_not_lowerable
+from superopt.codegen.lower import lower
 from superopt.config import Config
 from superopt.cost.devices import cpu_device
 from superopt.cost.measure import Timing, interleave
@@ -26,23 +26,21 @@ from superopt.mugraph.dispatch import Guard, hull, within
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.resize import narrowed
-from superopt.mugraph.text import print_mugraph
 from superopt.pipeline.chosen import Candidate, Winner, entry_of, merged
-from superopt.pipeline.rooms import Stand, stand
+from superopt.pipeline.rooms import Fits
+from superopt.pipeline.searching import crew, search
+from superopt.pipeline.why import Ledger
 from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
 from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.plan import Extent, make_plan
 from superopt.runtime.site import Site
 from superopt.search import driver
-from superopt.search.buckets import Room, divide, seconds_at
+from superopt.search.buckets import Room, divide
 from superopt.search.carry import obligation
-from superopt.search.cut import KernelSeconds
 from superopt.search.figures import claim
 from superopt.search.gauge import stabilized
-from superopt.search.points import points
-from superopt.verify import gate
-from superopt.verify.admit import admit
+from superopt.search.workers import Serial
 from superopt.verify.cuts import Checker
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.infinite import any_value
@@ -80,35 +78,47 @@ def make(
     called: runs the user's own function on other inputs of the piece, to be timed beside the
     kernels; the piece in PyTorch when there is none.
     """
+    with crew(site) as who:
+        return _make(piece, inputs, site, folder, who, called or piece.eager)
+
+
+def _make(
+    piece: Any,
+    inputs: Sequence[torch.Tensor],
+    site: Site,
+    folder: Path,
+    who: Serial,
+    called: Callable[..., object],
+) -> tuple[dict[str, bytes], dict[str, Any]]:
     options, config = site.options, site.config
     with trace.stage("verify") as shifting:
         show = Checker(options.seed)
         graph, shifts = _stable(piece.graph, show)
     compiler = site.compiler or find_compiler(config)
-    cost = cost_on(cpu_device(cpu_features(), config.threads or torch.get_num_threads()))
+    device = cpu_device(cpu_features(), config.threads or torch.get_num_threads())
     with trace.stage("search") as searching:
-        budget = driver.Budget(options.budget.seconds, options.budget.candidates)
-        found = driver.search(
-            graph,
-            cost,
-            budget,
-            seed=options.seed,
-            lowerable=why_not_lowerable,
-            progress=lambda stage, done: trace.report(stage, done.get("graphs", 0)),
-            points=points(graph),
+        found = search(graph, piece.graph, site, device, who)
+        rooms = divide(graph, found, cost_on(device)) if found.candidates else []
+    ledger = Ledger(found.rejected)
+    try:
+        if not found.candidates:
+            raise SuperoptError("the search found no kernel", graph.name, found.why_none)
+        isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
+        build = partial(_compile, isa, config, compiler, folder, who)
+        work = _Work(graph, found.candidates, show, build, ledger)
+        fits = Fits(
+            graph, piece.eager, called, inputs, cost_on(device), options.seed, ledger, _timed
         )
-        rooms = divide(graph, found, cost) if found.candidates else []
-    if not found.candidates:
-        raise SuperoptError("the search found no kernel", graph.name, found.why_none)
-    isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
-    work = _Work(graph, found.candidates, show, partial(_compile, isa, config, compiler, folder))
-    fits = _Fits(graph, piece.eager, called or piece.eager, inputs, cost, options.seed)
-    winners = _settle(rooms, work, fits)
-    if not any(w.candidate for w in winners):
-        with trace.stage("gate"):
-            raise VerificationFailed(
-                "no candidate passed the numeric gate", details="\n".join(fits.reasons)
-            )
+        winners = _settle(rooms, work, fits)
+        if not any(w.candidate for w in winners):
+            with trace.stage("gate"):
+                raise VerificationFailed(
+                    "no candidate passed the numeric gate", details="\n".join(fits.reasons)
+                )
+    except SuperoptError as error:
+        ledger.explain(error)
+        raise
+    best, median = next((w.candidate, w.generated.median_s) for w in winners if w.candidate)
     meta = {
         "name": graph.name,
         "states": found.stats.get("states", 0),
@@ -116,9 +126,15 @@ def make(
         "search_s": searching.seconds,
         "verify_s": shifting.seconds + work.verify_s + fits.gate_s,
         "compile_s": work.compile_s,
+        "kept": driver.rejection("", best.predicted, best.mugraph, measured_s=median),
+        "rejected": ledger.best(),
     }
     files, facts = entry_of(piece.graph, merged(winners), shifts, claim(found.stats))
     return files, {**meta, **facts}
+
+
+def _timed(calls: Sequence[Callable[[], object]], seconds: float) -> list[Timing]:
+    return interleave(calls, seconds=seconds)
 
 
 def _stable(graph: Graph, show: Checker) -> tuple[Graph, list[Equivalence]]:
@@ -133,7 +149,7 @@ def _stable(graph: Graph, show: Checker) -> tuple[Graph, list[Equivalence]]:
     return shifted, [check]
 
 
-def _settle(rooms: Sequence[Room], work: _Work, fits: _Fits) -> list[Winner]:
+def _settle(rooms: Sequence[Room], work: _Work, fits: Fits) -> list[Winner]:
     """The winner of every room.
 
     Of several rooms, one in which no binary is admitted is tried again with what serves the others,
@@ -179,6 +195,7 @@ class _Work:
     candidates: Sequence[driver.Candidate]
     show: Checker
     build: Callable[[Sequence[MuGraph], int], Sequence[tuple[Kernels, str] | SuperoptError]]
+    ledger: Ledger
     rounds: int = 0
     verify_s: float = 0.0
     compile_s: float = 0.0
@@ -197,7 +214,7 @@ class _Work:
             for order in orders:
                 mine = [self.candidates[c] for c in order]
                 try:
-                    found = _prove_best(self.graph, mine, self.show, most)
+                    found = _prove_best(self.graph, mine, self.show, self.ledger, most)
                 except VerificationFailed as error:
                     found, failed = [], failed or error
                 known.update((id(c), (c, checks)) for c, checks in found)
@@ -231,6 +248,7 @@ class _Work:
             for (n, (c, checks)), m, item in zip(pool.items(), mugraphs, made, strict=True):
                 if isinstance(item, SuperoptError):
                     trace.log("build", f"a candidate was dropped: {item.report()}")
+                    self.ledger.lost("not compiled", m, c.seconds, item.what)
                 else:
                     ready[n] = Candidate(m, c.seconds, checks, *item, origin=n)
             if not ready:
@@ -244,13 +262,15 @@ def _prove_best(
     graph: Graph,
     candidates: Sequence[driver.Candidate],
     show: Checker,
+    ledger: Ledger,
     most: int | None = None,
 ) -> list[Proved]:
     """The first candidates whose graph, and every carried accumulator, is shown equal."""
     proved: list[Proved] = []
     reasons: list[str] = []
-    most = most or SHORTLIST
+    looked, most = 0, most or SHORTLIST
     for candidate in candidates:
+        looked += 1
         mugraph = candidate.mugraph
         checks = [show.rewritten(graph, mugraph.graph)]
         carries = [c for k in mugraph.kernels for c in k.carries]
@@ -259,6 +279,7 @@ def _prove_best(
         wrong = [c for c in checks if c.verdict != "equal"]
         if wrong:
             reasons.append(wrong[0].reason)
+            ledger.lost("not shown equal", mugraph, candidate.seconds, wrong[0].reason)
             trace.log("verify", f"a candidate was not shown equal: {wrong[0].reason}")
         else:
             proved.append((candidate, checks))
@@ -266,6 +287,8 @@ def _prove_best(
             break
         if not proved and (len(reasons) == HOPELESS or show.work > 4 * ENOUGH_WORK):
             break
+    for c in candidates[looked:] if proved else ():
+        ledger.lost("predicted slower", c.mugraph, c.seconds)
     if not proved:
         raise VerificationFailed(
             "no candidate was shown equal to the program",
@@ -280,6 +303,7 @@ def _compile(
     config: Config,
     compiler: Compiler,
     folder: Path,
+    who: Serial,
     mugraphs: Sequence[MuGraph],
     rounds: int,
 ) -> list[tuple[Kernels, str] | SuperoptError]:
@@ -298,7 +322,8 @@ def _compile(
         for n, s in enumerate(printed)
         if isinstance(s, cpu.Source)
     ]
-    built = iter(compile_many(jobs, config, compiler=compiler))
+    spread = partial(who.map, note=lambda *_: None) if who.remote else None
+    built = iter(compile_many(jobs, config, compiler=compiler, spread=spread))
     out: list[tuple[Kernels, str] | SuperoptError] = []
     for mugraph, source in zip(mugraphs, printed, strict=True):
         if isinstance(source, SuperoptError):
@@ -312,74 +337,3 @@ def _compile(
         plan = make_plan(mugraph.graph, source.entry, source.buffers, scratch)
         out.append((Kernels(path, plan, config.threads), source.text))
     return out
-
-
-@dataclass
-class _Fits:
-    """Times and gates the candidates of one piece, room by room."""
-
-    graph: Graph
-    eager: Callable[..., Sequence[torch.Tensor]]
-    called: Callable[..., object]
-    inputs: Sequence[torch.Tensor]
-    cost: KernelSeconds
-    seed: int
-    reasons: list[str] = field(default_factory=list)
-    gate_s: float = 0.0
-
-    def winner(self, room: Room, own: list[Candidate], rest: list[Candidate]) -> Winner:
-        """The fastest candidate of a room whose binary is as accurate as eager PyTorch.
-
-        own: those that are timed; rest: those of other rooms, tried when none of its own is
-        admitted. Where none is, or the program has no answer, the original runs.
-        """
-        if not (own or rest):
-            return Winner(room)
-        mugraph = (own or rest)[0].mugraph
-
-        def seconds(there: Mapping[str, int]) -> float:
-            return seconds_at(mugraph, self.cost, there)
-
-        here = stand(self.graph, room, self.inputs, self.eager, seconds)
-        if here is None:
-            return Winner(room)
-        known: dict[str, gate.Known] = {}
-        for some in filter(None, (own, rest)):
-            with trace.stage("measure"):
-                times = self._times(some, here)
-            for k in sorted(range(len(some)), key=lambda k: (times[k].median_s, k)):
-                verdict = self._verdict(some[k], here, known)
-                if verdict.passed:
-                    return Winner(room, some[k], verdict, times[k], times[-1], here.sizes)
-        return Winner(room, sizes=here.sizes)
-
-    def _times(self, some: Sequence[Candidate], here: Stand) -> list[Timing]:
-        """The timing of each candidate; eager PyTorch's comes last."""
-        calls: list[Callable[[], object]] = [partial(c.kernels, here.inputs) for c in some]
-        called = self.called
-        try:
-            called(*here.inputs)
-        except (RuntimeError, IndexError):  # what else it is given does not fit these sizes
-            called = self.eager
-        calls.append(lambda: called(*here.inputs))
-        return interleave(calls, seconds=0.3 * len(calls))
-
-    def _verdict(self, c: Candidate, here: Stand, known: dict[str, gate.Known]) -> gate.Gate:
-        with trace.stage("gate") as gating:
-            verdict = admit(
-                self.graph,
-                c.kernels.checked,
-                self.eager,
-                here.inputs,
-                here.sizes,
-                seed=self.seed,
-                known=known,
-                others=here.others,
-                classes=here.classes,
-            )
-        self.gate_s += gating.seconds
-        if not verdict.passed:
-            self.reasons.append(verdict.reason)
-            trace.log("verify", f"the numeric gate rejected a candidate: {verdict.reason}")
-            trace.log("verify", print_mugraph(c.mugraph), 2)
-        return verdict

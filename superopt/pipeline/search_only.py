@@ -17,7 +17,7 @@ from superopt.frontend.capture import capture
 from superopt.frontend.partition import Program, partition
 from superopt.mugraph.placement import MuGraph, kernel_body
 from superopt.runtime.isa import cpu_features
-from superopt.search.cut import computes
+from superopt.search.cut_points import computes
 from superopt.search.driver import Budget, Found, search
 from superopt.search.gauge import stabilized
 from superopt.search.techniques import ALL, Techniques

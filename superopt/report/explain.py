@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from superopt.mugraph.dispatch import ORIGINAL, Dispatch, guard_text
@@ -29,6 +29,63 @@ def explain(result: Any) -> str:
             )
         )
     return "\n\n".join(blocks)
+
+
+def as_json(result: Any) -> dict[str, Any]:
+    """What ``superopt explain --json`` prints, as plain data."""
+    return {
+        "winner": result.winner,
+        "cache": result.cache,
+        "states": result.states,
+        "timings": dict(result.timings),
+        "mugraphs": [
+            str(m)
+            for p in getattr(result, "pieces", ())
+            if p is not None
+            for m in getattr(p, "mugraphs", None) or (p.mugraph,)
+        ]
+        or ([str(result.mugraph)] if result.mugraph is not None else []),
+        "certificates": [p.certificate for p in getattr(result, "pieces", ()) if p is not None]
+        or ([result.certificate] if result.certificate is not None else []),
+        "rejected": [
+            list(p.meta.get("rejected", ())) for p in getattr(result, "pieces", ()) if p is not None
+        ],
+        "boundaries": [
+            {"op": str(b.op), "where": str(b.where), "reason": str(b.reason)}
+            for b in result.boundaries
+        ],
+    }
+
+
+def why(result: Any) -> str:
+    """The best rejected alternatives of each piece, and the rule by which each lost, as text."""
+    blocks = []
+    for piece in (p for p in result.pieces if p is not None):
+        meta = piece.meta
+        kept = _alternative(meta["kept"])
+        rows = [_alternative(r) for r in meta.get("rejected", ())]
+        blocks.append(_block("kept", [kept]))
+        blocks.append(_block("rejected", rows or ["nothing: there was no other candidate"]))
+    return "\n\n".join(blocks)
+
+
+def why_nothing(found: Mapping[str, Any]) -> str:
+    """Why no kernel was found: the rule that removed the last candidate, and the candidates."""
+    blocks = [_block("the last candidate was removed by", [str(found["last"])])]
+    if rows := [_alternative(r) for r in found["rejected"]]:
+        blocks.append(_block("rejected", rows))
+    return "\n\n".join(blocks)
+
+
+def _alternative(row: Mapping[str, Any]) -> str:
+    """One line: the rule, kernels, predicted and measured time, how it is split, the detail."""
+    out = f"{row['rule']}: " if row["rule"] else ""
+    kernels = row["kernels"]
+    out += f"{kernels} kernel{'s' * (kernels != 1)}, predicted {row['predicted_s'] * 1e6:.1f} us"
+    if row.get("measured_s") is not None:
+        out += f", measured {row['measured_s'] * 1e6:.1f} us"
+    out += f", {row['plan']}" if row["plan"] else ""
+    return out + (f" ({row['detail']})" if row["detail"] else "")
 
 
 def _header(result: Any) -> str:
@@ -100,11 +157,20 @@ def _search_lines(meta: dict[str, Any]) -> list[str]:
     if spaces:
         count, rank = sum(s["closed"] for s in spaces), max(s["rank"] for s in spaces)
         closed += f" ({count} of {len(spaces)} regions, at most {rank} axes)"
-    return [
+    lines = [
         f"{stats.get('states', 0)} states, {stats.get('classes', 0)} values, "
         f"{stats.get('graphs', 0)} term graphs costed; algebraic space {closed}",
         f"removed by rule: {removed}",
     ]
+    if stats.get("gap") is not None:
+        lines.append(f"kernel cut: {_gap(stats['gap'])}, at coarse placements")
+    return lines
+
+
+def _gap(gap: float) -> str:
+    if gap < 5e-5:
+        return "optimal for the best term graph"
+    return f"within {100 * gap:.1f} % of the optimum for the best term graph"
 
 
 def _block(title: str, lines: Iterable[str]) -> str:

@@ -13,9 +13,9 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -277,40 +277,81 @@ class Job:
     out_path: Path
 
 
+Spread = Callable[[Callable[[Any, Any], Any], Sequence[Any]], Sequence[Any]]
+"""Runs a function of a worker and a value for each value, on other machines."""
+
+
 def compile_many(
-    jobs: Sequence[Job], config: Config, *, compiler: Compiler | None = None
+    jobs: Sequence[Job],
+    config: Config,
+    *,
+    compiler: Compiler | None = None,
+    spread: Spread | None = None,
 ) -> list[Path | SuperoptError]:
     """Compile in parallel, ``config.job_count`` at once; each job's path, or the error it met.
 
+    spread: other machines; what one of them cannot compile as it would be here is compiled here.
     Ctrl-C kills every compiler and is raised again.
     """
     compiler = compiler or find_compiler(config)
     cancel = threading.Event()
+    done: list[bytes | None] = [None] * len(jobs)
+    if spread is not None:
+        mark = toolchain_fingerprint(compiler)
+        done = list(spread(compile_there, [(job, config, mark) for job in jobs]))
 
-    def one(job: Job) -> Path | SuperoptError:
-        flags = (*job.flags, *config.cxxflags)
-        try:
-            return compile_shared(
-                job.source,
-                flags,
-                job.out_path,
-                config.compile_timeout,
-                compiler=compiler,
-                cancel=cancel,
-            )
-        except CompileFailed as error:
-            if not config.cxxflags:
-                return error
-            fix = f"look at SUPEROPT_CXXFLAGS first: it adds {shlex.join(config.cxxflags)}"
-            return type(error)(error.what, error.where, fix, details=error.details)
-        except SuperoptError as error:
-            return error
+    def one(job: Job, there: bytes | None) -> Path | SuperoptError:
+        if there is not None:
+            job.out_path.write_bytes(there)
+            return job.out_path
+        return _compile_job(job, config, compiler, cancel)
 
     with ThreadPoolExecutor(max_workers=max(1, min(config.job_count, len(jobs)))) as pool:
-        futures = [pool.submit(one, job) for job in jobs]
+        futures = [pool.submit(one, job, there) for job, there in zip(jobs, done, strict=True)]
         try:
             return [future.result() for future in futures]
         except BaseException:
             cancel.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _compile_job(
+    job: Job, config: Config, compiler: Compiler, cancel: threading.Event | None
+) -> Path | SuperoptError:
+    try:
+        return compile_shared(
+            job.source,
+            (*job.flags, *config.cxxflags),
+            job.out_path,
+            config.compile_timeout,
+            compiler=compiler,
+            cancel=cancel,
+        )
+    except CompileFailed as error:
+        if not config.cxxflags:
+            return error
+        fix = f"look at SUPEROPT_CXXFLAGS first: it adds {shlex.join(config.cxxflags)}"
+        return type(error)(error.what, error.where, fix, details=error.details)
+    except SuperoptError as error:
+        return error
+
+
+def compile_there(_: Any, task: tuple[Job, Config, str]) -> bytes | None:
+    """A compilation on another machine: the binary; None if it fails there or would be another.
+
+    mark: the fingerprint of the toolchain and the processor that it has to have.
+    """
+    job, config, mark = task
+    with tempfile.TemporaryDirectory(prefix="superopt-") as folder:
+        config = config.with_values(cache_dir=Path(folder))
+        try:
+            compiler = find_compiler(config)
+        except CompilerMissing:
+            return None
+        if toolchain_fingerprint(compiler) != mark:
+            return None
+        made = _compile_job(
+            replace(job, out_path=Path(folder) / job.out_path.name), config, compiler, None
+        )
+        return made.read_bytes() if isinstance(made, Path) else None

@@ -38,6 +38,9 @@ from superopt.runtime.keys import code_fingerprint, key
 __all__ = ["Cache", "Entry", "Stats", "code_fingerprint", "key"]
 
 _STALE_SECONDS = 24 * 3600.0  # a temporary folder of this age belongs to a process that died
+CHECKPOINTS = "checkpoints"
+"""The folder, beside the entries, of unfinished searches."""
+
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -317,7 +320,12 @@ class Cache:
         self._sweep(self.root, older_than=_STALE_SECONDS)
 
     def _sweep(self, root: Path, older_than: float) -> None:
-        """Delete what processes that died have left in the temporary folder."""
+        """Delete what processes that died have left in the temporary folder, and old checkpoints."""
+        with contextlib.suppress(OSError):
+            for path in (root / CHECKPOINTS).iterdir():
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime >= 7 * older_than:
+                        path.unlink()
         with contextlib.suppress(OSError):
             for path in (root / "tmp").iterdir():
                 with contextlib.suppress(OSError):

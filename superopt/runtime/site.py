@@ -17,17 +17,18 @@ from superopt.config import Config, Options
 from superopt.errors import CacheCorrupt, CompilerMissing
 from superopt.mugraph.canonical import graph_hash
 from superopt.mugraph.dispatch import Dispatch
+from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.text import parse_mugraph
 from superopt.runtime.bucketed import Bucketed
 from superopt.runtime.build import Compiler, find_compiler, toolchain_fingerprint
-from superopt.runtime.cache import Cache, Entry, code_fingerprint, key
+from superopt.runtime.cache import CHECKPOINTS, Cache, Entry, code_fingerprint, key
 from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.keys import repeats
 from superopt.runtime.plan import Plan
 
-POLICY = 9
+POLICY = 10
 """Raised whenever what a kernel is checked for, before it is kept, changes."""
 
 Make = Callable[[Path], tuple[dict[str, bytes], dict[str, Any]]]
@@ -100,12 +101,33 @@ class Site:
             "options": self.options.key(),
             "device": sorted(cpu_features()),
             "threads": self.config.threads or torch.get_num_threads(),
+            "memory": self.memory,
             "toolchain": toolchain_fingerprint(self.compiler, arch),
             "flags": list(self.config.cxxflags),
             "torch": str(torch.__version__),
             "policy": POLICY,
             "code": code_fingerprint(),
         }
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a search may hold."""
+        return self.options.memory or self.config.memory
+
+    def checkpoint(self, graph: Graph) -> tuple[Path | None, dict[str, Any]]:
+        """The file that holds the unfinished search for a program's kernels, and what it is of.
+
+        Seconds do not tell searches apart: one that is given more goes on from what it had.
+        """
+        around = self.surroundings()
+        candidates = self.options.budget.candidates
+        around["options"] = {**around["options"], "budget": candidates}
+        of = {"program": graph_hash(graph), **around}
+        if self.options.checkpoint is not None:
+            return Path(self.options.checkpoint), of
+        if self.config.disable_cache:
+            return None, of
+        return self.config.cache_path / CHECKPOINTS / f"{key(of)}.jsonl", of
 
     def kernels(self, piece: Any, make: Make) -> Built:
         """The kernels of one piece, from the cache or made now: ``make(folder)`` gives files and facts."""
@@ -123,6 +145,8 @@ class Site:
                 with tempfile.TemporaryDirectory(prefix="superopt-") as folder:
                     files, meta = make(Path(folder))
                 entry = self.cache.put(entry_key, files, meta)
+                if (checkpoint := self.checkpoint(piece.graph)[0]) is not None:
+                    checkpoint.unlink(missing_ok=True)
             with trace.stage("load"):
                 texts = [n for n in entry.sizes if n.startswith(("mugraph", "certificate"))]
                 return Built(

@@ -27,15 +27,18 @@ def rebuild(
     space: Space,
     choice: Mapping[int, Derivation],
     at: dict[int, int],
+    dtypes: Mapping[int, str] | None = None,
 ) -> dict[int, int]:
     """Adds the classes that the targets of ``space`` need under ``choice``; class -> new node.
 
     ``at`` maps nodes of ``graph`` to nodes of the builder; a leaf that is missing there is copied
     with all it reads, and entered. A class that is a target has the target's element type (the
-    widest, where equal targets differ). Raises SuperoptError if the choice lacks
-    a class or is cyclic.
+    widest, where equal targets differ); dtypes: ``dtypes_of`` the space, if known. Raises
+    SuperoptError if the choice lacks a class or is cyclic.
     """
-    work = _Rebuild(builder, graph, space, choice, at, _dtypes(graph, region, space))
+    if dtypes is None:
+        dtypes = dtypes_of(graph, region, space)
+    work = _Rebuild(builder, graph, space, choice, at, dtypes)
     for c in sorted(set(space.targets.values())):
         work.make(c)
     out = dict(work.made)
@@ -54,7 +57,7 @@ class _Rebuild:
     space: Space
     choice: Mapping[int, Derivation]
     at: dict[int, int]
-    dtypes: dict[int, str]
+    dtypes: Mapping[int, str]
     made: dict[int, int] = field(default_factory=dict)
     natural: dict[int, int] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)
@@ -141,7 +144,7 @@ class _Rebuild:
         return self.builder.map("cast", node, dtype=dtype)
 
 
-def _dtypes(graph: Graph, region: Region, space: Space) -> dict[int, str]:
+def dtypes_of(graph: Graph, region: Region, space: Space) -> dict[int, str]:
     """The element type of each class that the source has."""
     inside = set(region.nodes)
     out: dict[int, str] = {}

@@ -2,6 +2,7 @@
 
 Local search from two ends (everything fused, everything stored), toggling one value at a time;
 each kernel's cost is that of its best coarse placement, and is computed once per distinct kernel.
+``cut_bound`` starts from what this finds, and says how far it may be from the best.
 """
 
 from __future__ import annotations
@@ -9,18 +10,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol
 
 from superopt.mugraph.axes import Axis
-from superopt.mugraph.graph import Gather, Graph, Input, Map, Reduce, View
+from superopt.mugraph.graph import Graph, Input
 from superopt.mugraph.placement import Kernel, MuGraph
-from superopt.mugraph.scalars import SCALARS
 from superopt.mugraph.wellformed import check_graph
 from superopt.search import place
+from superopt.search.blocks import Blocks, Body, Least, bits
+from superopt.search.cut_points import computes, cut_points, forced_cuts, fusible
 
-KernelSeconds = Callable[[Graph, list[int], set[int], tuple[int, ...]], place.Cost]
-"""(graph, body, stored nodes, outputs) -> the cost of placements; given by the cost stage."""
+
+class KernelSeconds(Protocol):
+    """What kernels take; given by the cost stage."""
+
+    def __call__(
+        self, graph: Graph, body: list[int], stored: set[int], outputs: tuple[int, ...], /
+    ) -> place.Cost:
+        """The cost of placements of a kernel body."""
+
+    def least(self, graph: Graph, /) -> Least:
+        """What no placement goes below."""
+
 
 INFINITE = float("inf")
+
+SLACK = 1.0 - 1e-9
+"""What a least cost is multiplied with: sums of floats in another order differ by less."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +44,6 @@ class Cut:
     """Kernels as groups of stored nodes, in execution order, with the predicted seconds."""
 
     groups: tuple[tuple[int, ...], ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Alone:
-    """The kernel of one stored value: what it computes, what it reads, and its cost."""
-
-    body: frozenset[int]
-    reads: frozenset[int]
     seconds: float
 
 
@@ -50,14 +57,18 @@ class Cutter:
 
     graph: may hold nodes that its outputs do not need; late: whether there is no time left to
     improve a cut (what was found so far is then used); memo: kernels known already, which cutters
-    of graphs with the same numbering share; max_block_ops: the most compute nodes in one kernel.
+    of graphs with the same numbering share; bound: whether a kernel is only costed where the least
+    it can take does not settle the matter (the cuts are the same either way); max_block_ops: the
+    most compute nodes in one kernel.
     """
 
     graph: Graph
     cost: KernelSeconds
     late: Callable[[], bool] = lambda: False
     memo: Memo = field(default_factory=dict)
+    bound: bool = True
     evaluated: int = 0
+    known: dict[tuple[int, int], float] = field(default_factory=dict)
     max_block_ops: int | None = None
 
     @cached_property
@@ -65,60 +76,106 @@ class Cutter:
         """The axes that are contiguous somewhere."""
         return frozenset(place.contiguous(self.graph))
 
-    def cuts(self) -> list[Cut]:
-        """Locally optimal cuts, cheapest first (at most two)."""
+    @cached_property
+    def forced(self) -> frozenset[int]:
+        """The values that every cut stores; an input among them is an output itself, and copied."""
         outputs = frozenset(o.node for o in self.graph.outputs)
-        forced = forced_cuts(self.graph) | outputs
-        free = [i for i in cut_points(self.graph) if i not in forced]
-        found: dict[tuple[tuple[int, ...], ...], Cut] = {}
-        starts = [forced, forced | set(free)]
+        return frozenset(i for i in forced_cuts(self.graph) | outputs if not self._is_input(i))
+
+    @cached_property
+    def free(self) -> tuple[int, ...]:
+        """The values that a cut may store or not."""
+        points = cut_points(self.graph)
         if self.max_block_ops is not None:
             # Any computed value may have to be stored for the kernels around it to be small enough.
-            free = [i for i in _live(self.graph)[0] if computes(self.graph, i) and i not in forced]
-            starts.append(forced | set(free))
-        for start in starts:
+            live = self.graph.reachable([o.node for o in self.graph.outputs])
+            points = [i for i in live if computes(self.graph, i)]
+        return tuple(i for i in points if i not in self.forced)
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The graph seen from its cut points."""
+        return Blocks(self.graph, (*self.forced, *self.free), self.cost.least(self.graph))
+
+    def cuts(self) -> list[Cut]:
+        """Locally optimal cuts, cheapest first (at most two)."""
+        at = self.blocks.at
+        forced, free = (sum([1 << at[i] for i in ids]) for ids in (self.forced, self.free))
+        found: dict[tuple[tuple[int, ...], ...], Cut] = {}
+        starts = [forced, forced | sum([1 << at[i] for i in cut_points(self.graph) if i in at])]
+        if self.max_block_ops is not None:
+            starts.append(forced | free)
+        for start in dict.fromkeys(starts):
             if found and self.late():
                 break
-            cut = self._descend(frozenset(start), free, forced)
+            cut = self._descend(start, [at[i] for i in self.free])
             if cut is not None:
                 found.setdefault(cut.groups, cut)
         return sorted(found.values(), key=lambda c: (c.seconds, len(c.groups), c.groups))
 
-    def _descend(
-        self, stored: frozenset[int], free: list[int], forced: frozenset[int]
-    ) -> Cut | None:
-        kernels = {i: self._alone(i, stored) for i in stored if not self._is_input(i)}
-        best = sum(k.seconds for k in kernels.values())
+    def _descend(self, stored: int, free: list[int]) -> Cut | None:
+        kernels = {k: self.blocks.body(1 << k, stored) for k in bits(stored)}
+        best = sum([self.alone(k, body) for k, body in kernels.items()])
         moved = True
         while moved and not self.late():
             moved = False
             for i in free:
                 if self.late():
                     break
-                other = stored ^ {i}
+                other = stored ^ (1 << i)
                 there = self._toggled(kernels, i, other)
-                cost = sum(k.seconds for k in there.values())
-                if cost < best * 0.999:
+                cost = self._below(there, best * 0.999)
+                if cost is not None:
                     best, stored, kernels, moved = cost, other, there, True
         if best == INFINITE:
             return None
-        return self._merge(stored)
+        return self.merge([self.blocks.points[k] for k in kernels])
 
-    def _toggled(
-        self, kernels: dict[int, _Alone], i: int, stored: frozenset[int]
-    ) -> dict[int, _Alone]:
+    def _toggled(self, kernels: dict[int, Body], i: int, stored: int) -> dict[int, Body]:
         """The kernels when value i is stored or no longer is: only those that need it change."""
-        there = {k: old for k, old in kernels.items() if k != i}
-        for k, old in there.items():
-            if i in old.body or i in old.reads:
-                there[k] = self._alone(k, stored)
-        if i in stored and not self._is_input(i):
-            there[i] = self._alone(i, stored)
+        there = dict(kernels)
+        bit = 1 << i
+        own = there.pop(i, None)
+        for k, body in kernels.items():
+            if k != i and body.args & bit:
+                if own is None:
+                    there[k] = self.blocks.body(1 << k, stored)
+                else:
+                    there[k] = Body(body.blocks | own.blocks, body.args | own.args)
+        if own is None:
+            there[i] = self.blocks.body(bit, stored)
         return there
 
-    def _alone(self, i: int, stored: frozenset[int]) -> _Alone:
-        body, reads = body_of(self.graph, (i,), stored)
-        return _Alone(frozenset(body), frozenset(reads), self._seconds((i,), body, reads))
+    def _below(self, kernels: dict[int, Body], limit: float) -> float | None:
+        """What these kernels take together, if that is less than a limit.
+
+        Kernels not costed before count as the least that they can take until that settles it.
+        """
+        total = [self.known.get((1 << k, body.blocks), -1.0) for k, body in kernels.items()]
+        new = [(n, k) for n, k in enumerate(kernels) if total[n] < 0.0]
+        if self.bound:
+            for n, k in new:
+                floor = self.blocks.floor(1 << k, kernels[k])
+                total[n] = self.blocks.seconds(*floor) * SLACK
+            new.sort(key=lambda e: -total[e[0]])
+        for n, k in new:
+            if self.bound and sum(total) >= limit:
+                return None
+            total[n] = self.alone(k, kernels[k])
+        cost = sum(total)
+        return cost if cost < limit else None
+
+    def alone(self, k: int, body: Body) -> float:
+        """The coarse cost of the kernel that stores the k-th cut point."""
+        return self.exactly(1 << k, body)
+
+    def exactly(self, outputs: int, body: Body) -> float:
+        """The coarse cost of the kernel that stores some cut points."""
+        key = outputs, body.blocks
+        if key not in self.known:
+            ids = tuple(self.blocks.points[k] for k in bits(outputs))
+            self.known[key] = self._seconds(ids, *self.blocks.kernel(body))
+        return self.known[key]
 
     def _is_input(self, i: int) -> bool:
         # An output that is an input itself still needs a kernel that copies it.
@@ -126,21 +183,27 @@ class Cutter:
             o.node != i for o in self.graph.outputs
         )
 
-    def _merge(self, stored: frozenset[int]) -> Cut:
+    def merge(self, stored: list[int]) -> Cut:
         """Joins kernels over the same axes that share inputs, while that is cheaper."""
-        groups: list[tuple[int, ...]] = [(i,) for i in sorted(stored) if not self._is_input(i)]
+        groups: list[tuple[int, ...]] = [(i,) for i in sorted(stored)]
+        at = self.blocks.at
+        barrier = sum([1 << at[i] for i in stored])
         below = {g[0]: self.graph.reachable(g) for g in groups}
-        while (pair := self._cheaper_pair(groups, _needs(groups, below), stored)) is not None:
+        while (pair := self._cheaper_pair(groups, _needs(groups, below), barrier)) is not None:
             groups = [*(g for g in groups if g not in pair), tuple(sorted(pair[0] + pair[1]))]
             groups.sort(key=max)
         ordered = _topological(self.graph, groups)
-        return Cut(tuple(ordered), sum(self.seconds(g, stored) for g in ordered))
+        return Cut(tuple(ordered), sum([self._group(g, barrier) for g in ordered]))
+
+    def _group(self, group: tuple[int, ...], barrier: int) -> float:
+        outputs = sum([1 << self.blocks.at[i] for i in group])
+        return self.exactly(outputs, self.blocks.body(outputs, barrier))
 
     def _cheaper_pair(
         self,
         groups: list[tuple[int, ...]],
         needs: dict[tuple[int, ...], set[tuple[int, ...]]],
-        stored: frozenset[int],
+        barrier: int,
     ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """Two groups that cost less together, neither of which needs the other."""
         for x, a in enumerate(groups):
@@ -151,8 +214,14 @@ class Cutter:
                     continue
                 if b in needs[a] or a in needs[b]:
                     continue
-                apart = self.seconds(a, stored) + self.seconds(b, stored)
-                if self.seconds(tuple(sorted(a + b)), stored) < apart:
+                apart = self._group(a, barrier) + self._group(b, barrier)
+                outputs = sum([1 << self.blocks.at[i] for i in a + b])
+                body = self.blocks.body(outputs, barrier)
+                if self.bound:
+                    floor = self.blocks.floor(outputs, body)
+                    if self.blocks.seconds(*floor) * SLACK >= apart:
+                        continue
+                if self.exactly(outputs, body) < apart:
                     return a, b
         return None
 
@@ -167,9 +236,8 @@ class Cutter:
             if not fusible(self.graph, body, outputs, reads) or self._too_large(body):
                 self.memo[key] = INFINITE
             else:
-                axes = place.placeable(self.graph, body, outputs, self.wide)
-                found = place.best(axes, self.cost(self.graph, body, reads, outputs), quick=True)
-                self.memo[key] = found[0][0] if found else INFINITE
+                cost = self.cost(self.graph, body, reads, outputs)
+                self.memo[key] = place.coarse_seconds(self.graph, body, outputs, self.wide, cost)
         return self.memo[key]
 
     def _too_large(self, body: list[int]) -> bool:
@@ -254,90 +322,11 @@ def renumbered(kernel: Kernel, at: dict[int, int]) -> Kernel:
     return replace(kernel, outputs=tuple(at[i] for i in kernel.outputs), carries=carries)
 
 
-def _live(graph: Graph) -> tuple[list[int], dict[int, list[int]]]:
-    """The nodes that the outputs need, and for each the ones among them that read it."""
-    live = graph.reachable([o.node for o in graph.outputs])
-    users: dict[int, list[int]] = {i: [] for i in live}
-    for i in live:
-        for a in graph.nodes[i].args:
-            users[a].append(i)
-    return live, users
-
-
-def computes(graph: Graph, i: int) -> bool:
-    """Whether a node computes: a reduction, or a scalar row that is no cast."""
-    node = graph.nodes[i]
-    return isinstance(node, Reduce) or (
-        isinstance(node, Map) and SCALARS[node.op].abstract != "cast"
-    )
-
-
-def cut_points(graph: Graph) -> list[int]:
-    """The values worth storing: reductions, and computed values that a reduction reads."""
-    live, users = _live(graph)
-    out = []
-    for i in live:
-        node = graph.nodes[i]
-        if isinstance(node, Reduce):
-            out.append(i)
-        elif isinstance(node, Map) and SCALARS[node.op].flops and node.axes:
-            feeds = any(
-                isinstance(graph.nodes[u], Reduce)
-                or (isinstance(n := graph.nodes[u], Map) and set(n.axes) > set(node.axes))
-                for u in users[i]
-            )
-            heavy = any(isinstance(graph.nodes[j], Reduce) for j in graph.reachable([i]))
-            product = any(
-                isinstance(n := graph.nodes[u], Reduce) and node.op == "mul" and n.op == "add"
-                for u in users[i]
-            )
-            if heavy and not product and (feeds or len(users[i]) > 1):
-                out.append(i)
-    return out
-
-
-def forced_cuts(graph: Graph) -> frozenset[int]:
-    """Values that must be stored: those read at other coordinates and not pure in stored ones."""
-    out: set[int] = set()
-    for i in _live(graph)[0]:
-        node = graph.nodes[i]
-        if isinstance(node, Gather) and not isinstance(graph.nodes[node.operand], Input):
-            out.add(node.operand)
-        if isinstance(node, View) and _has_reduction(graph, node.operand, out):
-            out.add(node.operand)
-    return frozenset(out)
-
-
-def _has_reduction(graph: Graph, i: int, stored: set[int]) -> bool:
-    todo, seen = [i], set()
-    while todo:
-        j = todo.pop()
-        if j in seen or j in stored:
-            continue
-        seen.add(j)
-        if isinstance(graph.nodes[j], Reduce):
-            return True
-        todo.extend(graph.nodes[j].args)
-    return False
-
-
-def fusible(graph: Graph, body: list[int], outputs: tuple[int, ...], reads: set[int]) -> bool:
-    """Whether the lowering can hold this body in one kernel."""
-    inside = set(body)
-    for i in body:
-        node = graph.nodes[i]
-        if isinstance(node, View) and node.operand in inside:
-            todo = [node.operand]
-            while todo:
-                j = todo.pop()
-                if isinstance(graph.nodes[j], Reduce):
-                    return False
-                todo.extend(a for a in graph.nodes[j].args if a in inside)
-        if isinstance(node, Gather) and node.operand not in reads:
-            return False
-        if i in outputs and any(i in graph.nodes[j].args for j in body):
-            return False  # a kernel does not read what it stores
-    return True
+def ordered(graph: Graph, groups: list[tuple[int, ...]]) -> tuple[tuple[int, ...], ...] | None:
+    """The kernels in execution order; None where some need each other."""
+    groups = sorted((tuple(sorted(g)) for g in groups), key=max)
+    needs = _needs(groups, {i: graph.reachable([i]) for g in groups for i in g})
+    return None if any(g in needs[g] for g in groups) else tuple(_topological(graph, groups))
 
 
 def _topological(graph: Graph, groups: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -57,7 +57,8 @@ class Space:
     targets:  graph node -> class
     closed:   nothing was left out under the axioms (``abstract``, ``part``) and the rank bound
     stats:    states, classes, queries, removed (per rule), seconds, engine, rank, why (not closed),
-              operators (without pruning: see ``operators_tried``)
+              operators (without pruning: see ``operators_tried``),
+              held, source_held (bytes in the C++ engine at the end, and for the source terms alone)
     literals: class -> exact value, for the classes that are literals
     """
 
@@ -81,6 +82,8 @@ def explore(
     stop: Callable[[], bool] | None = None,
     prune: bool = True,
     share: bool = True,
+    memory: int | None = None,
+    watch: Callable[[int, int], None] | None = None,
 ) -> Space:
     """Explores one region.
 
@@ -88,7 +91,7 @@ def explore(
     engine: "auto" (C++ if built), "cpp" or "python". ``stop`` is polled; when it returns True, or
     the budget ends, what was found so far is returned with ``closed=False``. Source terms and their
     own derivations are in the space whatever the budget. For a seed and a budget in candidates the
-    result is the same on every machine and from both engines. ``prune`` and ``share``: see ``Limits``.
+    result is the same on every machine and from both engines. ``prune`` to ``watch``: see ``Limits``.
     """
     if engine not in ("auto", "cpp", "python"):
         raise BadOption(
@@ -108,14 +111,14 @@ def explore(
             where="explore(engine='cpp')",
             fix="build the extension, or give engine='python'",
         )
-    limits = Limits(candidates, seconds, stop, prune, share)
+    limits = Limits(candidates, seconds, stop, prune, share, memory, watch)
     why = ""
     try:
         raw = enumerate_values(task, seed, limits) if run is None else run(task, seed, limits)
     except Unsupported as error:
         raw, why = _as_written(task), str(error)
     if not raw.closed and not why:
-        why = "forms" if raw.removed.get("forms") else "budget"
+        why = "memory" if raw.full else "forms" if raw.removed.get("forms") else "budget"
     stats = {
         "states": raw.states,
         "classes": len(raw.axes),
@@ -126,6 +129,8 @@ def explore(
         "engine": "python" if run is None else "cpp",
         "why": why,
         "keyed_roots": raw.keyed_roots,
+        "held": raw.held,
+        "source_held": raw.source_held,
     }
     if not (prune or raw.closed):
         stats["operators"] = operators_tried(task, raw)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.graph import Builder, Graph, remap
 from superopt.mugraph.scalars import SCALARS
-from superopt.search.build import rebuild
+from superopt.search.build import dtypes_of, rebuild
 from superopt.search.enumerate import Derivation, Space
 from superopt.search.regions import Region
 from superopt.search.safety import safe_derivations
@@ -32,11 +32,13 @@ class Extractor:
     dropped: int = 0
     builder: Builder = field(init=False)
     _safe: list[list[list[Derivation]]] = field(default_factory=list)
+    _dtypes: list[dict[int, str]] = field(default_factory=list)
     _rebuilt: dict[tuple[object, ...], dict[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.graph.name)
-        for _, space in self.regions:
+        for region, space in self.regions:
+            self._dtypes.append(dtypes_of(self.graph, region, space))
             safe, dropped = safe_derivations(self.graph, space)
             self._safe.append(safe)
             self.dropped += dropped
@@ -93,7 +95,7 @@ class Extractor:
                     at[j] = self.builder.add(remap(self.graph.nodes[j], at))
         key = (r, tuple(choice.items()), tuple(at[i] for i in region.leaves))
         if key not in self._rebuilt:
-            made = rebuild(self.builder, self.graph, region, space, choice, at)
+            made = rebuild(self.builder, self.graph, region, space, choice, at, self._dtypes[r])
             self._rebuilt[key] = {node: made[cls] for node, cls in space.targets.items()}
         return self._rebuilt[key]
 

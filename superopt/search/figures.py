@@ -97,7 +97,7 @@ def joined_stats(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {"removed": {}, "closed": all(p["closed"] for p in parts)}
     for part in parts:
         for key, value in part.items():
-            if key in ("removed", "not_lowerable"):
+            if key in ("removed", "not_lowerable", "open"):
                 counts = out.setdefault(key, {})
                 for rule, n in value.items():
                     counts[rule] = counts.get(rule, 0) + n

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
+from superopt._core import are_parts as core_are_parts
 from superopt._core import enumerate_region
 from superopt.search.oracle import MAX_FORMS, Limits, Made, Raw, Unsupported
 from superopt.search.problem import Problem
@@ -33,7 +35,7 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
     raw: dict[str, Any] = enumerate_region(
         axes=len(problem.axes),
         leaves=[sorted(a) for a in problem.leaves],
-        functions=[[(_LAWS[law], key) for law, key in chain] for chain in problem.functions],
+        functions=_functions(problem),
         steps=steps,
         reducible=sorted(problem.reducible),
         sums=problem.sums,
@@ -45,7 +47,8 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
         max_forms=MAX_FORMS,
         candidates=-1 if limits.candidates is None else limits.candidates,
         seconds=-1.0 if limits.seconds is None else limits.seconds,
-        stop=limits.stop,
+        memory=-1 if limits.memory is None else limits.memory,
+        stop=_polled(limits),
         prune=limits.prune,
         share=limits.share,
     )
@@ -64,7 +67,53 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
         raw["queries"],
         raw["removed"],
         raw["keyed_roots"],
+        raw["held"],
+        raw["source_held"],
+        raw["full"],
     )
+
+
+def are_parts(
+    problem: Problem,
+    questions: Sequence[tuple[Sequence[int], Sequence[int]]],
+    literals: Iterable[Fraction] = (),
+    negations: int = 0,
+) -> list[list[bool]]:
+    """What the engine's pruning rule says of single terms (``part.is_part`` in C++).
+
+    A question is (sources, terms), both numbers of steps of ``problem``; the answer says for each of
+    its terms whether it can be part of these sources. Raises ValueError if a step has no normal form.
+    """
+    steps: list[Any] = [
+        (_KINDS.index(s.kind), list(s.args), s.index, _number(s.value), []) for s in problem.steps
+    ]
+    out: list[list[bool]] = core_are_parts(
+        leaves=[sorted(a) for a in problem.leaves],
+        functions=_functions(problem),
+        steps=steps,
+        questions=[(list(sources), list(terms)) for sources, terms in questions],
+        literals=[_number(c) for c in literals],
+        negations=negations,
+    )
+    return out
+
+
+def _functions(problem: Problem) -> list[list[tuple[int, int]]]:
+    return [[(_LAWS[law], key) for law, key in chain] for chain in problem.functions]
+
+
+def _polled(limits: Limits) -> Callable[[int, int], bool] | None:
+    """What the engine calls every few milliseconds with its states and classes."""
+    stop, watch = limits.stop, limits.watch
+    if stop is None and watch is None:
+        return None
+
+    def polled(states: int, classes: int) -> bool:
+        if watch is not None:
+            watch(states, classes)
+        return stop is not None and stop()
+
+    return polled
 
 
 def _number(c: Fraction) -> tuple[int, float]:

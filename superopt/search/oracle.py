@@ -38,13 +38,17 @@ class Raw:
     queries: int
     removed: dict[str, int]
     keyed_roots: int = 0
+    held: int = 0  # bytes, counted by the C++ engine alone
+    source_held: int = 0
+    full: bool = False
 
 
 @dataclass(frozen=True)
 class Limits:
     """When to stop, and what to leave out.
 
-    candidates tried, seconds from now; ``stop`` is polled between candidates. Without ``prune`` no
+    candidates tried, seconds from now; ``stop`` is polled between candidates; memory: bytes that the
+    C++ engine may hold; it tells ``watch`` its states and classes now and then. Without ``prune`` no
     term is asked whether it can be part of a source term, and without ``share`` each term is a class
     of its own (both to measure what they are worth; such spaces close for the smallest programs
     only).
@@ -55,6 +59,8 @@ class Limits:
     stop: Callable[[], bool] | None = None
     prune: bool = True
     share: bool = True
+    memory: int | None = None
+    watch: Callable[[int, int], None] | None = None
 
 
 class Unsupported(Exception):

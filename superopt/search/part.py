@@ -1,29 +1,52 @@
 """The pruning rule: whether an abstract term can still be part of a target's derivation.
 
 ``is_part(E)`` holds if one polynomial of the sources (a source term, the argument of a function
-inside one, or the combined argument of a product of exponentials), say T, has a *context* that
+inside one, or the arguments of exponentials that were multiplied), say T, has a *context* that
 turns E into some of its monomials: factors R, axes B to sum over, and a rational k with every
-monomial of ``k * sum_B(R * E)`` found in T with the same coefficient. A factor that carries an axis
-which E has already bound cannot come from outside E, so it must lie inside E's own group: a partial
-sum whose remaining cofactor still has the axis is dead. The search for the context backtracks over
-all ways of placing the first monomial of E.
+monomial of ``k * sum_B(R * E)`` found in T with the same coefficient, each another one. A factor
+that carries an axis which E has already bound cannot come from outside E, so it must lie inside E's
+own group: a partial sum whose remaining cofactor still has the axis is dead. The search for the
+context backtracks over all ways of placing the first monomial of E; which one is first is of no
+consequence.
 
-Completeness (sketch). Call a derivation *merge-free* if, whenever it adds or multiplies normal
-forms, no two monomials cancel or merge. Let E occur in a merge-free derivation of a target's normal
-form. Walk from E towards the target, up to the first function application or the target itself:
-each step adds a term (E's monomials stay), multiplies by a term (pick one of its monomials:
-distributivity keeps that multiple of every monomial of E, since none merges), or sums over an axis
-(which binds the axis in E and in the chosen factors, and in nothing that E bound before). So at the
-end of the walk a polynomial holds all monomials of E under one common context, which is what is
-tested; that polynomial is the target, or a function's argument. By the axioms of ``abstract`` an
-argument of a function in the derivation is an argument inside the target's normal form or, for an
-exponential, a combination of such arguments, or a source term; content taken out of a reciprocal or
-a root only removes common factors. A reciprocal or a root counts as merge-free if its argument has
-no common factors and is no exponential, reciprocal or size, or if the source applies it: those laws
-are used to take functions apart, and to join them only where the source does. Literals are consumed
-like atoms: k, E's own coefficients and the powers of its exponentials must be products of literals
-that the sources hold (or multiples of powers found there), and a sign is not introduced twice.
-Hence the space of a region is finite. Nothing is claimed beyond merge-free derivations.
+*Merge-free.* A derivation is merge-free if no step lets monomials or factors vanish:
+
+* no two monomials cancel or merge where normal forms are added, multiplied or summed over an axis,
+  and no literal meets its inverse (so literals are consumed like atoms);
+* of two factors p and q, p has no negative monomial or q has a positive one, and the other way
+  round: no sign meets another on every way from p into the product;
+* a size meets its reciprocal at most in some monomials of a term: for each axis, in one monomial of
+  each term on its way to the target none does (the mean of ``x + b``, where b lacks the axis);
+* the argument of a reciprocal or a root has no common factors and is no reciprocal, exponential or
+  size, unless the source applies the function to this very term: those laws take functions apart,
+  and join them only where the source does;
+* a monomial, or a power of an exponential, is at most ``MAX_MULTIPLE`` copies of one product of
+  literals, of which at most ``MAX_RATIOS`` are looked at.
+
+*Completeness (sketch).* Let E occur in a merge-free derivation of a target's normal form. Walk from
+E towards the target, up to the first function application or the target itself. Each step adds a
+term (E's monomials stay), multiplies by a term (pick one of its monomials, a positive one unless E
+has no negative ones: distributivity keeps that multiple of every monomial of E, since none merges),
+or sums over an axis (which binds the axis in E and in the chosen factors, and in nothing that E
+bound before). So at the end of the walk a polynomial holds all monomials of E under one common
+context: the product of what was picked, R, with the literals taken out as k, and the axes summed
+over, B. Powers of sizes in R may be negative, or come from an axis that nothing carries; as long as
+one monomial of E cancels none, they are bounded by those in T. That polynomial is the target, or a
+function's argument. An argument of a keyed function, a reciprocal or a root stays whole in its
+atom, and the atom in the target (or in an argument inside it, or a source term). The argument q of
+an exponential is taken apart: exp(q) leaves one power of an exponential for each monomial of q, and
+other exponentials may raise these powers. So what the target's monomial holds is q's coefficients
+or more, and ``_shares`` allows for each monomial of q the whole power, or a product of literals with
+a rest that others can supply; a positive and a negative power of one exponential are kept apart.
+The context is therefore among those tested. Its k, E's coefficients and its powers of exponentials
+are products of the literals that the sources hold, or of powers found there, and a single negative
+monomial is never turned into a positive one. Hence the space of a region is finite.
+
+Nothing is claimed beyond merge-free derivations. The converse does not hold either: the rule does
+not ask whether the sources have literals, signs and sizes enough for E *and* its context, nor
+whether exponentials under different sums could have had one argument, so it keeps some terms for
+nothing. ``tests/search/test_part_brute.py`` counts them; ``test_part_z3.py`` has Z3 look for the
+context.
 """
 
 from __future__ import annotations
@@ -33,7 +56,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from superopt.search.abstract import ONE, UNIT, Algebra, Mono, Part, Poly
+from superopt.search.abstract import ONE, UNIT, Algebra, Atom, Mono, Part, Poly
 
 MAX_MULTIPLE = 8
 """A monomial of a target may be this many copies of a part (x + x holds x)."""
@@ -49,6 +72,7 @@ class _Context:
 
     places: dict[int, Hashable]  # free axis of E -> variable of T, or FREE
     rest: tuple[Part, ...]
+    sizes: dict[int, Fraction]  # axis -> power of its size among the factors that are left
     bound: dict[Hashable, int]  # T's variables that are still to be summed
 
 
@@ -69,53 +93,71 @@ class Targets:
         self.queries = 0
         self.distinct = 0
         self._memo: dict[Poly, bool] = {}
-        self._polys: list[dict[Mono, Fraction]] = []
+        self._polys: list[dict[Mono, tuple[Fraction, ...]]] = []  # allowed coefficients
         seen: set[Poly] = set()
+        combined: dict[Poly, None] = {}
         for p in sources:
-            self._close(p, seen)
+            self._close(p, seen, combined)
         self._where: dict[int, list[tuple[int, Mono]]] = {}
+        self._powers: dict[int, set[Fraction]] = {}
+        self._divided: set[int] = set()  # axes whose size the sources divide by
+        for poly in self._polys:
+            for x in (x for mono in poly for x in algebra.parts(mono, 0)):
+                atom = algebra.atoms[x.atom]
+                if atom.kind == "exp":
+                    multiples = (x.exponent * n for n in range(1, MAX_MULTIPLE + 1))
+                    self._powers.setdefault(x.atom, set()).update(multiples)
+                elif atom.kind == "size" and atom.sign < 0:
+                    self._divided.add(atom.name)  # type: ignore[arg-type]
+        products = _products([abs(c) for c in literals if c])
+        self._ratios = frozenset(r * n for r in products for n in range(1, MAX_MULTIPLE + 1))
+        for q in combined:
+            allowed: dict[Mono, tuple[Fraction, ...]] = {}
+            for m, e in sorted(q):
+                allowed[m] = (*allowed.get(m, ()), *self._shares(m, e, products))
+            self._polys.append(allowed)
         for t, poly in enumerate(self._polys):
             for mono in poly:
                 for a in {x.atom for x in algebra.parts(mono, 0)}:
                     self._where.setdefault(a, []).append((t, mono))
-        literals = [abs(c) for c in literals if c]
-        self._ratios = _ratios(literals)
         self._negations = 0
-        self._powers: dict[int, set[Fraction]] = {}
-        for poly in self._polys:
-            for mono in poly:
-                for x in algebra.parts(mono, 0):
-                    if algebra.atoms[x.atom].kind == "exp":
-                        multiples = (x.exponent * n for n in range(1, MAX_MULTIPLE + 1))
-                        self._powers.setdefault(x.atom, set()).update(multiples)
 
     def allow_negations(self, count: int) -> None:
         """How many times the sources change a sign; two or more allow the negation of a difference."""
         self._negations = count
 
-    def _close(self, p: Poly, seen: set[Poly]) -> None:
-        """Adds a polynomial and, recursively, the arguments inside it."""
+    def _close(self, p: Poly, seen: set[Poly], combined: dict[Poly, None]) -> None:
+        """Adds a polynomial and, recursively, the arguments inside it.
+
+        ``combined``: for each product of exponentials, their arguments with the exponents.
+        """
         todo = [p]
         while todo:
             p = todo.pop()
             if p in seen or not p:
                 continue
             seen.add(p)
-            self._polys.append(dict(p))
+            self._polys.append({m: (c,) for m, c in p})
             for mono, _ in sorted(p):
-                exponents: dict[Mono, Fraction] = {}
+                exponents: dict[tuple[Mono, int], Fraction] = {}
                 for x in self.algebra.parts(mono, 0):
                     atom = self.algebra.atoms[x.atom]
                     if atom.kind == "exp":
-                        exponents[atom.arg] = (  # type: ignore[index]
-                            exponents.get(atom.arg, Fraction(0))  # type: ignore[arg-type]
-                            + atom.sign * x.exponent
-                        )
-                        todo.append(frozenset({(atom.arg, Fraction(atom.sign))}))  # type: ignore[arg-type]
+                        key: tuple[Mono, int] = (atom.arg, atom.sign)  # type: ignore[assignment]
+                        exponents[key] = exponents.get(key, Fraction(0)) + x.exponent
+                        todo.append(frozenset({(key[0], Fraction(atom.sign))}))
                     elif isinstance(atom.arg, frozenset):
                         todo.append(self.algebra.as_met.get(x.atom, atom.arg))
                 if exponents:
-                    todo.append(frozenset((m, e) for m, e in exponents.items() if e))
+                    combined[frozenset((m, sign * e) for (m, sign), e in exponents.items())] = None
+
+    def _shares(self, arg: Mono, power: Fraction, products: Iterable[Fraction]) -> list[Fraction]:
+        """What one of several exponentials may contribute to ``power``: all of it, or a literal."""
+        sign = 1 if power > 0 else -1
+        atom = Atom("exp", self.algebra.mono_axes(arg), sign, arg=arg)
+        rest = self._ratios | self._powers.get(self.algebra.intern(atom), set())
+        shares = [sign * v for v in sorted(products) if abs(power) - v in rest]
+        return [power, *(v for v in shares if v != power)]
 
     def is_part(self, term: Poly) -> bool:
         """Whether ``term`` can be part of a derivation of a source term."""
@@ -131,7 +173,7 @@ class Targets:
         coefficient = dict(term)
         first = max(coefficient, key=lambda m: (len(algebra.mono_axes(m)), _degree(m), m))
         others = [(m, c) for m, c in term if m != first]
-        atoms = {x.atom for x in algebra.parts(first, 0)}
+        atoms = {x.atom for x in _without_sizes(algebra, algebra.parts(first, 0))}
         if atoms:
             places = min((self._where.get(a, []) for a in atoms), key=len)
         else:
@@ -143,17 +185,35 @@ class Targets:
             poly = self._polys[t]
             if len(poly) < len(term):
                 continue
-            k = poly[mono] / coefficient[first]
-            if abs(k) not in self._ratios:
-                continue
-            if k < 0 and not all_positive and (not others or self._negations < 2):
-                continue
-            if coefficient[first] < 0 and poly[mono] > 0 and not others:
-                continue
-            for context in self._contexts(first, mono, algebra.axes(term)):
-                if all(poly.get(self._placed(m, context)) == k * c for m, c in others):
-                    return True
+            for there in poly[mono]:
+                k = there / coefficient[first]
+                if abs(k) not in self._ratios:
+                    continue
+                if k < 0 and not all_positive and (not others or self._negations < 2):
+                    continue
+                for context in self._contexts(first, mono, algebra.axes(term)):
+                    if self._holds(poly, k, context, first, others):
+                        return True
         return False
+
+    def _holds(
+        self,
+        poly: dict[Mono, tuple[Fraction, ...]],
+        k: Fraction,
+        context: _Context,
+        first: Mono,
+        others: list[tuple[Mono, Fraction]],
+    ) -> bool:
+        """Whether the context turns all of E into monomials of T, and no size cancels in all."""
+        there, cancelled = self._placed(first, context)
+        met = {there}
+        for m, c in others:
+            there, gone = self._placed(m, context)
+            if there in met or k * c not in poly.get(there, ()):
+                return False
+            met.add(there)
+            cancelled &= gone
+        return not cancelled
 
     def _plausible(self, mono: Mono) -> bool:
         """Whether the powers of exponentials in a monomial could come from the sources' literals."""
@@ -164,8 +224,8 @@ class Targets:
             for x in self.algebra.parts(mono, 0)
         )
 
-    def _placed(self, mono: Mono, context: _Context) -> Mono:
-        """``sum_B(R * mono)`` for the context (R, B)."""
+    def _placed(self, mono: Mono, context: _Context) -> tuple[Mono, set[int]]:
+        """``sum_B(R * mono)`` for the context (R, B), and the axes whose size cancels in it."""
         algebra = self.algebra
         parts = [
             Part(
@@ -183,43 +243,45 @@ class Targets:
             for x in algebra.parts(mono, "e")
         ]
         bound = {**context.bound, **algebra.variables(mono, "e")}
-        return algebra.assemble([*parts, *context.rest], bound)
+        sizes = [
+            Part(algebra.intern(Atom("size", name=k, sign=1 if e > 0 else -1)), abs(e), {})
+            for k, e in context.sizes.items()
+            if e
+        ]
+        carried = {v for x in (*parts, *context.rest) for v in x.variables.values()}
+        more: set[int] = {axis for v, axis in bound.items() if v not in carried}
+        less: set[int] = set()
+        for x in (*parts, *sizes):
+            atom = algebra.atoms[x.atom]
+            if atom.kind == "size":
+                (more if atom.sign > 0 else less).add(atom.name)  # type: ignore[arg-type]
+        return algebra.assemble([*parts, *context.rest, *sizes], bound), more & less
 
     def _contexts(self, first: Mono, mono: Mono, axes: frozenset[int]) -> Iterator[_Context]:
         """All ways of placing ``first`` in ``mono``, and of binding E's axes that ``first`` lacks."""
         algebra = self.algebra
-        want = sorted(algebra.parts(first, "e"), key=lambda x: not x.variables)
-        have = algebra.parts(mono, "t")
+        want = _without_sizes(algebra, algebra.parts(first, "e"))
+        want.sort(key=lambda x: not x.variables)
+        have = _without_sizes(algebra, algebra.parts(mono, "t"))
+        sizes = _sizes(algebra, mono)
+        for k, e in _sizes(algebra, first).items():
+            sizes[k] = sizes.get(k, Fraction(0)) - e
         bound = algebra.variables(mono, "t")
         for places, captured, left in _embeddings(algebra, want, have):
             rest = tuple(Part(x.atom, e, x.variables) for x, e in zip(have, left, strict=True) if e)
             kept = {v: a for v, a in bound.items() if v not in captured}
             missing = sorted(axes - places.keys())
-            options = [self._bindings(axis, rest, kept, places) for axis in missing]
+            # An axis may be free, summed with a factor that is left, or summed with none.
+            options = [
+                [FREE, *(v for v, a in kept.items() if a == k), ("size", k)] for k in missing
+            ]
             for choice in itertools.product(*options):
                 more = dict(zip(missing, choice, strict=True))
-                spent = tuple(("size", k) for k, v in more.items() if v == ("size", k))
-                left_over = _without_sizes(algebra, rest, [k for _, k in spent])
-                yield _Context({**places, **more}, left_over, {**kept, **{s: s[1] for s in spent}})
-
-    def _bindings(
-        self,
-        axis: int,
-        rest: tuple[Part, ...],
-        kept: dict[Hashable, int],
-        places: dict[int, Hashable],
-    ) -> list[Hashable]:
-        """What an axis of E that its first monomial lacks may be in the context."""
-        out: list[Hashable] = [FREE]
-        out += [v for v, a in kept.items() if a == axis and v not in places.values()]
-        if any(
-            self.algebra.atoms[x.atom].kind == "size"
-            and self.algebra.atoms[x.atom].sign > 0
-            and self.algebra.atoms[x.atom].name == axis
-            for x in rest
-        ):
-            out.append(("size", axis))
-        return out
+                alone = [k for k, v in more.items() if v == ("size", k)]
+                powers = {k: sizes.get(k, Fraction(0)) - (k in alone) for k in {*sizes, *alone}}
+                if all(e >= 0 or k in self._divided for k, e in powers.items()):
+                    summed: dict[Hashable, int] = {("size", k): k for k in alone}
+                    yield _Context({**places, **more}, rest, powers, {**kept, **summed})
 
 
 def _embeddings(
@@ -283,16 +345,18 @@ def _embeddings(
     return place(0)
 
 
-def _without_sizes(algebra: Algebra, parts: tuple[Part, ...], axes: list[int]) -> tuple[Part, ...]:
-    """The factors with one size of each of ``axes`` taken away."""
-    out = list(parts)
-    for axis in axes:
-        for i, x in enumerate(out):
-            atom = algebra.atoms[x.atom]
-            if atom.kind == "size" and atom.sign > 0 and atom.name == axis:
-                out[i] = Part(x.atom, x.exponent - ONE, x.variables)
-                break
-    return tuple(x for x in out if x.exponent)
+def _without_sizes(algebra: Algebra, parts: list[Part]) -> list[Part]:
+    return [x for x in parts if algebra.atoms[x.atom].kind != "size"]
+
+
+def _sizes(algebra: Algebra, mono: Mono) -> dict[int, Fraction]:
+    """The power of each axis's size in a monomial; the size in a denominator counts down."""
+    out: dict[int, Fraction] = {}
+    for a, e in mono[0]:
+        atom = algebra.atoms[a]
+        if atom.kind == "size":
+            out[atom.name] = atom.sign * e  # type: ignore[index]
+    return out
 
 
 def _degree(mono: Mono) -> Fraction:
@@ -301,13 +365,13 @@ def _degree(mono: Mono) -> Fraction:
     )
 
 
-def _ratios(literals: Iterable[Fraction]) -> frozenset[Fraction]:
-    """All products of some of the literals, times a small number of copies."""
+def _products(literals: Iterable[Fraction]) -> frozenset[Fraction]:
+    """All products of some of the literals."""
     out = {ONE}
     for c in literals:
         if len(out) < MAX_RATIOS:
             out |= {r * c for r in out}
-    return frozenset(r * n for r in out for n in range(1, MAX_MULTIPLE + 1))
+    return frozenset(out)
 
 
 __all__ = ["MAX_MULTIPLE", "UNIT", "Targets", "is_part"]

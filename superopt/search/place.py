@@ -59,6 +59,40 @@ def placeable(
 
     An axis that the kernel reduces is on its grid where the parts can be merged.
     """
+    axes, long = _unsplit(graph, body, outputs, wide)
+    # One at a time: a kernel has one merge.
+    split = next(((a,) for a in long if _splits(graph, body, outputs, a)), ())
+    return replace(axes, split=split)
+
+
+def coarse_seconds(
+    graph: Graph, body: list[int], outputs: tuple[int, ...], wide: frozenset[Axis], cost: Cost
+) -> float:
+    """The seconds of the best coarse placement.
+
+    Whether an axis can be in parts is only asked where that would be faster.
+    """
+    axes, long = _unsplit(graph, body, outputs, wide)
+    grids, loops = choices(axes, quick=True)
+
+    def seconds(parts: list[list[Split]]) -> tuple[float, bool]:
+        """(of the best placement, whether its first axis is in parts)."""
+        found, placement = cost.best([*parts, *grids], loops, MOST_GRIDS, 1)[0]
+        return found, bool(parts) and placement.grid[0] != parts[0][0]
+
+    split = [seconds(choices(Axes((), (), wide, (a,)), quick=True)[0]) for a in long]
+    if not any(parted for _, parted in split):
+        return split[0][0] if split else seconds([])[0]
+    for a, (found, _) in zip(long, split, strict=True):
+        if _splits(graph, body, outputs, a):
+            return found
+    return seconds([])[0]
+
+
+def _unsplit(
+    graph: Graph, body: list[int], outputs: tuple[int, ...], wide: frozenset[Axis]
+) -> tuple[Axes, list[Axis]]:
+    """(the axes of a kernel, the reduced ones that are long enough to be in parts)."""
     reduced = dict.fromkeys(
         a for i in body if isinstance(n := graph.nodes[i], Reduce) for a in n.over
     )
@@ -76,16 +110,18 @@ def placeable(
         for a in dict.fromkeys([*reduced, *sorted(whole, key=lambda a: a.name)])
         if hint(a.size) > 32
     )
-    long = [a for a in reduced if hint(a.size) >= 2 * LEAST_PART]
+    long = [a for a in reduced if hint(a.size) >= 2 * LEAST_PART and a not in whole]
     long.sort(key=lambda a: -hint(a.size))
-    split = tuple(a for a in long if _splits(graph, body, outputs, a))
-    return Axes(grid, loop, wide, split)
+    return Axes(grid, loop, wide), long
 
 
 def _splits(graph: Graph, body: list[int], outputs: tuple[int, ...], axis: Axis) -> bool:
     """Whether the reductions over an axis can be made in parts."""
     if why_not_split(graph, body, outputs, axis, {}) is None:
         return True
+    rows = {n.op for i in body if isinstance(n := graph.nodes[i], Reduce) and axis in n.over}
+    if len(rows) < 2:
+        return False  # a sum is carried by a statistic, which is no sum
     carries = find_carries(graph, body, frozenset({axis}))
     stats = {c.reduce: c.stat for c in carries if not c.rank}
     return bool(stats) and why_not_split(graph, body, outputs, axis, stats) is None
@@ -121,7 +157,7 @@ def choices(axes: Axes, quick: bool) -> tuple[list[list[Split]], list[tuple[Spli
             picks.append(n)
         grids.append([Split(a, t) for t in picks])
     # One part comes first: what is cut off at the limit of combinations has parts.
-    for a in axes.split[:1]:  # one at a time: a kernel has one merge
+    for a in axes.split:
         n = hint(a.size)
         tiles = [-(-n // k // LEAST_PART) * LEAST_PART for k in (QUICK_PARTS if quick else PARTS)]
         grids.insert(0, [Split(a, n), *(Split(a, t) for t in dict.fromkeys(tiles) if t < n)])

@@ -14,9 +14,9 @@ from typing import TypeVar
 from superopt.mugraph.axes import Sym, extent
 from superopt.mugraph.dispatch import middle
 from superopt.mugraph.graph import Graph
-from superopt.mugraph.placement import MuGraph
-from superopt.mugraph.resize import Resized, Symbols, placed_with_symbols, symbols
+from superopt.mugraph.resize import Resized, symbols, with_symbols
 from superopt.search.enumerate import Derivation, Space
+from superopt.search.regions import Region
 
 T = TypeVar("T")
 
@@ -123,9 +123,23 @@ def space_at(space: Space, names: Resized) -> Space:
     return replace(space, classes=tuple(classes))
 
 
-def over_symbols(check: Callable[[MuGraph], T], own: Symbols, mugraph: MuGraph) -> T:
-    """What a check says of a program found at one point, over the program's own symbols."""
-    return check(placed_with_symbols(mugraph, own))
+def at_points(programs: Sequence[Graph], points: Sequence[Point]) -> tuple[list[Graph], list[int]]:
+    """The programs at every point, and for each the position of the one whose algebra it shares."""
+    if not points:
+        return list(programs), list(range(len(programs)))
+    made = []
+    for point in points:
+        given = {name: Sym(name, size, size) for name, size in point.items()}
+        made += [with_symbols(g, given) for g in programs]
+    return made, [n % len(programs) for n in range(len(made))]
+
+
+def spaces_at(
+    explored: Sequence[tuple[Region, Space]], program: Graph
+) -> list[tuple[Region, Space]]:
+    """What was explored of a program at one point, for the same program at another."""
+    names = Resized({s.name: s for s in symbols(program)})
+    return [(region, space_at(space, names)) for region, space in explored]
 
 
 def once_each(

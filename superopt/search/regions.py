@@ -5,10 +5,10 @@ functions and additive reductions over floats. Everything else (inputs, layout o
 selections, comparisons, integers, kept roundings) is a *leaf* of the regions above it: a shared
 cut, where both sides of a later equality read the same fresh value, which is sound.
 
-Casts between float types are the identity of the algebra: regions see through them. Regions are
-convex (no path leaves a region and returns to it), so each can be replaced as a whole: nodes are
-first layered by how many cuts lie below them, and a node that several layers could hold goes to
-the layer of its users (a product moves up to the nonlinear value it multiplies).
+Casts between float types of one precision are the identity of the algebra: regions see through
+them. Regions are convex (no path leaves a region and returns to it), so each can be replaced as a
+whole: nodes are first layered by how many cuts lie below them, and a node that several layers could
+hold goes to the layer of its users (a product moves up to the nonlinear value it multiplies).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.dtypes import compute_dtype, is_float
 from superopt.mugraph.graph import Const, Graph, Map, Node, Reduce
 from superopt.mugraph.scalars import SCALARS, adds
 
@@ -55,14 +55,16 @@ def is_algebraic(graph: Graph, i: int) -> bool:
 
 
 def is_transparent(graph: Graph, i: int) -> bool:
-    """Whether node ``i`` is a cast between float types."""
+    """Whether node ``i`` is a cast between float types that are computed in the same precision.
+
+    A sum of single-precision values made double is not the double of their sum.
+    """
     node = graph.nodes[i]
-    return (
-        isinstance(node, Map)
-        and SCALARS[node.op].abstract == "cast"
-        and is_float(node.dtype)
-        and is_float(graph.nodes[node.operands[0]].dtype)
-    )
+    if not isinstance(node, Map) or SCALARS[node.op].abstract != "cast":
+        return False
+    have, want = graph.nodes[node.operands[0]].dtype, node.dtype
+    both = is_float(have) and is_float(want)
+    return both and compute_dtype(have) == compute_dtype(want)
 
 
 def through_casts(graph: Graph, i: int) -> int:

@@ -25,7 +25,7 @@ Poly = frozenset[tuple[Mono, Fraction]]
 ONE = Fraction(1)
 UNIT: Mono = ((), ())
 MAX_MONOMIALS = 512
-"""A product with more monomials than this is not formed (the caller treats it as too large)."""
+"""No polynomial has more: a larger sum or product is not formed, and so no source term is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,11 @@ class Ring:
     # -- ring ------------------------------------------------------------------------------------
 
     def add(self, a: Poly, b: Poly) -> Poly:
-        """a + b."""
-        return _collect(itertools.chain(a, b))
+        """a + b; raises TooLarge."""
+        out = _collect(itertools.chain(a, b))
+        if len(out) > MAX_MONOMIALS:
+            raise TooLarge
+        return out
 
     def mul(self, a: Poly, b: Poly) -> Poly:
         """a * b, expanded; raises TooLarge."""

@@ -144,6 +144,7 @@ def storage_normals(
             out.append(None)
             continue
         reach = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
-        values = torch.randn(reach if x.numel() else 0, generator=generator)
-        out.append(values.double() if x.dtype == torch.float64 else values)
+        # Doubles that single precision can hold would hide a rounding to it.
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        out.append(torch.randn(reach if x.numel() else 0, generator=generator, dtype=dtype))
     return out

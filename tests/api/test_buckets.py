@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from superopt import superoptimize
 from superopt.cost.measure import Timing
 from superopt.mugraph.dispatch import ORIGINAL
-from superopt.pipeline import making
+from superopt.pipeline import making, rooms
 from superopt.runtime.bucketed import Bucketed
 from superopt.runtime.kernels import Kernels
 from superopt.search import buckets, driver
@@ -208,7 +208,7 @@ def test_a_bucket_for_which_no_binary_is_admitted_is_left_to_pytorch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, served: Any, warnings: Callable[[], Any]
 ) -> None:
     fn, make, dynamic, _ = SOFTMAX
-    admit = making.admit
+    admit = rooms.admit
 
     def strict(graph: Any, candidate: Any, eager: Any, inputs: Any, sizes: Any, **more: Any) -> Any:
         from dataclasses import replace
@@ -218,7 +218,7 @@ def test_a_bucket_for_which_no_binary_is_admitted_is_left_to_pytorch(
             replace(found, passed=False, reason="too large") if max(sizes.values()) > 90 else found
         )
 
-    monkeypatch.setattr(making, "admit", strict)
+    monkeypatch.setattr(rooms, "admit", strict)
     monkeypatch.setenv("SUPEROPT_CACHE_DIR", str(tmp_path / "other"))
     fast = superoptimize(fn, dynamic=dynamic, fallbacks=())
     found = kernels(fast, *make(40))
@@ -248,7 +248,7 @@ def test_pytorch_serves_the_buckets_in_which_it_was_faster(
         eager = 0.5 if max(here.sizes.values()) > 90 else 2.0
         return [Timing(1.0, 0.0, 5)] * len(some) + [Timing(eager, 0.0, 5)]
 
-    monkeypatch.setattr(making._Fits, "_times", times)
+    monkeypatch.setattr(making.Fits, "_times", times)
     monkeypatch.setenv("SUPEROPT_CACHE_DIR", str(tmp_path / "other"))
     fast = superoptimize(softmax, dynamic=dynamic, fallbacks=fallbacks)
     found = kernels(fast, *make(40))

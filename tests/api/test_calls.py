@@ -58,7 +58,8 @@ def test_explain_shows_the_graph_the_certificate_and_the_times() -> None:
     fn, shapes = WORKLOADS["rmsnorm_linear"]
     args = tensors(*shapes)
     text = superoptimize.explain(generated(fn), *args)
-    for part in ("kernel k0", "reduce add", "certificate:", "assumes:", "numeric gate", "search"):
+    parts = ("kernel k0", "reduce add", "certificate:", "assumes:", "numeric gate", "search")
+    for part in (*parts, "kernel cut: optimal"):
         assert part in text
     assert " us" in text
 

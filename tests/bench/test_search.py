@@ -78,7 +78,7 @@ def test_the_table_marks_lower_bounds(document: dict) -> None:
     assert not cells["share"]["states"].startswith(">=")
     text = search_table.markdown(document)
     assert "lower bound" in text and text.count("\n| lora f32 | 4 |") == len(lines)
-    (line,) = [s for s in search_table.summary_lines(document) if s.startswith("below that")]
+    (line,) = [s for s in search_table.summary_lines(document) if s.startswith("not shown")]
     assert "lora with at most 4 ops" in line  # 5000 states are too few to show 1000 times
     told = copy.deepcopy(document)
     for row in told["rows"]:

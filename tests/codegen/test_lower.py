@@ -15,7 +15,8 @@ from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Builder, Graph, Index
 from superopt.mugraph.placement import Kernel, MuGraph, Placement, Split
 from superopt.search import place
-from superopt.search.cut import body_of, cut_points, forced_cuts
+from superopt.search.cut import body_of
+from superopt.search.cut_points import cut_points, forced_cuts
 from tests.programs import attention, gated_mlp, lora, rmsnorm_linear, softmax, tensors
 
 

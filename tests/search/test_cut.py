@@ -9,7 +9,8 @@ import pytest
 from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
 from superopt.mugraph.wellformed import check_mugraph
-from superopt.search.cut import Cutter, cut_points
+from superopt.search.cut import Cutter
+from superopt.search.cut_points import cut_points
 from tests.programs import PROGRAMS, attention, gated_mlp, lora, rmsnorm_linear
 
 DEVICE = cpu_device(frozenset({"avx512f", "avx512_bf16"}), 2)
@@ -56,3 +57,19 @@ def test_mirage_shapes_fuse_into_one_kernel() -> None:
     ):
         assert len(Cutter(graph, cost).cuts()[0].groups) == 1, graph.name
     assert len(Cutter(lora(16, 256, 4096, 16), cost).cuts()[0].groups) <= 2
+
+
+def test_the_bound_changes_no_cut_and_spares_kernels() -> None:
+    costed = {True: 0, False: 0}
+    graphs = [make() for make in PROGRAMS.values()]
+    graphs += [rmsnorm_linear(16, 4096, 6144, False), attention(2, 256, 4096, 64)]
+    graphs += [gated_mlp(8, 4096, 4096, 512), lora(16, 256, 4096, 16)]
+    for graph in graphs:
+        cuts = {}
+        for bound in costed:
+            cutter = Cutter(graph, cost, bound=bound)
+            cuts[bound] = cutter.cuts()
+            costed[bound] += cutter.evaluated
+        assert cuts[True] == cuts[False]
+    assert len(graphs) >= 9
+    assert costed[True] < costed[False]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -53,6 +57,49 @@ def test_the_work_does_not_grow_with_the_layers() -> None:
 def test_candidates_are_the_same_again() -> None:
     one, two = (searched(deep(3, False)) for _ in range(2))
     assert [str(c.mugraph) for c in one.candidates] == [str(c.mugraph) for c in two.candidates]
+
+
+def test_neither_time_nor_the_order_of_hashes_changes_the_result() -> None:
+    program = (
+        "from tests.search.test_segments import deep, searched\n"
+        "from tests.programs import PROGRAMS\n"
+        "import hashlib\n"
+        "for g in (deep(2, False), *(PROGRAMS[n]() for n in sorted(PROGRAMS))):\n"
+        "    f = searched(g, 12)\n"
+        "    text = [str(c.mugraph) + repr(c.seconds) for c in f.candidates]\n"
+        "    stats = {k: v for k, v in f.stats.items() if k != 'seconds'}\n"
+        "    print(hashlib.sha256(repr((text, stats)).encode()).hexdigest())\n"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for seed in ("1", "77")
+    ]
+    assert len(outputs[0]) == 1 + len(PROGRAMS)
+    assert outputs[0] == outputs[1]
+
+
+def test_the_gap_of_the_cut_is_reported_over_all_segments() -> None:
+    for graph in (deep(3, False), *(make() for make in PROGRAMS.values())):
+        stats = searched(graph).stats
+        assert 0.0 <= stats["gap"] < 1.0
+        assert 0.0 < stats["cut_bound"] <= stats["cut_seconds"]
+        assert stats["gap"] == pytest.approx(1.0 - stats["cut_bound"] / stats["cut_seconds"])
+        assert stats["gap"] <= 1e-8  # pieces of this size are cut optimally
+
+
+def test_without_the_bound_the_answer_is_no_better() -> None:
+    for make in PROGRAMS.values():
+        found, without = (
+            driver.search(make(), COST, driver.Budget(None, 60), bound=b) for b in (True, False)
+        )
+        assert found.candidates[0].seconds <= without.candidates[0].seconds * (1 + 1e-9)
+        assert "gap" in found.stats and "gap" not in without.stats
 
 
 @pytest.mark.parametrize("name", sorted(PROGRAMS))

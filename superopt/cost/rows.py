@@ -1,0 +1,206 @@
+"""Kernel bodies boiled down for costing, many of one graph: what ``shape_of_kernel`` says, faster.
+
+What a node adds to a kernel is worked out once per graph: sets of axes are bits there, as the engine
+takes them. ``shape_of_kernel`` stays the definition, and serves graphs of more axes than the engine
+can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from superopt.cost.devices import Device
+from superopt.cost.model import (
+    MOST_AXES,
+    UNITS,
+    Choices,
+    KernelCost,
+    device_numbers,
+    engine_class,
+    unit_of,
+)
+from superopt.mugraph.axes import Axis, hint
+from superopt.mugraph.dtypes import DTYPES, compute_dtype
+from superopt.mugraph.graph import Graph, Map, Node, Reduce, View
+from superopt.mugraph.scalars import SCALARS
+
+
+class _Ready(KernelCost):
+    """The cost of a kernel of which the engine knows the shape."""
+
+    def __init__(self, engine: Any, at: dict[Axis, int]) -> None:
+        self._engine, self._at = engine, at
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One node; reading: the axes at which a view reads; sum: (unit, axes of operand, part)."""
+
+    args: tuple[int, ...]
+    axes: int
+    bytes: float
+    reading: int | None = None
+    flops: float = 0.0
+    product: bool = False
+    inner: tuple[int, float, int] | None = None  # a reduction: its work
+    part: tuple[int, int, float] | None = None
+    adds: bool = False
+    over: int = 0
+
+
+class Rows:
+    """The rows of a graph, which grow with it: ``graph`` may be replaced by one with more nodes."""
+
+    def __init__(self, device: Device) -> None:
+        self._numbers = device_numbers(device)
+        self._engine: Any = engine_class()
+        self._at: dict[Axis, int] = {}
+        self._sizes: list[float] = []
+        self._rows: list[_Row] = []
+        self._nodes: tuple[Node, ...] = ()
+        self._sums: dict[int, set[int]] = {}  # node -> units of the sums that read it
+
+    def cost(
+        self, graph: Graph, body: Sequence[int], stored: set[int], outputs: tuple[int, ...]
+    ) -> KernelCost | None:
+        """The cost of a kernel body, or None where the engine cannot tell."""
+        if self._engine is None or not self._extend(graph):
+            return None
+        return _Ready(self._shape(body, stored, outputs, -1, None), self._at)
+
+    def least(
+        self,
+        graph: Graph,
+        body: Sequence[int],
+        stored: set[int],
+        outputs: tuple[int, ...],
+        settled: int,
+        reduced: Iterable[Axis],
+        grids: Sequence[Choices],
+        step: int,
+        prices: Sequence[tuple[float, float]],
+    ) -> list[float] | None:
+        """The least seconds of a kernel that computes this body, and perhaps more, for each price.
+
+        settled: nodes above this one have all the readers that they can get; reduced: the axes that
+        may be split; grids: the ways to place, any of which; step: the smallest of a loop; prices:
+        see ``csrc/core/place.h``. None where the engine cannot tell.
+        """
+        if self._engine is None or not self._extend(graph):
+            return None
+        engine = self._shape(body, stored, outputs, settled, self._bits(tuple(reduced)))
+        found = [
+            engine.least(
+                [[(self._at[s.axis], float(s.tile)) for s in g] for g in grid], float(step), prices
+            )
+            for grid in grids
+        ]
+        return [min(each) for each in zip(*found, strict=True)]
+
+    def _shape(
+        self,
+        body: Sequence[int],
+        stored: set[int],
+        outputs: tuple[int, ...],
+        settled: int,
+        may_split: int | None,
+    ) -> Any:
+        """The engine of a kernel body."""
+        rows = self._rows
+        works, tiles, parts = [], [], []
+        reads: dict[tuple[int, int], float] = {}
+        readers: dict[int, list[_Row]] = {}
+        reduced = 0
+        for i in body:
+            row = rows[i]
+            for a in row.args:
+                if a in readers:
+                    readers[a].append(row)
+                else:
+                    readers[a] = [row]
+                if a in stored:
+                    read = rows[a]
+                    at = read.axes if row.reading is None else row.reading
+                    reads[a, at] = read.bytes
+        for i in body:
+            row = rows[i]
+            if row.inner is not None and row.part is not None:
+                works.append(row.inner)
+                tiles.append((row.axes, row.bytes))
+                parts.append(row.part)
+                reduced |= row.over
+                continue
+            flops, by = row.flops, readers.get(i, ())
+            if row.product:
+                if i <= settled:  # another reader may change what it costs, either way
+                    works.append(self._cheapest(i))
+                    continue
+                sums = [r for r in by if r.inner is not None]
+                if sums and all(r.adds for r in sums):
+                    inner = sums[0].inner
+                    works.append((row.axes, 1.0, inner[2] if inner else 0))
+                    continue
+            if flops:
+                works.append((row.axes, flops, 0))
+                own = row.axes
+                if len(by) > 1 or any(r.product and r.axes != own for r in by):
+                    tiles.append((own, row.bytes))
+        return self._engine(
+            self._sizes,
+            works,
+            [(axes, b) for (_, axes), b in reads.items()],
+            [(rows[i].axes, rows[i].bytes) for i in outputs],
+            tiles,
+            parts,
+            reduced if may_split is None else may_split,
+            *self._numbers,
+        )
+
+    def _cheapest(self, i: int) -> tuple[int, float, int]:
+        """The least work that a product can be in some kernel."""
+        row, rates = self._rows[i], self._numbers[0]
+        ways = [(row.flops, 0), *((1.0, unit) for unit in sorted(self._sums.get(i, ())))]
+        flops, unit = min(ways, key=lambda w: w[0] / rates[w[1]])
+        return row.axes, flops, unit
+
+    def _extend(self, graph: Graph) -> bool:
+        """Brings the rows up to the graph; whether its axes can be told apart."""
+        known = len(self._nodes)
+        if graph.nodes is not self._nodes:
+            if graph.nodes[:known] != self._nodes[: len(graph.nodes)]:
+                self._at, self._sizes, self._rows, self._sums, known = {}, [], [], {}, 0
+            if len(graph.nodes) > known:
+                self._rows += [self._row(graph, node) for node in graph.nodes[known:]]
+                self._nodes = graph.nodes
+        return len(self._at) <= MOST_AXES
+
+    def _row(self, graph: Graph, node: Node) -> _Row:
+        axes, size = self._bits(node.axes), float(DTYPES[node.dtype].bytes)
+        match node:
+            case Reduce():
+                unit = UNITS.index(unit_of(graph, node))
+                if node.op == "add":
+                    self._sums.setdefault(node.operand, set()).add(unit)
+                inner = (self._bits(graph.nodes[node.operand].axes), 1.0, unit)
+                over = self._bits(node.over)
+                part = (axes, over, float(DTYPES[compute_dtype(node.dtype)].bytes))
+                return _Row(
+                    node.args, axes, size, None, 0.0, False, inner, part, node.op == "add", over
+                )
+            case Map():
+                flops = float(max(SCALARS[node.op].flops, 0))
+                return _Row(node.args, axes, size, None, flops, node.op == "mul")
+            case View():
+                return _Row(node.args, axes, size, axes)
+        return _Row(node.args, axes, size)
+
+    def _bits(self, axes: Sequence[Axis]) -> int:
+        out = 0
+        for a in axes:
+            if a not in self._at:
+                self._at[a] = len(self._sizes)
+                self._sizes.append(float(hint(a.size)))
+            out |= 1 << self._at[a]
+        return out

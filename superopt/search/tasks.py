@@ -1,0 +1,201 @@
+"""What a search asks its workers to do: explore a region, cut a term graph, place a cut one.
+
+A worker keeps the nodes of each program's term graphs, numbered as in the process that drives the
+search, and the kernels costed so far. The results depend on neither: kernels known are a memo.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from superopt.mugraph.graph import Graph, Node, Output, Reduce
+from superopt.mugraph.placement import MuGraph
+from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
+from superopt.search.cut_bound import BranchAndBound
+from superopt.search.enumerate import Space, explore
+from superopt.search.regions import Region
+from superopt.search.techniques import ALL, Techniques
+from superopt.search.workers import Here
+
+
+@dataclass(frozen=True)
+class Given:
+    """What holds for a whole search; see ``driver.search``."""
+
+    cost: KernelSeconds
+    lowerable: Callable[[MuGraph], str | None]
+    seed: int
+    keep: int
+    techniques: Techniques = ALL
+    max_block_ops: int | None = None
+
+
+@dataclass
+class _Held:
+    """What a worker knows of a search; a cost function may keep what it learns of one program."""
+
+    given: Given
+    nodes: list[tuple[Node, ...]]
+    memos: list[Memo]
+    costs: list[KernelSeconds]
+
+    def cutter(self, term: Term, late: Callable[[], bool] = lambda: False) -> Cutter:
+        """What cuts one term graph."""
+        n = term.program
+        graph = Graph(term.name, self.nodes[n], term.outputs)
+        most = self.given.max_block_ops
+        bound = self.given.techniques.bound
+        return Cutter(graph, self.costs[n], late, self.memos[n], bound, max_block_ops=most)
+
+
+def begin(here: Here, start: tuple[Given, int]) -> None:
+    """A search of so many programs begins."""
+    given, programs = start
+    each = range(programs)
+    here.kept["search"] = _Held(
+        given, [() for _ in each], [{} for _ in each], [copy.copy(given.cost) for _ in each]
+    )
+
+
+@dataclass(frozen=True)
+class News:
+    """What is new of a program: nodes from number ``start`` on, kernels costed; forget: drop the old."""
+
+    program: int
+    start: int
+    nodes: tuple[Node, ...]
+    kernels: tuple[tuple[Any, float], ...] = ()
+    forget: bool = False
+
+
+def learn(here: Here, news: News) -> None:
+    """Notes what is new."""
+    held: _Held = here.kept["search"]
+    held.nodes[news.program] = held.nodes[news.program][: news.start] + news.nodes
+    if news.forget:
+        held.memos[news.program].clear()
+    held.memos[news.program].update(news.kernels)
+
+
+@dataclass(frozen=True)
+class Explore:
+    """A region to explore, within seconds, terms tried and bytes held."""
+
+    graph: Graph
+    region: Region
+    seconds: float | None
+    states: int | None
+    memory: int | None
+
+
+def explored(here: Here, task: Explore) -> Space:
+    """The space of a region."""
+    held: _Held = here.kept["search"]
+    return explore(
+        task.graph,
+        task.region,
+        seed=held.given.seed,
+        seconds=task.seconds,
+        candidates=task.states,
+        memory=task.memory,
+        stop=here.stop,
+        prune=held.given.techniques.prune,
+        share=held.given.techniques.share,
+        watch=lambda states, classes: here.note({"states": states, "classes": classes}),
+    )
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term graph: its program, its name, its outputs among the program's nodes."""
+
+    program: int
+    name: str
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The cuts of a term graph, each with the digest of its structure, and the kernels costed."""
+
+    cuts: tuple[tuple[Cut, str], ...]
+    kernels: tuple[tuple[Any, float], ...] = ()
+    costed: frozenset[int] = field(default=frozenset())
+
+
+def score(here: Here, task: tuple[Term, float | None]) -> Scored:
+    """Cuts a term graph; no seconds left: the cuts found at once.
+
+    What it learns of kernels is for the next round: so its work does not depend on what else the
+    worker does in this one.
+    """
+    term, left = task
+    held: _Held = here.kept["search"]
+    end = None if left is None else time.perf_counter() + left
+    memo = held.memos[term.program]
+    known = len(memo)
+    cutter = held.cutter(term, lambda: end is not None and time.perf_counter() > end)
+    try:
+        cuts = tuple((c, _structure(cutter.graph, c)) for c in cutter.cuts())
+    except RecursionError:
+        cuts = ()
+    new = tuple(islice(memo.items(), known, None))
+    for key, _ in new:
+        del memo[key]
+    return Scored(cuts, new, frozenset(hash(key) for key, _ in new))
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """The best cut known of a term graph, and the seconds that no cut of it takes less than."""
+
+    cut: Cut
+    structure: str
+    bound: float
+
+
+def bounded(here: Here, task: tuple[Term, Cut, int]) -> Bounded:
+    """Improves a cut by branch and bound, within so many expansions."""
+    term, cut, expansions = task
+    held: _Held = here.kept["search"]
+    cutter = held.cutter(term)
+    memo = held.memos[term.program]
+    known = len(memo)
+    found = BranchAndBound(cutter, expansions).search(cut)
+    for key in [*islice(memo, known, None)]:
+        del memo[key]  # as for ``score``: the work does not depend on who does it
+    return Bounded(found.cut, _structure(cutter.graph, found.cut), found.bound)
+
+
+def _structure(graph: Graph, cut: Cut) -> str:
+    """Per kernel: the axes that it stores, and its reductions; as a digest."""
+    stored = frozenset(i for group in cut.groups for i in group)
+    kernels = []
+    for group in cut.groups:
+        body, _ = body_of(graph, group, stored)
+        reductions = [n for i in body if isinstance(n := graph.nodes[i], Reduce)]
+        stores = sorted(str(graph.nodes[i].axes) for i in group)
+        kernels.append((stores, sorted((n.op, str(n.axes), str(n.over)) for n in reductions)))
+    return _digest(kernels)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(str(value).encode()).hexdigest()[:32]
+
+
+Placed = list[tuple[float, MuGraph, str | None, str]]
+"""Predicted seconds, the placed graph, why it cannot be lowered, and a digest of its text."""
+
+
+def placed(here: Here, task: tuple[Term, Cut]) -> Placed:
+    """The best placements of a cut."""
+    term, cut = task
+    held: _Held = here.kept["search"]
+    found = held.cutter(term).place(cut, held.given.keep)
+    return [(s, m, held.given.lowerable(m), _digest(m)) for s, m in found]
