@@ -17,7 +17,7 @@ from superopt.mugraph.dispatch import Bucket, Dispatch, holds
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.resize import narrowed, placed_with_symbols, symbols, with_symbols
 from superopt.mugraph.wellformed import check_graph, check_mugraph
-from superopt.search import driver
+from superopt.search import driver, tasks
 from superopt.search.buckets import FACTOR, MOST_BUCKETS, boxes, divide, seconds_at
 from superopt.search.points import LARGEST, MOST_POINTS, Span, points, spans, too_large
 from superopt.search.regions import regions
@@ -74,13 +74,13 @@ def searched(graph: Graph, at: Any, candidates: int = 200) -> driver.Found:
 def test_the_algebra_is_explored_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = PROGRAMS[name]
     explored: list[int] = []
-    real = driver.explore
+    real = tasks.explore
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         explored.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(driver, "explore", counted)
+    monkeypatch.setattr(tasks, "explore", counted)
     looked_at = points(graph)
     assert len(looked_at) >= 4
     found = searched(graph, looked_at)
