@@ -331,6 +331,7 @@ def test_proving_ends(
 
         rewritten = __call__
 
+    monkeypatch.setattr(making, "Checker", Counting)
     candidates = _candidates(graph, 20)
     if equal_after is None:
         with pytest.raises(VerificationFailed, match="no candidate was shown equal"):
