@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from superopt.codegen.analysis import loads
 from superopt.codegen.expressions import NotLowerable
 from superopt.codegen.tileir import (
@@ -14,6 +16,7 @@ from superopt.codegen.tileir import (
     Stmt,
     statements,
 )
+from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Graph, Map, Reduce
 from superopt.mugraph.placement import Carry
 from superopt.mugraph.scalars import REDUCTIONS, Arg
@@ -42,6 +45,30 @@ def reach(graph: Graph, body: set[int]) -> dict[int, frozenset[int]]:
             if a in body:
                 below |= out[a] | {a}
         out[i] = frozenset(below)
+    return out
+
+
+def phases(
+    looped: Mapping[int, Axis],
+    deps: Mapping[int, frozenset[int]],
+    carry: Mapping[int, Carry],
+    added: Mapping[int, int],
+) -> dict[int, int]:
+    """The pass in which each looped reduction is made: after those that it waits for.
+
+    looped: reductions with the axis of their next loop; added: those that belong to another one's
+    carry. What follows a statistic of the same loop shares its pass.
+    """
+    out: dict[int, int] = {}
+    for i in sorted(looped):
+        if i in added:
+            out[i] = out[added[i]]
+            continue
+        stat = carry[i].stat if i in carry else None
+        waits = [
+            out[d] + (0 if d == stat and looped[d] == looped[i] else 1) for d in deps[i] if d in out
+        ]
+        out[i] = max(waits, default=0)
     return out
 
 

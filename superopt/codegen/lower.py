@@ -20,6 +20,7 @@ from superopt.codegen.accumulators import (
     buffers_used,
     here,
     identity_of,
+    phases,
     reach,
     shared_accumulators,
     term_expr,
@@ -158,18 +159,7 @@ class _Lowering:
             for i in stores or []
             if not self._loop_axes(i) <= scope.open
         }
-        phase: dict[int, int] = {}
-        for i in sorted(looped):
-            if i in self.moments.added:  # in the pass of the sum that it belongs to
-                phase[i] = phase[self.moments.added[i]]
-                continue
-            stat = self.carry[i].stat if i in self.carry else None
-            waits = [
-                phase[d] + (0 if d == stat and looped[d] == looped[i] else 1)
-                for d in self.deps[i]
-                if d in phase
-            ]
-            phase[i] = max(waits, default=0)
+        phase = phases(looped, self.deps, self.carry, self.moments.added)
         when = dict(phase)
         for i in late:
             when[i] = max((phase[d] + 1 for d in self.deps[i] if d in phase), default=0)

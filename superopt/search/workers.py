@@ -140,7 +140,7 @@ class Processes(Serial):
         """The values are taken one by one by whoever is free, this process among them."""
         begun = time.perf_counter()
         if not self._alone and not self._children and self._earned <= 0 and len(values) > 1:
-            self._children = [_Child(k) for k in range(1, self.count)]
+            self._start()
         job = _Job(task, values, note, self._told, self._forgotten)
         for child in self._children:
             child.jobs.put(job)
@@ -158,6 +158,14 @@ class Processes(Serial):
         if job.error is not None:
             raise job.error
         return job.results
+
+    def _start(self) -> None:
+        try:
+            for k in range(1, self.count):
+                self._children.append(_Child(k))
+        except (OSError, TypeError, ValueError) as error:  # Python is embedded, say
+            trace.log("search", f"one process: no other can be started ({error})")
+            self.close()
 
     def _forget(self) -> None:
         """Drops what every child has been told; one that was lost is told no more."""
@@ -245,11 +253,11 @@ class _Child:
         # Not multiprocessing: it imports the user's script again, and a fork of a process with
         # threads can hang.
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from superopt.search.worker import main; main()"],
+            [sys.executable, "-P", "-c", "from superopt.search.worker import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if trace.enabled("search", 3) else subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
             start_new_session=True,  # Ctrl-C is for this process, which ends the others
         )
         threading.Thread(target=self._serve, name=f"superopt-{number}", daemon=True).start()
@@ -266,6 +274,9 @@ class _Child:
                 except Exception as error:
                     job.gone(k)
                     self._lose(str(error) or "it ended")
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
 
     def _lose(self, why: str) -> None:
         if not self.lost:

@@ -170,3 +170,11 @@ def test_the_search_offers_parts_where_they_merge() -> None:
     assert [s.tile for s in grids[0]] == [4096, 2048, 1024, 512, 256, 128, 64]
     assert math.prod(len(x) for x in grids) <= place.MOST_GRIDS
     assert Kernel("k", outputs, Placement()).carries == ()
+
+
+def test_a_loop_over_another_axis_beside_parts() -> None:
+    graph = attention(h=1, q=5, t=257, d=80)
+    for loop in ({"e": 64}, {"d": 32}, {"e": 64, "t": 64}, {"t": 32, "d": 16}):
+        check(placed(graph, {"t": 192}, loop), tensors(graph))
+    masked = attention(h=1, q=3, t=50, d=40, banned=45)
+    check(placed(masked, {"t": 16}, {"e": 16}), tensors(masked))

@@ -34,6 +34,7 @@ def suicidal(here: Here, x: int) -> int:
     """Kills its process, unless that is the one that drives the search."""
     if os.getpid() != x:
         os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.01)  # the others take theirs meanwhile
     return 7
 
 
@@ -76,6 +77,7 @@ def test_what_a_lost_process_had_is_done_again():
         wait_for_children(who)
         for _ in range(3):
             assert who.map(suicidal, [os.getpid()] * 30, ignore) == [7] * 30
+        assert not who._children  # both took one
         assert [x for x, _ in who.map(square, range(5), ignore)] == [0, 1, 4, 9, 16]
 
 
@@ -93,6 +95,16 @@ def test_what_cannot_be_sent_stays_in_one_process():
         who.tell(lambda here, x: here.kept.update(x=x), 3)
         assert who.here.kept["x"] == 3
         assert {pid for _, pid in who.map(square, range(50), ignore)} == {os.getpid()}
+
+
+@pytest.mark.parametrize("executable", ["/nowhere/python", "", None, "/bin/true"])
+def test_where_no_process_can_be_started_the_work_is_done_here(executable, monkeypatch):
+    monkeypatch.setattr(sys, "executable", executable)
+    with Processes(3, earned=0) as who:
+        who.tell(add, 1)
+        for _ in range(20):
+            done = who.map(square, range(20), ignore)
+            assert done == [(k * k + 1, os.getpid()) for k in range(20)]
 
 
 def test_little_work_starts_no_process():
@@ -154,7 +166,7 @@ def test_a_process_ends_with_the_one_it_works_for():
     pid = int(parent.stdout.readline())
     os.kill(pid, 0)
     parent.kill()
-    parent.wait()
+    parent.communicate()
     for _ in range(3000):
         if not alive(pid):
             return
