@@ -32,7 +32,9 @@ from superopt.frontend.observe import (
 )
 from superopt.frontend.observe import observe as observe
 from superopt.frontend.observe import unheard as unheard
+from superopt.mugraph.dispatch import ORIGINAL, Dispatch
 from superopt.mugraph.placement import MuGraph
+from superopt.runtime.bucketed import Bucketed
 from superopt.runtime.cache import Cache
 from superopt.runtime.doctor import doctor as machine_doctor
 from superopt.runtime.site import Built, Site
@@ -46,9 +48,10 @@ class Result:
 
     run: the winner, on (args, kwargs, held), where held are the tensors that the function reaches
     now (``Calls.look``), or None to look them up; call: the same, called as the function is;
-    generated: the generated kernels alone; winner: "generated", "eager" or "inductor"; timings in
-    seconds; states: values and kernels that the search looked at; cache: "warm" when every kernel
-    came from the cache; boundaries: what was left to PyTorch, and why; pieces: what was built.
+    generated: the generated kernels alone; winner: "generated", "eager", "inductor", or "by size"
+    where symbolic sizes decide between the first two, bucket by bucket; timings in seconds; states:
+    values and kernels that the search looked at; cache: "warm" when every kernel came from the
+    cache; boundaries: what was left to PyTorch, and why; pieces: what was built.
     """
 
     run: Run
@@ -103,15 +106,16 @@ def optimize(
             with trace.stage("frontend"):
                 _confirm(program, seen, args, kwargs)
         built: dict[int, Built] = {}
+        called = _on_inputs(fn, program, args, kwargs) if options.dynamic else None
 
         def build(piece: Any, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
             def make(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
                 from superopt.pipeline import making
 
-                return making.make(piece, inputs, site, folder)
+                return making.make(piece, inputs, site, folder, called)
 
             built[id(piece)] = site.kernels(piece, make)
-            return built[id(piece)].kernels(inputs)
+            return _calls(piece, built[id(piece)], _in_pytorch, False)(inputs)
 
         # One run on the example, piece by piece: each piece sees the tensors it will be given.
         with same_random_numbers(bool(program.boundaries)):
@@ -122,34 +126,53 @@ def optimize(
         if unlike := memory_difference(answer, seen.answer):
             raise Miscaptured(f"the kernels give {unlike}", name_of(fn))
         site.remember(shortcut, program, [b.key for b in built.values()])
-        calls = {piece: b.kernels for piece, b in built.items()}
+        whole = not program.boundaries
+        pieces = tuple(built.values())
+        original = _leave if whole else _in_pytorch
+
+        def calls(eager_may_win: bool) -> dict[int, Callable[..., Sequence[torch.Tensor]]]:
+            return {
+                id(p): _calls(p, built[id(p)], original, eager_may_win) for p in program.supported
+            }
 
         # A function may switch to inference mode itself; its results are of that mode then.
         inference = any(
             t.is_inference() for t in pytree.tree_leaves(seen.answer) if isinstance(t, torch.Tensor)
         )
 
-        def run(args: tuple[Any, ...], kwargs: dict[str, Any], held: Any) -> Any:
-            if inference:
-                with torch.inference_mode():
-                    return program.run(args, kwargs, lambda piece, xs: calls[id(piece)](xs), held)
-            return program.run(args, kwargs, lambda piece, xs: calls[id(piece)](xs), held)
+        def running(table: dict[int, Callable[..., Sequence[torch.Tensor]]]) -> Run:
+            def run(args: tuple[Any, ...], kwargs: dict[str, Any], held: Any) -> Any:
+                try:
+                    if inference:
+                        with torch.inference_mode():
+                            return program.run(args, kwargs, lambda p, xs: table[id(p)](xs), held)
+                    return program.run(args, kwargs, lambda p, xs: table[id(p)](xs), held)
+                except _LeftToOriginal:
+                    return fn(*args, **kwargs)
+
+            return run
+
+        run = alone = running(calls(False))
+        rules = [b.rule for b in pieces if b.rule is not None]
+        if rules and "eager" in options.fallbacks:
+            run = running(calls(True))
 
         def generated(*args: Any, **kwargs: Any) -> Any:
+            return alone(args, kwargs, None)
+
+        def best(*args: Any, **kwargs: Any) -> Any:
             return run(args, kwargs, None)
 
-        pieces = tuple(built.values())
-        whole = not program.boundaries
         with same_random_numbers(not whole):
             timed = partial(run, args, kwargs, state(fn)[1])
-            winner, call, timings = _choose(
-                fn, generated, timed, args, kwargs, options, pieces, whole
-            )
+            winner, call, timings = _choose(fn, best, timed, args, kwargs, options, pieces, whole)
+        if call is best and rules and whole:
+            winner = _by_size(rules, "eager" in options.fallbacks)
     timings["total_s"] = span.seconds
     states = sum(int(b.meta.get("states", 0)) for b in pieces)
     warm = "warm" if all(b.warm for b in pieces) else "cold"
     return Result(
-        run if call is generated else lambda args, kwargs, held: call(*args, **kwargs),
+        run if call is best else lambda args, kwargs, held: call(*args, **kwargs),
         call,
         generated,
         winner,
@@ -161,6 +184,49 @@ def optimize(
         program.boundaries,
         pieces,
     )
+
+
+class _LeftToOriginal(Exception):
+    """A call's sizes lie in a bucket that the original serves."""
+
+
+def _leave(piece: Any, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    raise _LeftToOriginal
+
+
+def _calls(
+    piece: Any, built: Built, original: Callable[..., Any], eager_may_win: bool
+) -> Callable[..., Sequence[torch.Tensor]]:
+    """What runs a piece: its kernels, or those of the bucket that its sizes are in."""
+    if isinstance(built.kernels, Bucketed):
+        return built.kernels.runner(partial(original, piece), eager_may_win)
+    return built.kernels
+
+
+def _on_inputs(
+    fn: Callable[..., Any], program: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Any] | None:
+    """The function as it is called, with other inputs of its one piece; None if it has more."""
+    positions = None if program.boundaries else program.positions()
+    if positions is None:
+        return None
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+
+    def called(*inputs: torch.Tensor) -> Any:
+        mine = dict(zip(positions, inputs, strict=True))
+        flat = [mine.get(k, leaf) for k, leaf in enumerate(leaves)]
+        args, kwargs = pytree.tree_unflatten(flat, spec)
+        return fn(*args, **kwargs)
+
+    return called
+
+
+def _by_size(rules: Sequence[Dispatch], eager_may_win: bool) -> str:
+    """Who wins where the sizes decide: "generated", "eager", or "by size" for some of both."""
+    eager = [
+        b.program == ORIGINAL or (b.slower and eager_may_win) for r in rules for b in r.buckets
+    ]
+    return "eager" if all(eager) else "by size" if any(eager) else "generated"
 
 
 def _nothing(boundaries: Sequence[Any], answer: Any, name: str) -> SuperoptError:
@@ -201,8 +267,10 @@ def _choose(
     """The fastest of the generated kernels and the fallbacks, each as the user would call it.
 
     timed: the generated kernels, with the tensors that the function holds looked up already: that is
-    done at every call, whichever wins.
+    done at every call, whichever wins. Where the sizes decide between kernels and eager PyTorch,
+    ``generated`` is both already, and eager is timed to be told of alone.
     """
+    settled = whole and any(b.rule is not None for b in built)
     timings = {
         k: sum(float(b.meta.get(k, 0.0)) for b in built)
         for k in ("search_s", "verify_s", "compile_s")
@@ -225,7 +293,10 @@ def _choose(
             medians = [t.median_s for t in runs]
     for name, median in zip(names, medians, strict=True):
         timings[f"{name}_median_s"] = median
-    best = min(range(len(names)), key=lambda k: (medians[k], k))
+    best = min(
+        (k for k, name in enumerate(names) if not (settled and name == "eager")),
+        key=lambda k: (medians[k], k),
+    )
     return names[best], calls[best], timings
 
 

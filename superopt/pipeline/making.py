@@ -6,9 +6,8 @@ code generator.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,30 +20,39 @@ from superopt.codegen.lower import lower
 from superopt.config import Config
 from superopt.cost.devices import cpu_device
 from superopt.cost.measure import Timing, interleave
+from superopt.cost.model import cost_on
 from superopt.errors import SuperoptError, VerificationFailed
+from superopt.mugraph.dispatch import Guard, hull, within
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
-from superopt.mugraph.text import print_mugraph
+from superopt.mugraph.resize import narrowed
+from superopt.pipeline.chosen import Candidate, Winner, entry_of, merged
+from superopt.pipeline.rooms import Fits
 from superopt.pipeline.searching import crew, search
 from superopt.pipeline.why import Ledger
 from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
 from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
-from superopt.runtime.plan import Extent, Plan, make_plan
+from superopt.runtime.plan import Extent, make_plan
 from superopt.runtime.site import Site
 from superopt.search import driver
+from superopt.search.buckets import Room, divide
 from superopt.search.carry import obligation
 from superopt.search.figures import claim
 from superopt.search.gauge import stabilized
 from superopt.search.workers import Serial
-from superopt.verify import certificate, gate
-from superopt.verify.admit import admit
 from superopt.verify.cuts import Checker
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.infinite import any_value
 
 SHORTLIST = 5
 """Candidates that are compiled, gated and timed."""
+
+EACH_ROOM = 3
+"""Of a program with symbolic sizes, those of each bucket."""
+
+ROUNDS = 3
+"""Times that a bucket looks for a program whose binary is admitted."""
 
 HOPELESS = 4
 """Candidates that were not shown equal, and none that was, after which none is expected to be."""
@@ -55,83 +63,78 @@ ENOUGH_WORK = 1 << 32
 ENTRY = "superopt_entry"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A placed graph on its way: proved, compiled, gated."""
-
-    mugraph: MuGraph
-    predicted: float
-    checks: list[Equivalence]
-    kernels: Kernels
-    source: str
-    gate: gate.Gate | None = None
-
-
 Proved = tuple[driver.Candidate, list[Equivalence]]
 
 
 def make(
-    piece: Any, inputs: Sequence[torch.Tensor], site: Site, folder: Path
+    piece: Any,
+    inputs: Sequence[torch.Tensor],
+    site: Site,
+    folder: Path,
+    called: Callable[..., object] | None = None,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Search, prove, compile, measure and gate one piece: the files and facts of its cache entry."""
+    """Search, prove, compile, measure and gate one piece: the files and facts of its cache entry.
+
+    called: runs the user's own function on other inputs of the piece, to be timed beside the
+    kernels; the piece in PyTorch when there is none.
+    """
     with crew(site, piece.graph) as who:
-        return _make(piece, inputs, site, folder, who)
+        return _make(piece, inputs, site, folder, who, called or piece.eager)
 
 
 def _make(
-    piece: Any, inputs: Sequence[torch.Tensor], site: Site, folder: Path, who: Serial
+    piece: Any,
+    inputs: Sequence[torch.Tensor],
+    site: Site,
+    folder: Path,
+    who: Serial,
+    called: Callable[..., object],
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    eager, options, config = piece.eager, site.options, site.config
-    show = Checker(options.seed)
-    graph, shifts = _stable(piece.graph, show)
+    options, config = site.options, site.config
+    with trace.stage("verify") as shifting:
+        show = Checker(options.seed)
+        graph, shifts = _stable(piece.graph, show)
     compiler = site.compiler or find_compiler(config)
     device = cpu_device(cpu_features(), config.threads or torch.get_num_threads())
     with trace.stage("search") as searching:
         found = search(graph, piece.graph, site, device, who)
+        rooms = divide(graph, found, cost_on(device)) if found.candidates else []
     ledger = Ledger(found.rejected)
     try:
         if not found.candidates:
             raise SuperoptError("the search found no kernel", graph.name, found.why_none)
-        with trace.stage("verify") as verifying:
-            proved = _prove_best(graph, found.candidates, show, ledger)
-        with trace.stage("compile") as compiling:
-            isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
-            made = _compile([c.mugraph for c, _ in proved], isa, config, compiler, folder, who)
-        with trace.stage("measure"):
-            ready, times = _measure(proved, made, inputs, eager, config, ledger)
-        with trace.stage("gate") as gating:
-            winner, time = _gate(graph, ready, times, inputs, eager, options.seed, ledger)
+        isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
+        build = partial(_compile, isa, config, compiler, folder, who)
+        work = _Work(graph, found.candidates, show, build, ledger)
+        fits = Fits(
+            graph, piece.eager, called, inputs, cost_on(device), options.seed, ledger, _timed
+        )
+        winners = _settle(rooms, work, fits)
+        if not any(w.candidate for w in winners):
+            with trace.stage("gate"):
+                raise VerificationFailed(
+                    "no candidate passed the numeric gate", details="\n".join(fits.reasons)
+                )
     except SuperoptError as error:
         ledger.explain(error)
         raise
-    binary = winner.kernels.path.read_bytes()
-    # The loader takes two files of one path for one library, so the name tells the content.
-    library = f"kernel-{hashlib.sha256(binary).hexdigest()[:16]}.so"
+    best, median = next((w.candidate, w.generated.median_s) for w in winners if w.candidate)
     meta = {
         "name": graph.name,
-        "library": library,
         "states": found.stats.get("states", 0),
         "search": dict(found.stats),
         "search_s": searching.seconds,
-        "verify_s": verifying.seconds + gating.seconds,
-        "compile_s": compiling.seconds,
-        "generated_median_s": time.median_s,
-        "eager_median_s": times[-1].median_s,
-        "predicted_s": winner.predicted,
-        "kept": driver.rejection("", winner.predicted, winner.mugraph, measured_s=time.median_s),
+        "verify_s": shifting.seconds + work.verify_s + fits.gate_s,
+        "compile_s": work.compile_s,
+        "kept": driver.rejection("", best.predicted, best.mugraph, measured_s=median),
         "rejected": ledger.best(),
     }
-    checks = [*shifts, *winner.checks]
-    proof = certificate.build(
-        piece.graph, winner.mugraph, checks, winner.gate, search=claim(found.stats)
-    )
-    return {
-        library: binary,
-        "kernel.cpp": winner.source.encode(),
-        "plan.json": winner.kernels.plan.to_json().encode(),
-        "mugraph.txt": print_mugraph(winner.mugraph).encode(),
-        "certificate.json": certificate.dumps(proof).encode(),
-    }, meta
+    files, facts = entry_of(piece.graph, merged(winners), shifts, claim(found.stats))
+    return files, {**meta, **facts}
+
+
+def _timed(calls: Sequence[Callable[[], object]], seconds: float) -> list[Timing]:
+    return interleave(calls, seconds=seconds)
 
 
 def _stable(graph: Graph, show: Checker) -> tuple[Graph, list[Equivalence]]:
@@ -146,13 +149,126 @@ def _stable(graph: Graph, show: Checker) -> tuple[Graph, list[Equivalence]]:
     return shifted, [check]
 
 
+def _settle(rooms: Sequence[Room], work: _Work, fits: Fits) -> list[Winner]:
+    """The winner of every room.
+
+    Of several rooms, one in which no binary is admitted is tried again with what serves the others,
+    and then with what comes next in its own order.
+    """
+    winners = [Winner(room) for room in rooms]
+    todo = {k: list(room.order) for k, room in enumerate(rooms)}
+    for again in range(ROUNDS if len(rooms) > 1 else 1):
+        try:
+            proved = work.proved(list(todo.values()), len(rooms))
+        except VerificationFailed:
+            if not again:
+                raise
+            break
+        here = [rooms[k] for k in todo]
+        ready = work.compiled(here, proved)
+        for k, mine in zip(todo, proved, strict=True):
+            own = [ready[id(c)] for c, _ in mine if id(c) in ready]
+            rest = [c for c in ready.values() if c not in own and within(rooms[k].guard, c.guard)]
+            winners[k] = fits.winner(rooms[k], own, rest)
+        serve = {w.candidate.origin for w in winners if w.candidate is not None}
+        tried = zip(todo.items(), proved, strict=True)
+        left = {k: _next(order, mine, work, serve) for (k, order), mine in tried}
+        todo = {k: order for k, order in left.items() if order and winners[k].failed}
+        if not todo:
+            break
+    return winners
+
+
+def _next(order: list[int], tried: Sequence[Proved], work: _Work, serve: set[int]) -> list[int]:
+    """What a room tries next: what serves elsewhere, then what comes after what it has tried."""
+    done = {id(c) for c, _ in tried}
+    last = max((n for n, c in enumerate(order) if id(work.candidates[c]) in done), default=-1)
+    first = [c for c, x in enumerate(work.candidates) if id(x) in serve and id(x) not in done]
+    return list(dict.fromkeys([*first, *order[last + 1 :]]))
+
+
+@dataclass
+class _Work:
+    """Proves and compiles the candidates of one piece, for the rooms that want them."""
+
+    graph: Graph
+    candidates: Sequence[driver.Candidate]
+    show: Checker
+    build: Callable[[Sequence[MuGraph], int], Sequence[tuple[Kernels, str] | SuperoptError]]
+    ledger: Ledger
+    rounds: int = 0
+    verify_s: float = 0.0
+    compile_s: float = 0.0
+
+    def proved(self, orders: Sequence[Sequence[int]], rooms: int) -> list[list[Proved]]:
+        """For each order of candidates, the first that are shown equal.
+
+        Where none is left, what was shown for the others, in this order. Raises VerificationFailed
+        when there is nothing at all.
+        """
+        most = SHORTLIST if rooms == 1 else min(SHORTLIST, EACH_ROOM)
+        known: dict[int, Proved] = {}
+        out: list[list[Proved]] = []
+        failed: VerificationFailed | None = None
+        with trace.stage("verify") as verifying:
+            for order in orders:
+                mine = [self.candidates[c] for c in order]
+                try:
+                    found = _prove_best(self.graph, mine, self.show, self.ledger, most)
+                except VerificationFailed as error:
+                    found, failed = [], failed or error
+                known.update((id(c), (c, checks)) for c, checks in found)
+                out.append(found)
+            if failed is not None and not known:
+                raise failed
+            for order, found in zip(orders, out, strict=True):
+                if not found:
+                    mine = [self.candidates[c] for c in order]
+                    found += [known[id(c)] for c in mine if id(c) in known] or known.values()
+        self.verify_s += verifying.seconds
+        return out
+
+    def compiled(
+        self, rooms: Sequence[Room], proved: Sequence[Sequence[Proved]]
+    ) -> dict[int, Candidate]:
+        """The candidates that compiled, loaded, by the identity of what the search found.
+
+        Each is compiled once, for the sizes of the rooms that it may serve.
+        """
+        guards: dict[int, list[Guard]] = {}
+        pool: dict[int, Proved] = {}
+        for room, some in zip(rooms, proved, strict=True):
+            for candidate, checks in some:
+                pool[id(candidate)] = candidate, checks
+                guards.setdefault(id(candidate), []).append(room.guard)
+        mugraphs = [narrowed(c.mugraph, hull(guards[n])) for n, (c, _) in pool.items()]
+        ready: dict[int, Candidate] = {}
+        with trace.stage("compile") as compiling:
+            made = self.build(mugraphs, self.rounds)
+            for (n, (c, checks)), m, item in zip(pool.items(), mugraphs, made, strict=True):
+                if isinstance(item, SuperoptError):
+                    trace.log("build", f"a candidate was dropped: {item.report()}")
+                    self.ledger.lost("not compiled", m, c.seconds, item.what)
+                else:
+                    ready[n] = Candidate(m, c.seconds, checks, *item, origin=n)
+            if not ready:
+                raise next(item for item in made if isinstance(item, SuperoptError))
+        self.compile_s += compiling.seconds
+        self.rounds += 1
+        return ready
+
+
 def _prove_best(
-    graph: Graph, candidates: Sequence[driver.Candidate], show: Checker, ledger: Ledger
+    graph: Graph,
+    candidates: Sequence[driver.Candidate],
+    show: Checker,
+    ledger: Ledger,
+    most: int | None = None,
 ) -> list[Proved]:
     """The first candidates whose graph, and every carried accumulator, is shown equal."""
     proved: list[Proved] = []
     reasons: list[str] = []
-    looked = 0
+    looked, most = 0, most or SHORTLIST
     for candidate in candidates:
         looked += 1
         mugraph = candidate.mugraph
@@ -167,7 +283,7 @@ def _prove_best(
             trace.log("verify", f"a candidate was not shown equal: {wrong[0].reason}")
         else:
             proved.append((candidate, checks))
-        if proved and (len(proved) == SHORTLIST or show.work > ENOUGH_WORK):
+        if proved and (len(proved) == most or show.work > ENOUGH_WORK):
             break
         if not proved and (len(reasons) == HOPELESS or show.work > 4 * ENOUGH_WORK):
             break
@@ -183,14 +299,18 @@ def _prove_best(
 
 
 def _compile(
-    mugraphs: Sequence[MuGraph],
     isa: cpu.Isa,
     config: Config,
     compiler: Compiler,
     folder: Path,
     who: Serial,
-) -> list[tuple[Path, Plan, str] | SuperoptError]:
-    """Lowers, prints and compiles: each one's shared object, plan and source, or what failed."""
+    mugraphs: Sequence[MuGraph],
+    rounds: int,
+) -> list[tuple[Kernels, str] | SuperoptError]:
+    """Lowers, prints and compiles: each one loaded, with its source, or what failed.
+
+    rounds: how often this was done before in the folder.
+    """
     printed: list[cpu.Source | SuperoptError] = []
     for m in mugraphs:
         try:
@@ -198,13 +318,13 @@ def _compile(
         except SuperoptError as reason:  # too long to compile: the others may do
             printed.append(reason)
     jobs = [
-        Job(s.text, (*s.flags, *compiler.openmp_flags), folder / f"candidate{n}.so")
+        Job(s.text, (*s.flags, *compiler.openmp_flags), folder / f"candidate{rounds}-{n}.so")
         for n, s in enumerate(printed)
         if isinstance(s, cpu.Source)
     ]
     spread = partial(who.map, note=lambda *_: None) if who.remote else None
     built = iter(compile_many(jobs, config, compiler=compiler, spread=spread))
-    out: list[tuple[Path, Plan, str] | SuperoptError] = []
+    out: list[tuple[Kernels, str] | SuperoptError] = []
     for mugraph, source in zip(mugraphs, printed, strict=True):
         if isinstance(source, SuperoptError):
             out.append(source)
@@ -214,61 +334,6 @@ def _compile(
             out.append(path)
             continue
         scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
-        out.append(
-            (path, make_plan(mugraph.graph, source.entry, source.buffers, scratch), source.text)
-        )
+        plan = make_plan(mugraph.graph, source.entry, source.buffers, scratch)
+        out.append((Kernels(path, plan, config.threads), source.text))
     return out
-
-
-def _measure(
-    proved: Sequence[Proved],
-    made: Sequence[tuple[Path, Plan, str] | SuperoptError],
-    inputs: Sequence[torch.Tensor],
-    eager: Callable[..., Sequence[torch.Tensor]],
-    config: Config,
-    ledger: Ledger,
-) -> tuple[list[Candidate], list[Timing]]:
-    """The candidates that compiled, and their timings; eager's timing comes last."""
-    ready = []
-    for (candidate, checks), item in zip(proved, made, strict=True):
-        if isinstance(item, SuperoptError):
-            trace.log("build", f"a candidate was dropped: {item.report()}")
-            ledger.lost("not compiled", candidate.mugraph, candidate.seconds, item.what)
-            continue
-        path, plan, source = item
-        kernels = Kernels(path, plan, config.threads)
-        ready.append(Candidate(candidate.mugraph, candidate.seconds, checks, kernels, source))
-    if not ready:
-        raise next(item for item in made if isinstance(item, SuperoptError))
-    calls: list[Callable[[], object]] = [partial(c.kernels, inputs) for c in ready]
-    return ready, interleave([*calls, lambda: eager(*inputs)], seconds=0.3 * (len(calls) + 1))
-
-
-def _gate(
-    graph: Graph,
-    ready: Sequence[Candidate],
-    times: Sequence[Timing],
-    inputs: Sequence[torch.Tensor],
-    eager: Callable[..., Sequence[torch.Tensor]],
-    seed: int,
-    ledger: Ledger,
-) -> tuple[Candidate, Timing]:
-    """The fastest candidate whose binary is as accurate as eager PyTorch, with its timing."""
-    reasons = []
-    known: dict[str, gate.Known] = {}
-    order = sorted(range(len(ready)), key=lambda k: (times[k].median_s, k))
-    for n, k in enumerate(order):
-        kernels = ready[k].kernels
-        sizes = kernels.plan.sizes(inputs)
-        report = admit(graph, kernels.checked, eager, inputs, sizes, seed=seed, known=known)
-        mugraph, predicted, median = ready[k].mugraph, ready[k].predicted, times[k].median_s
-        if report.passed:
-            for j in order[n + 1 :]:
-                c, slower = ready[j], times[j].median_s
-                ledger.lost("measured slower", c.mugraph, c.predicted, "", slower)
-            return replace(ready[k], gate=report), times[k]
-        reasons.append(report.reason)
-        ledger.lost("gate failed", mugraph, predicted, report.reason, median)
-        trace.log("verify", f"the numeric gate rejected a candidate: {report.reason}")
-        trace.log("verify", print_mugraph(ready[k].mugraph), 2)
-    raise VerificationFailed("no candidate passed the numeric gate", details="\n".join(reasons))

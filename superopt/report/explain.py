@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from superopt.mugraph.dispatch import ORIGINAL, Dispatch, guard_text
+
 
 def explain(result: Any) -> str:
     """A pipeline ``Result`` as text: the uGraph, the certificate, the times, what was left out."""
@@ -12,7 +14,12 @@ def explain(result: Any) -> str:
     pieces = [p for p in result.pieces if p is not None]
     for n, piece in enumerate(pieces):
         title = "uGraph" if len(pieces) == 1 else f"uGraph of piece {n + 1} of {len(pieces)}"
-        blocks.append(_block(title, str(piece.mugraph).splitlines()))
+        if (rule := getattr(piece, "rule", None)) is None:
+            blocks.append(_block(title, str(piece.mugraph).splitlines()))
+        else:
+            blocks.append(_block("buckets", _bucket_lines(rule, piece)))
+            for k, graph in enumerate(piece.mugraphs):
+                blocks.append(_block(f"{title}, program {k}", str(graph).splitlines()))
         blocks.append(_block("certificate", certificate_lines(piece.certificate)))
         blocks.append(_block("search", _search_lines(piece.meta)))
     if result.boundaries:
@@ -31,7 +38,12 @@ def as_json(result: Any) -> dict[str, Any]:
         "cache": result.cache,
         "states": result.states,
         "timings": dict(result.timings),
-        "mugraphs": [str(p.mugraph) for p in getattr(result, "pieces", ()) if p is not None]
+        "mugraphs": [
+            str(m)
+            for p in getattr(result, "pieces", ())
+            if p is not None
+            for m in getattr(p, "mugraphs", None) or (p.mugraph,)
+        ]
         or ([str(result.mugraph)] if result.mugraph is not None else []),
         "certificates": [p.certificate for p in getattr(result, "pieces", ()) if p is not None]
         or ([result.certificate] if result.certificate is not None else []),
@@ -94,6 +106,24 @@ def _header(result: Any) -> str:
     return "\n".join([*lines, "  spent: " + ", ".join(spent)])
 
 
+def _bucket_lines(rule: Dispatch, piece: Any) -> list[str]:
+    """The domain, and for each bucket what serves it, with the times that decided."""
+    out = [
+        f"{r['symbol']} is {', '.join(r['read'])}: from {r['low']} to {r['high']}"
+        for r in piece.certificate.get("domain", [])
+    ]
+    for bucket, facts in zip(rule.buckets, piece.meta["buckets"], strict=True):
+        line = f"{guard_text(bucket.guard)}: "
+        if bucket.program == ORIGINAL:
+            out.append(line + "PyTorch, since no program was admitted")
+            continue
+        at = ", ".join(f"{k}={v}" for k, v in sorted(facts["sizes"].items()))
+        mine, theirs = facts["generated_median_s"] * 1e6, facts["eager_median_s"] * 1e6
+        line += f"program {bucket.program}, {mine:.1f} us at {at}; eager PyTorch {theirs:.1f} us"
+        out.append(line + (", which serves where it may" if bucket.slower else ""))
+    return [*out, "any other size: the function as it was written"]
+
+
 def certificate_lines(certificate: dict[str, Any]) -> list[str]:
     """A certificate in a few lines: what is proved, what is tested, what is assumed."""
     out: list[str] = []
@@ -106,6 +136,9 @@ def certificate_lines(certificate: dict[str, Any]) -> list[str]:
         out.append(
             f"{check.get('verdict')}: {kind}, {check.get('trials')} trials over {check.get('field')}"
         )
+    if buckets := certificate.get("buckets"):
+        served = sum(b.get("serves") == "generated" for b in buckets)
+        out.append(f"{served} of {len(buckets)} buckets are served by checked programs")
     gate = certificate.get("gate") or {}
     if gate:
         out.append(

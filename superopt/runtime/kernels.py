@@ -46,6 +46,12 @@ class Kernels:
         self.run(tensors, outputs, sizes)
         return outputs
 
+    def at(self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]) -> list[torch.Tensor]:
+        """A call with the sizes of the symbols known already."""
+        outputs = self._empty(self._output_shapes(sizes))
+        self.run(tensors, outputs, sizes)
+        return outputs
+
     def checked(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Like a call, but outputs and scratch hold NaN (integers: a pattern) before the run.
 

@@ -16,9 +16,11 @@ from superopt import trace
 from superopt.config import Config, Options
 from superopt.errors import CacheCorrupt, CompilerMissing
 from superopt.mugraph.canonical import graph_hash
+from superopt.mugraph.dispatch import Dispatch
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.text import parse_mugraph
+from superopt.runtime.bucketed import Bucketed
 from superopt.runtime.build import Compiler, find_compiler, toolchain_fingerprint
 from superopt.runtime.cache import CHECKPOINTS, Cache, Entry, code_fingerprint, key
 from superopt.runtime.isa import cpu_features
@@ -26,7 +28,7 @@ from superopt.runtime.kernels import Kernels
 from superopt.runtime.keys import repeats
 from superopt.runtime.plan import Plan
 
-POLICY = 9
+POLICY = 10
 """Raised whenever what a kernel is checked for, before it is kept, changes."""
 
 Make = Callable[[Path], tuple[dict[str, bytes], dict[str, Any]]]
@@ -36,11 +38,12 @@ Make = Callable[[Path], tuple[dict[str, bytes], dict[str, Any]]]
 class Built:
     """The kernels of one piece of a program, loaded from their cache entry.
 
-    texts: its graph and its certificate as they were then; the entry itself may be evicted.
+    kernels: one program, or the several of a piece with symbolic sizes; texts: its graphs and its
+    certificate as they were then; the entry itself may be evicted.
     """
 
     key: str
-    kernels: Kernels
+    kernels: Kernels | Bucketed
     entry: Entry
     warm: bool
     texts: Mapping[str, bytes]
@@ -52,8 +55,20 @@ class Built:
 
     @property
     def mugraph(self) -> MuGraph:
-        """The placed graph."""
-        return parse_mugraph(self.texts["mugraph.txt"].decode())
+        """The placed graph; of several, the first."""
+        return self.mugraphs[0]
+
+    @property
+    def mugraphs(self) -> tuple[MuGraph, ...]:
+        """The placed graph of each program."""
+        count = len(self.meta["libraries"])
+        texts = (self.texts[numbered("mugraph.txt", n)] for n in range(count))
+        return tuple(parse_mugraph(t.decode()) for t in texts)
+
+    @property
+    def rule(self) -> Dispatch | None:
+        """Which sizes each program serves; None where there is one program for all."""
+        return self.kernels.rule if isinstance(self.kernels, Bucketed) else None
 
     @property
     def certificate(self) -> dict[str, Any]:
@@ -133,13 +148,13 @@ class Site:
                 if (checkpoint := self.checkpoint(piece.graph)[0]) is not None:
                     checkpoint.unlink(missing_ok=True)
             with trace.stage("load"):
-                plan = Plan.from_json(entry.read("plan.json").decode())
+                texts = [n for n in entry.sizes if n.startswith(("mugraph", "certificate"))]
                 return Built(
                     entry_key,
-                    Kernels(entry.file(entry.meta["library"]), plan, self.config.threads),
+                    _load(entry, self.config.threads),
                     entry,
                     warm,
-                    {name: entry.read(name) for name in ("mugraph.txt", "certificate.json")},
+                    {name: entry.read(name) for name in texts},
                 )
 
     def shortcut(
@@ -195,6 +210,23 @@ class Site:
             return None
         result = pytree.treespec_loads(entry.meta["result"])
         return Shortcut(Recalled(entry.meta["key"]), tuple(entry.meta["positions"]), result)
+
+
+def numbered(name: str, n: int) -> str:
+    """The file of the n-th program: ``plan.json``, ``plan-1.json``, ``plan-2.json``."""
+    stem, _, kind = name.rpartition(".")
+    return name if n == 0 else f"{stem}-{n}.{kind}"
+
+
+def _load(entry: Entry, threads: int | None) -> Kernels | Bucketed:
+    """The programs of an entry, and the rule among them if it has one."""
+    programs = []
+    for n, library in enumerate(entry.meta["libraries"]):
+        plan = Plan.from_json(entry.read(numbered("plan.json", n)).decode())
+        programs.append(Kernels(entry.file(library), plan, threads))
+    if "dispatch.json" not in entry.sizes:
+        return programs[0]
+    return Bucketed(Dispatch.from_json(entry.read("dispatch.json").decode()), programs)
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from superopt.errors import BadOption
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import Kernel, MuGraph
+from superopt.mugraph.resize import placed_with_symbols, symbols
 from superopt.search.checkpoint import Checkpoint
 from superopt.search.cut import KernelSeconds
 from superopt.search.descend import Plan, gap_of
 from superopt.search.figures import joined_stats, stats_of
+from superopt.search.points import Point, at_points, once_each
 from superopt.search.rounds import One, Progress, Rounds
 from superopt.search.segments import Segment, joined, segments
 from superopt.search.tasks import Given, Placed
@@ -71,13 +73,15 @@ class Found:
     graphs, kernels_costed, seconds, algebra_s, cut_s, placement_s, spaces (``figures.spaces_of``);
     cut_seconds and cut_bound (of the best cut at coarse placements, and what no cut of its graph
     takes less than) and gap, the part of the former by which it may miss the optimum.
-    ``rejected``: the best alternatives that are no candidates, see ``rejection``.
+    ``rejected``: the best alternatives that are no candidates, see ``rejection``. at: for each point
+    that was asked for, the positions of the candidates found there, in order.
     """
 
     candidates: tuple[Candidate, ...]
     stats: dict[str, Any]
     why_none: str = ""
     rejected: tuple[Rejection, ...] = ()
+    at: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass
@@ -134,6 +138,7 @@ def search(
     memory: int | None = None,
     techniques: Techniques = ALL,
     max_block_ops: int | None = None,
+    points: Sequence[Point] = (),
 ) -> Found:
     """Searches for placed graphs that compute ``graph``.
 
@@ -141,10 +146,11 @@ def search(
     placed graph cannot be lowered, or None; workers: who does the work (this process), which the
     result does not depend on; checkpoint: finished work of an earlier run, and where this one keeps
     its own; memory: bytes that the search may hold; techniques: what the search may use;
-    max_block_ops: the most compute nodes in one kernel. At least the source's own derivation is
-    always costed, whatever the budget. A large program is searched in segments, those of one form
-    once. Raises MemoryTooSmall, and BadOption for a technique that cannot be left out, or a bound
-    below one.
+    max_block_ops: the most compute nodes in one kernel; points: sizes of the symbols at which it is
+    searched, the algebra once for all (without any, at the middle of their ranges). At least the
+    source's own derivation is always costed, whatever the budget. A large program is searched in
+    segments, those of one form once. Raises MemoryTooSmall, and BadOption for a technique that
+    cannot be left out, or a bound below one.
     """
     if max_block_ops is not None and max_block_ops < 1:
         raise BadOption(f"{max_block_ops} compute nodes", "max_block_ops", "give 1 or more")
@@ -153,33 +159,68 @@ def search(
     if len(parts) > 1:
         forms = list({str(p.form.graph): p.form.graph for p in parts}.values())
     counts = Counter(str(p.form.graph) for p in parts)
+    programs, like = at_points(forms, points)
     rounds = Rounds(
-        forms,
-        [1] if len(parts) == 1 else [counts[str(f)] for f in forms],
+        programs,
+        [1] * len(programs) if len(parts) == 1 else [counts[str(forms[n])] for n in like],
         Given(cost, lowerable, seed, keep, techniques, max_block_ops),
         budget,
         workers or Serial(),
         checkpoint or Checkpoint(None, {}),
         memory,
         progress,
+        like,
     )
     ones = [_found(one, budget) for one in rounds.run()]
-    if len(parts) == 1:
-        ones[0].stats.update(rounds.phases())
-        return ones[0]
+    wide = len(forms)
+    each = [ones[n : n + wide] for n in range(0, len(ones), wide)]  # of each point
+    if points:
+        each = [[_over(f, form) for f, form in zip(fs, forms, strict=True)] for fs in each]
     if none := next((f for f in ones if not f.candidates), None):
         return none
-    found = {str(form): one for form, one in zip(forms, ones, strict=True)}
+    found = [_whole(graph, parts, fs) for fs in each]
+    for f in found:
+        f.stats.update(rounds.phases())
+        f.stats["seconds"] = time.perf_counter() - budget.started
+    return _all_points(found) if points else found[0]
+
+
+def _over(found: Found, program: Graph) -> Found:
+    """What was found at one point, over the program's own symbols."""
+    own = {s.name: s for s in symbols(program)}
+    moved = [placed_with_symbols(c.mugraph, own) for c in found.candidates]
+    pairs = zip(found.candidates, moved, strict=True)
+    return replace(found, candidates=tuple(replace(c, mugraph=m) for c, m in pairs))
+
+
+def _whole(graph: Graph, parts: Sequence[Segment], ones: Sequence[Found]) -> Found:
+    """What was found for a program, from what was found for each form of its segments."""
+    if len(parts) == 1:
+        return ones[0]
+    forms = list(dict.fromkeys(str(p.form.graph) for p in parts))
+    found = dict(zip(forms, ones, strict=True))
     stats = joined_stats([f.stats for f in ones])
-    stats.update(rounds.phases(), segments=len(parts), distinct_segments=len(forms))
+    stats.update(segments=len(parts), distinct_segments=len(forms))
     each = [found[str(p.form.graph)].stats for p in parts]
     for key in ("cut_seconds", "cut_bound", "gap"):
         stats.pop(key, None)
     if all("gap" in s for s in each):
         stats.update(gap_of(*(sum(s[k] for s in each) for k in ("cut_seconds", "cut_bound"))))
-    stats["seconds"] = time.perf_counter() - budget.started
     rejected = [r for f in ones for r in f.rejected]
     return Found(tuple(_together(graph, parts, found)), stats, "", tuple(rejected))
+
+
+def _all_points(each: Sequence[Found]) -> Found:
+    """What was found at any point, once each, and where."""
+    candidates, at = once_each([f.candidates for f in each], lambda c: str(c.mugraph))
+    own = ("segments", "distinct_segments", "algebra_s", "cut_s", "placement_s", "seconds")
+    gaps = ("cut_seconds", "cut_bound", "gap")
+    stats = joined_stats(
+        [{k: v for k, v in f.stats.items() if k not in (*own, *gaps)} for f in each]
+    )
+    stats.update({k: each[0].stats[k] for k in own if k in each[0].stats})
+    rejected = [r for f in each for r in f.rejected]
+    return Found(candidates, stats, "", tuple(rejected), at)
 
 
 MOST_TOGETHER = 16

@@ -16,6 +16,9 @@ from superopt.search.carry import find_carries
 class Cost(Protocol):
     """Predicts placements of one kernel; given by the cost stage."""
 
+    def __call__(self, placement: Placement) -> float:
+        """Seconds of one placement."""
+
     def best(
         self,
         grids: Sequence[Sequence[Split]],

@@ -27,6 +27,7 @@ from superopt.search.checkpoint import (
 from superopt.search.cut_bound import EXPANSIONS
 from superopt.search.descend import Descent, Plan
 from superopt.search.enumerate import Space
+from superopt.search.points import spaces_at
 from superopt.search.regions import Region, regions
 from superopt.search.tasks import (
     Explore,
@@ -123,7 +124,8 @@ class Live:
 
 
 class Rounds:
-    """One search over ``programs``; times: how often each is in the whole."""
+    """One search over ``programs``; times: how often each is in the whole; like: the first program
+    that is the same but for the sizes of its symbols, whose spaces it takes."""
 
     def __init__(
         self,
@@ -135,7 +137,9 @@ class Rounds:
         checkpoint: Checkpoint,
         memory: int | None,
         progress: Progress | None,
+        like: Sequence[int] | None = None,
     ) -> None:
+        self.like = range(len(programs)) if like is None else like
         self.programs, self.times, self.given, self.budget = programs, times, given, budget
         self.workers, self.checkpoint, self.memory = workers, checkpoint, memory
         self.live = Live(progress)
@@ -180,7 +184,8 @@ class Rounds:
     # Exploration.
 
     def _explore(self) -> list[list[tuple[Region, Space]]]:
-        todo = [(n, g, r) for n, g in enumerate(self.programs) for r in regions(g)]
+        first = [(n, g) for n, g in enumerate(self.programs) if self.like[n] == n]
+        todo = [(n, g, r) for n, g in first for r in regions(g)]
         out: list[list[tuple[Region, Space]]] = [[] for _ in self.programs]
         self._shares = 2 * max(min(WAVE, len(todo)), 1)  # half of the memory is for the engines
         held = 0
@@ -194,6 +199,9 @@ class Rounds:
                 self.live.classes += len(space.classes)
                 held += DERIVATION_BYTES * sum(len(c.derivations) + 1 for c in space.classes)
             self.live.done()
+        for n, (g, k) in enumerate(zip(self.programs, self.like, strict=True)):
+            if k != n:
+                out[n] = spaces_at(out[k], g)
         return out
 
     def _spaces(
@@ -316,10 +324,11 @@ class Rounds:
         self._tell(list(range(len(descents))))
         tasks = [(plan.term, plan.cut) for first, _ in chosen for plan in first]
         results = self.workers.map(placed, tasks, self.live.note)
-        out = []
+        out: list[One] = []
         for descent, space, (first, rest) in zip(descents, spaces, chosen, strict=True):
             mine = [(plan, results.pop(0)) for plan in first]
-            out.append(One(space, descent, mine, rest))
+            own = self.like[len(out)] == len(out)  # what was explored counts once
+            out.append(One(space if own else [], descent, mine, rest))
         return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,19 +34,25 @@ def admit(
     *,
     seed: int = 0,
     known: dict[str, Known] | None = None,
+    others: Sequence[Mapping[str, int]] | None = None,
+    classes: Sequence[str] = tuple(CLASSES),
 ) -> Gate:
     """The gate's verdict on a compiled program.
 
     candidate and eager: as for ``numeric_gate``, with the graph in float64 as the reference;
     sizes: of the symbols at ``inputs``. A program with dynamic sizes is also run at sizes beside
-    those (the ends of the range and odd ones), on inputs cut from or tiled out of the given ones.
+    those (``others``, and then the results name all sizes; when not given, the ends of the range and
+    odd ones), on inputs cut from or tiled out of the given ones. classes: of inputs, at the given
+    sizes; fewer are tried at the others.
     Raises VerificationFailed when eager PyTorch is far from the graph on ordinary inputs: then the
     graph is not the program.
     """
     known = {} if known is None else known
-    classes = []
-    for n, (there, tensors) in enumerate(_runs(graph, eager, inputs, sizes)):
-        label = ",".join(f"{k}={v}" for k, v in sorted(there.items())) if n else ""
+    asked = others is not None
+    others = list(other_sizes(graph, sizes)) if others is None else others
+    results = []
+    for n, (there, tensors) in enumerate(_runs(graph, eager, inputs, sizes, others)):
+        label = ",".join(f"{k}={v}" for k, v in sorted(there.items())) if n or asked else ""
         found = numeric_gate(
             candidate,
             eager,
@@ -53,16 +60,16 @@ def admit(
             reference=partial(_exact, graph, there),
             seed=seed,
             known=known.setdefault(label, {}),
-            classes=ELSEWHERE if n else tuple(CLASSES),
+            classes=ELSEWHERE if n else classes,
         )
         strays = _strays(graph, found)
         if strays and not _rounds(eager, graph, there, tensors):
             raise VerificationFailed(f"the graph does not compute the program {strays}", graph.name)
-        classes += [replace(c, name=f"{c.name} {label}".rstrip()) for c in found.classes]
+        results += [replace(c, name=f"{c.name} {label}".rstrip()) for c in found.classes]
         if not found.passed:
             where = f" (at {label})" if label else ""
-            return replace(found, classes=tuple(classes), reason=found.reason + where)
-    return replace(found, classes=tuple(classes))
+            return replace(found, classes=tuple(results), reason=found.reason + where)
+    return replace(found, classes=tuple(results))
 
 
 def _runs(
@@ -70,15 +77,35 @@ def _runs(
     eager: Callable[..., object],
     inputs: Sequence[torch.Tensor],
     sizes: Mapping[str, int],
+    others: Sequence[Mapping[str, int]],
 ) -> Iterator[tuple[dict[str, int], Sequence[torch.Tensor]]]:
     yield dict(sizes), inputs
-    for there in other_sizes(graph, sizes):
-        tensors = [resized(n, t, there) for n, t in zip(graph.inputs, inputs, strict=True)]
-        try:
-            eager(*tensors)
-        except (RuntimeError, IndexError):
-            continue  # sizes that do not fit each other: the program has no answer there
-        yield there, tensors
+    for there in others:
+        tensors = inputs_at(graph, eager, inputs, there)
+        if tensors is not None:
+            yield dict(there), tensors
+
+
+def inputs_at(
+    graph: Graph,
+    eager: Callable[..., object],
+    inputs: Sequence[torch.Tensor],
+    sizes: Mapping[str, int],
+) -> list[torch.Tensor] | None:
+    """The inputs cut or tiled to other sizes, or None where the program has no answer there.
+
+    Indices that are beyond what they index at these sizes are made smaller.
+    """
+    tensors = [resized(n, t, sizes) for n, t in zip(graph.inputs, inputs, strict=True)]
+    smaller = [
+        t if t.is_floating_point() or t.dtype == torch.bool else t % min(sizes.values(), default=1)
+        for t in tensors
+    ]
+    for made in (tensors, smaller):
+        with contextlib.suppress(RuntimeError, IndexError):  # such as sizes that do not fit
+            eager(*made)
+            return made
+    return None
 
 
 def other_sizes(graph: Graph, sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:

@@ -6,23 +6,27 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy
 import torch
 
 from superopt.errors import CertificateCorrupt, CertificateMismatch, CertificateTooNew
+from superopt.mugraph.axes import Sym
 from superopt.mugraph.canonical import graph_hash, mugraph_hash
+from superopt.mugraph.dispatch import ORIGINAL, Bucket, Dispatch, Guard
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.gate import Gate
 
-SCHEMA = 1
-"""Version of the certificate's form; a reader refuses a newer one."""
+SCHEMA = 2
+"""Version of the certificate's form; a reader refuses a newer one. The first had no domain."""
 
-_REQUIRED: dict[str, type | tuple[type, ...]] = {
+_Kinds = dict[str, type | tuple[type, ...]]
+
+_REQUIRED: _Kinds = {
     "schema": int,
     "program": str,
     "graph": str,
@@ -34,6 +38,21 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
     "digest": str,
 }
+_SINCE: dict[int, _Kinds] = {2: {"domain": list, "buckets": list}}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What was shown of one bucket: its guard, its program (None: the original) and its checks.
+
+    eager: whether eager PyTorch was measured to be faster, and serves where it is allowed to.
+    """
+
+    guard: Guard
+    mugraph: MuGraph | None
+    checks: Sequence[Equivalence] = ()
+    gate: Gate | None = None
+    eager: bool = False
 
 
 def build(
@@ -42,6 +61,8 @@ def build(
     checks: Sequence[Equivalence],
     gate: Gate | None,
     *,
+    domain: Guard = (),
+    buckets: Sequence[Shown] = (),
     proofs: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
     search: Mapping[str, Any] | None = None,
@@ -51,8 +72,11 @@ def build(
     checks: of the graph against the program first, then of each one-pass transition; proofs: of
     index maps and event tables, name -> "proved" or "sampled"; versions: of more tools than
     torch, numpy, Python and superopt; search: the algebraic spaces that were searched, which of
-    them are closed, and under which axioms. ``layers`` says of each layer what is claimed: "proved"
-    (an error bound, or a proof), "sampled" (no bound), "tested" (the binary) or "none".
+    them are closed, and under which axioms. domain: the range of each size symbol, beyond which the
+    original runs; buckets: of several programs, what was shown of each, where it serves (mugraph is
+    the first, checks are those of all, and gate is the verdict over all). ``layers`` says of each
+    layer what is claimed: "proved" (an error bound, or a proof), "sampled" (no bound), "tested" (the
+    binary) or "none".
     """
     names = sorted({n for c in checks for n in c.assumptions})
     body: dict[str, Any] = {
@@ -64,10 +88,35 @@ def build(
         "assumptions": names,
         "explained": {n: ASSUMPTIONS[n.split(":")[0]] for n in names},
         "layers": _layers(checks, gate, proofs or {}),
+        "domain": [_range(program, *r) for r in domain],
+        "buckets": [_bucket(b, proofs or {}) for b in buckets],
         "search": _plain(search or {}),
         "versions": {**_versions(), **(versions or {})},
     }
     return {**body, "digest": _digest(body)}
+
+
+def _range(program: Graph, symbol: str, low: int, high: int) -> dict[str, Any]:
+    """A symbol, its range, and the dimensions whose size it is."""
+    read = [
+        f"dim {k} of {n.name}"
+        for n in program.inputs
+        for k, dim in enumerate(n.dims)
+        if any(isinstance(a.size, Sym) and a.size.name == symbol for a in dim)
+    ]
+    return {"symbol": symbol, "low": low, "high": high, "read": read}
+
+
+def _bucket(shown: Shown, proofs: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "guard": [list(r) for r in shown.guard],
+        "serves": "original" if shown.mugraph is None else "generated",
+        "eager_faster": shown.eager,
+        "graph": None if shown.mugraph is None else mugraph_hash(shown.mugraph),
+        "checks": [_check(c) for c in shown.checks],
+        "gate": None if shown.gate is None else _plain(asdict(shown.gate)),
+        "layers": _layers(shown.checks, shown.gate, proofs),
+    }
 
 
 def _check(check: Equivalence) -> dict[str, Any]:
@@ -127,20 +176,41 @@ def loads(text: str) -> dict[str, Any]:
             what=f"its schema is {found['schema']}, this version reads up to {SCHEMA}",
             where="certificate",
         )
-    for key, kind in _REQUIRED.items():
+    required = dict(_REQUIRED)
+    for schema, kinds in _SINCE.items():
+        required.update(kinds if found["schema"] >= schema else {})
+    for key, kind in required.items():
         if not isinstance(found.get(key, ...), kind):
             raise CertificateCorrupt(
                 what=f"{key!r} is missing or of another type", where="certificate"
             )
     if found["digest"] != _digest({k: v for k, v in found.items() if k != "digest"}):
         raise CertificateCorrupt(what="its digest does not fit its contents", where="certificate")
+    if found.get("buckets"):
+        _check_buckets(found)
     return found
 
 
+def _check_buckets(found: Mapping[str, Any]) -> None:
+    """Every size of the domain has exactly one bucket."""
+    try:
+        domain = tuple((r["symbol"], r["low"], r["high"]) for r in found["domain"])
+        guards = [tuple((s, low, high) for s, low, high in b["guard"]) for b in found["buckets"]]
+        Dispatch(domain, tuple(Bucket(g, ORIGINAL) for g in guards))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CertificateCorrupt(
+            what=f"its buckets do not divide its domain: {error}", where="certificate"
+        ) from None
+
+
 def check_belongs(certificate: Mapping[str, Any], program: Graph, mugraph: MuGraph) -> None:
-    """Raises CertificateMismatch when the certificate is of another program or graph."""
+    """Raises CertificateMismatch when the certificate is of another program or graph.
+
+    The graph may be that of any bucket.
+    """
+    of_buckets = [b["graph"] for b in certificate.get("buckets", ())]
     for key, found in (("program", graph_hash(program)), ("graph", mugraph_hash(mugraph))):
-        if certificate[key] != found:
+        if certificate[key] != found and not (key == "graph" and found in of_buckets):
             raise CertificateMismatch(
                 what=f"the certificate is of another {key}", where=f"hash {certificate[key][:12]}"
             )

@@ -78,6 +78,15 @@ class Gate:
         return self.passed
 
 
+def joined(gates: Sequence[Gate]) -> Gate | None:
+    """The verdict over programs that serve different sizes; None when there is none."""
+    if not gates:
+        return None
+    reason = next((g.reason for g in gates if g.reason), "")
+    classes = tuple(c for g in gates for c in g.classes)
+    return Gate(all(g.passed for g in gates), gates[0].factor, classes, reason)
+
+
 def numeric_gate(
     candidate: Kernel,
     eager: Callable[..., object],

@@ -69,6 +69,61 @@ def test_what_was_not_shown_is_not_claimed():
     assert certificate.build(source, mugraph, [wrong], None)["layers"]["graph"] == "none"
 
 
+DOMAIN = (("n", 2, 64),)
+
+
+def with_buckets(*guards):
+    source, mugraph, _ = made()
+    checks = [check_equal(source, mugraph.graph, seed=3)]
+    gate = numeric_gate(lambda xs: xs[0] + 1, lambda x: x + 1, [torch.ones(3)])
+    buckets = [certificate.Shown((("n", *g),), mugraph, checks, gate) for g in guards[:-1]]
+    buckets.append(certificate.Shown((("n", *guards[-1]),), None))
+    return (
+        source,
+        mugraph,
+        certificate.build(source, mugraph, checks, gate, domain=DOMAIN, buckets=buckets),
+    )
+
+
+def test_it_states_the_domain_and_what_was_shown_of_each_bucket():
+    source, mugraph, proof = with_buckets((2, 9), (10, 40), (41, 64))
+    assert certificate.loads(certificate.dumps(proof)) == proof
+    certificate.check_belongs(proof, source, mugraph)
+    (given,) = proof["domain"]
+    assert (given["symbol"], given["low"], given["high"]) == ("n", 2, 64)
+    assert [b["guard"] for b in proof["buckets"]] == [
+        [["n", 2, 9]],
+        [["n", 10, 40]],
+        [["n", 41, 64]],
+    ]
+    assert [b["serves"] for b in proof["buckets"]] == ["generated", "generated", "original"]
+    for b in proof["buckets"][:2]:
+        assert b["checks"][0]["verdict"] == "equal" and b["gate"]["passed"]
+        assert b["layers"]["graph"] == "proved" and b["layers"]["binary"] == "tested"
+    last = proof["buckets"][2]
+    assert last["graph"] is None and last["layers"]["binary"] == last["layers"]["graph"] == "none"
+
+
+@pytest.mark.parametrize(
+    "guards", [((2, 9), (11, 64)), ((2, 9), (9, 64)), ((3, 9), (10, 64)), ((2, 9), (10, 65))]
+)
+def test_buckets_that_do_not_divide_the_domain_are_refused(guards):
+    with pytest.raises(CertificateCorrupt, match="do not divide its domain"):
+        certificate.loads(certificate.dumps(with_buckets(*guards)[2]))
+
+
+def test_a_certificate_of_before_there_were_buckets_is_read():
+    _, _, proof = made()
+    old = {k: v for k, v in proof.items() if k not in ("domain", "buckets", "digest")}
+    old["schema"] = 1
+    old["digest"] = certificate._digest(old)
+    assert certificate.loads(certificate.dumps(old)) == old
+    new = {**old, "schema": 2}
+    new["digest"] = certificate._digest({k: v for k, v in new.items() if k != "digest"})
+    with pytest.raises(CertificateCorrupt, match="domain"):
+        certificate.loads(certificate.dumps(new))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "1"}', "null"])
 def test_what_is_no_certificate_is_refused(text):
     with pytest.raises(CertificateCorrupt):

@@ -335,7 +335,7 @@ def test_proving_ends(
     candidates = _candidates(graph, 20)
     if equal_after is None:
         with pytest.raises(VerificationFailed, match="no candidate was shown equal"):
-            making._prove_best(graph, candidates, making.Checker(0))
+            making._prove_best(graph, candidates, making.Checker(0), making.Ledger())
     else:
-        assert len(making._prove_best(graph, candidates, making.Checker(0))) == 1
+        assert len(making._prove_best(graph, candidates, making.Checker(0), making.Ledger())) == 1
     assert calls == tried
