@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from superopt import superoptimize, trace
 from superopt.cli import app
 from superopt.errors import BadOption, CheckpointMismatch, MemoryTooSmall, VerificationFailed
-from superopt.pipeline import making, searching
+from superopt.pipeline import making, rooms, searching
 from superopt.search import driver, rounds, tasks
 from superopt.verify.gate import Gate
 from tests.api.programs import assert_same, attention, rmsnorm_linear
@@ -186,7 +186,7 @@ def test_why_names_each_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(making, "SHORTLIST", 3)
     real_search, real_admit, real_lower = (
         making.search,
-        making.admit,
+        rooms.admit,
         searching.why_not_lowerable,
     )
     calls: list[str] = []
@@ -206,7 +206,7 @@ def test_why_names_each_rule(monkeypatch: pytest.MonkeyPatch) -> None:
         return driver.Found((other, *found.candidates), found.stats, "", found.rejected)
 
     monkeypatch.setattr(searching, "why_not_lowerable", lowerable)
-    monkeypatch.setattr(making, "admit", admit)
+    monkeypatch.setattr(rooms, "admit", admit)
     monkeypatch.setattr(making, "search", search)
     text = run_cli("--why")
     for line in ("gate failed: ", "not shown equal: ", "not lowerable: ", "predicted slower: "):
@@ -245,11 +245,11 @@ def doubled(graph: Any) -> Any:
 def test_where_nothing_is_found_the_last_rule_is_named(
     monkeypatch: pytest.MonkeyPatch, break_: str, rule: str
 ) -> None:
-    real_search, real_admit = making.search, making.admit
+    real_search, real_admit = making.search, rooms.admit
     if break_ == "lowering":
         monkeypatch.setattr(searching, "why_not_lowerable", lambda _: "a made-up limit")
     if break_ == "gate":
-        monkeypatch.setattr(making, "admit", lambda *a, **k: wrong(real_admit(*a, **k)))
+        monkeypatch.setattr(rooms, "admit", lambda *a, **k: wrong(real_admit(*a, **k)))
     if break_ == "proof":
         monkeypatch.setattr(making, "search", lambda g, *rest: real_search(doubled(g), *rest))
     text = run_cli("--why", status=2)
@@ -259,8 +259,8 @@ def test_where_nothing_is_found_the_last_rule_is_named(
 
 
 def test_failures_keep_their_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = making.admit
-    monkeypatch.setattr(making, "admit", lambda *a, **k: wrong(real(*a, **k)))
+    real = rooms.admit
+    monkeypatch.setattr(rooms, "admit", lambda *a, **k: wrong(real(*a, **k)))
     with pytest.raises(VerificationFailed):
         superoptimize(rmsnorm_linear, budget="20c", strict=True)(*tensors())
 
