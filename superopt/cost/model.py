@@ -141,7 +141,7 @@ def kernel_seconds(
     device: Device,
     sizes: Mapping[Axis, int] | None = None,
 ) -> float:
-    """Predicted seconds of one kernel under a placement; infinite when the tile does not fit."""
+    """Predicted seconds of one kernel under a placement; tiles beyond the caches cost more."""
 
     whole = shape.sizes if sizes is None else {**shape.sizes, **sizes}
     grid = {s.axis: min(s.tile, whole[s.axis]) for s in placement.grid}

@@ -4,7 +4,8 @@ A sum R of f(t, m) over an axis, where m is another reduction over the same axis
 same pass when f has a multiplicative character in m: f(t, m') = f(t, m) * exp(c * (m' - m)) with a
 constant c. Then the accumulator built on m is moved to m' by the factor exp(c * (m' - m)), which is
 the identity at m' = m and composes. With c = -1 and m a maximum this is the online softmax (Milakov
-and Gimelshein, 2018), but nothing here knows softmax: c is read off the term.
+and Gimelshein, 2018), but nothing here knows softmax: c is read off the term. A summand that is a
+polynomial in another sum follows it by Taylor's formula (``mugraph/moments.py``).
 """
 
 from __future__ import annotations

@@ -47,12 +47,13 @@ def forced_cuts(graph: Graph) -> frozenset[int]:
         node = graph.nodes[i]
         if isinstance(node, Gather) and not isinstance(graph.nodes[node.operand], Input):
             out.add(node.operand)
-        if isinstance(node, View) and _has_reduction(graph, node.operand, out):
+        if isinstance(node, View) and reduces_below(graph, node.operand, out):
             out.add(node.operand)
     return frozenset(out)
 
 
-def _has_reduction(graph: Graph, i: int, stored: set[int]) -> bool:
+def reduces_below(graph: Graph, i: int, stored: set[int]) -> bool:
+    """Whether computing a value from stored ones reduces."""
     todo, seen = [i], set()
     while todo:
         j = todo.pop()

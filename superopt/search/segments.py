@@ -29,6 +29,7 @@ from superopt.mugraph.layout import axis_ranks, layout_order
 from superopt.mugraph.placement import Kernel, MuGraph, Split
 from superopt.mugraph.rewrite import in_order, with_axes
 from superopt.search.cut import compact, renumbered
+from superopt.search.cut_points import reduces_below
 from superopt.search.regions import is_algebraic, streams
 
 SMALL = 64
@@ -58,7 +59,7 @@ def segments(graph: Graph, small: int = SMALL) -> list[Segment]:
         a
         for i in live
         for a in graph.nodes[i].args
-        if number[a] < number[i] and _heavy(graph, a, ends)
+        if number[a] < number[i] and reduces_below(graph, a, ends - {a})
     }
     ranks, out = axis_ranks(graph), []
     for k in range(max(number.values(), default=0) + 1):
@@ -89,20 +90,6 @@ def _numbers(graph: Graph, live: list[int], ends: set[int]) -> dict[int, int]:
     for i in live:
         out[i] = max((out[a] + (a in ends) for a in graph.nodes[i].args), default=0)
     return out
-
-
-def _heavy(graph: Graph, i: int, ends: set[int]) -> bool:
-    """Whether computing a value again would reduce again."""
-    todo, seen = [i], set()
-    while todo:
-        j = todo.pop()
-        if j in seen or (j in ends and j != i):
-            continue
-        seen.add(j)
-        if isinstance(graph.nodes[j], Reduce):
-            return True
-        todo.extend(graph.nodes[j].args)
-    return False
 
 
 def _segment(graph: Graph, makes: list[int], stored: set[int], ranks: dict[Axis, float]) -> Segment:
