@@ -43,7 +43,7 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
                           const std::vector<RawNum>& literals, int rank,
                           std::vector<std::vector<Word>> primes, Word seed, int attempts,
                           int max_forms, std::int64_t candidates, double seconds, std::int64_t memory,
-                          nb::object stop, bool prune, bool share) {
+                          int operators, nb::object stop, bool prune, bool share) {
     Problem p = problem_of(std::move(leaves), functions, steps);
     p.axes = axes;
     for (int a : reducible) p.reducible |= Mask{1} << a;
@@ -59,6 +59,7 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
     limits.candidates = candidates;
     limits.seconds = seconds;
     limits.memory = memory;
+    limits.operators = operators;
     limits.prune = prune;
     limits.share = share;
     limits.stop = [&stop](std::uint64_t states, std::size_t classes) {
@@ -100,6 +101,8 @@ nb::dict enumerate_region(int axes, std::vector<std::vector<int>> leaves,
     out["held"] = space.held;
     out["source_held"] = space.source_held;
     out["full"] = space.full;
+    out["operators"] = space.operators;
+    out["due"] = space.due;
     return out;
 }
 
@@ -139,7 +142,7 @@ void register_search(nb::module_& m) {
           nb::arg("functions"), nb::arg("steps"), nb::arg("reducible"), nb::arg("sums"),
           nb::arg("literals"), nb::arg("rank"), nb::arg("primes"), nb::arg("seed"),
           nb::arg("attempts"), nb::arg("max_forms"), nb::arg("candidates"), nb::arg("seconds"),
-          nb::arg("memory"), nb::arg("stop").none(), nb::arg("prune"), nb::arg("share"),
+          nb::arg("memory"), nb::arg("operators"), nb::arg("stop").none(), nb::arg("prune"), nb::arg("share"),
           "Enumerates the values of one region; see superopt/search/native.py.");
     m.def("are_parts", &are_parts, nb::arg("leaves"), nb::arg("functions"), nb::arg("steps"),
           nb::arg("questions"), nb::arg("literals"), nb::arg("negations"),

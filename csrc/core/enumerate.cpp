@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <optional>
 #include <unordered_map>
 
@@ -42,10 +43,15 @@ private:
 
     bool seed();
     std::optional<Value> evaluate(const Made& made) const;
-    int put(Value value, PolyId form);
+    int class_of(Value value);
     void add_form(int cls, PolyId form);
     void record(const Made& made, int cls);
     bool expand(std::size_t i);
+    bool expand_to(int operators);
+    bool unary(std::size_t i);
+    bool binary(std::size_t j, std::size_t i);
+    std::uint64_t due() const;
+    bool limited() const { return limits_.operators >= 0; }
     bool attempt(StepKind kind, int index, std::size_t i, std::size_t j);
     bool may_be_part(StepKind kind, int index, std::size_t i, std::size_t j, PolyId& form);
     bool spent();
@@ -68,6 +74,7 @@ private:
     std::vector<Mask> masks_;
     std::vector<std::vector<PolyId>> forms_;
     std::vector<Item> items_;
+    std::vector<std::vector<std::size_t>> by_operators_;  // items, where operators are limited
     std::unordered_map<Key, int, KeyHash> by_value_;
     std::unordered_map<Key, int, KeyHash> made_;  // -1: no value
     std::size_t held_ = 0;
@@ -85,7 +92,15 @@ Space Engine::run() {
         return std::move(out_);
     }
     out_.source_held = held();
-    for (std::size_t i = 0; out_.closed && i < items_.size(); i++) out_.closed = expand(i);
+    if (limited()) {
+        while (out_.closed && out_.operators < limits_.operators)
+            if ((out_.closed = expand_to(out_.operators + 1))) out_.operators++;
+        // Whether there are larger terms is not known.
+        out_.closed = false;
+        out_.due = due();
+    } else {
+        for (std::size_t i = 0; out_.closed && i < items_.size(); i++) out_.closed = expand(i);
+    }
     out_.closed = out_.closed && !out_.removed.forms;
     out_.queries = targets_->queries;
     out_.keyed_roots = field_->keyed_roots;
@@ -115,14 +130,20 @@ bool Engine::seed() {
     targets_.emplace(algebra_, forms, kept, negations);
     field_.emplace(problem_);
     auto values = field_->source();
+    if (limited()) {
+        out_.operators = 0;
+        by_operators_.emplace_back();
+    }
     for (std::size_t n = 0; n < values.size(); n++) {
         if (!values[n]) {
             out_.unsupported = "a source term has no value";
             return false;
         }
-        int c = put(std::move(*values[n]), forms[n]);
+        int c = class_of(std::move(*values[n]));
         out_.class_of.push_back(c);
         auto& s = problem_.steps[n];
+        // Under a limit, source terms are reached like all others.
+        if (!limited() || s.args.empty()) add_form(c, forms[n]);
         if (s.args.empty()) continue;
         bool indexed = s.kind == StepKind::function || s.kind == StepKind::reduce;
         record(made(s.kind, indexed ? s.index : 0, out_.class_of[s.args[0]],
@@ -145,7 +166,7 @@ Made Engine::made(StepKind kind, int index, int a, int b) const {
     return {kind, index, {a, b}};
 }
 
-int Engine::put(Value value, PolyId form) {
+int Engine::class_of(Value value) {
     auto [it, fresh] = by_value_.try_emplace(field_->fingerprint(value), static_cast<int>(values_.size()));
     const int cls = fresh || limits_.share ? it->second : static_cast<int>(values_.size());
     if (cls == static_cast<int>(values_.size())) {
@@ -158,7 +179,6 @@ int Engine::put(Value value, PolyId form) {
         forms_.emplace_back();
         out_.derivations.emplace_back();
     }
-    add_form(cls, form);
     return cls;
 }
 
@@ -171,6 +191,7 @@ void Engine::add_form(int cls, PolyId form) {
         return;
     }
     forms.push_back(form);
+    if (limited()) by_operators_.back().push_back(items_.size());
     items_.push_back({cls, form, &targets_->extremes(form)});
     held_ += sizeof(PolyId) + sizeof(Item);
 }
@@ -186,20 +207,66 @@ void Engine::record(const Made& m, int cls) {
 
 // Combines item i with itself and all earlier ones; false when the budget ends.
 bool Engine::expand(std::size_t i) {
+    if (!unary(i)) return false;
+    for (std::size_t j = 0; j <= i; j++)
+        if (!binary(j, i)) return false;
+    return true;
+}
+
+// Tries all terms of so many operators, those of fewer being done; false when the budget ends.
+bool Engine::expand_to(int operators) {
+    by_operators_.emplace_back();
+    const int below = operators - 1;
+    for (std::size_t i : by_operators_[below])
+        if (!unary(i)) return false;
+    for (int few = 0; 2 * few <= below; few++)
+        for (std::size_t i : by_operators_[below - few])
+            for (std::size_t j : by_operators_[few]) {
+                if (2 * few == below && j > i) break;
+                if (!binary(j, i)) return false;
+            }
+    return true;
+}
+
+// How many terms the items found give within the limit of operators.
+std::uint64_t Engine::due() const {
+    std::vector<std::map<Mask, std::uint64_t>> found;  // items by operators and axes
+    for (auto& items : by_operators_) {
+        found.emplace_back();
+        for (std::size_t i : items) found.back()[masks_[items_[i].cls]]++;
+    }
+    const int most = std::min(limits_.operators, static_cast<int>(found.size()));
+    std::uint64_t singles = 0, pairs = 0;
+    for (int a = 0; a < most; a++)
+        for (auto& [mask, many] : found[a]) {
+            singles += many * (problem_.functions.size() + __builtin_popcountll(mask & problem_.reducible));
+            if (__builtin_popcountll(mask) <= problem_.rank && 2 * a < limits_.operators)
+                pairs += many;  // with themselves; all others are counted from both sides
+            for (int b = 0; b < most && a + b < limits_.operators; b++)
+                for (auto& [other, more] : found[b])
+                    if (__builtin_popcountll(mask | other) <= problem_.rank) pairs += many * more;
+        }
+    return singles + pairs / 2 * (problem_.sums ? 2 : 1);
+}
+
+// All functions and sums of item i; false when the budget ends.
+bool Engine::unary(std::size_t i) {
     int c = items_[i].cls;
     for (std::size_t f = 0; f < problem_.functions.size(); f++)
         if (!attempt(StepKind::function, static_cast<int>(f), i, i)) return false;
     for (Mask m = masks_[c] & problem_.reducible; m; m &= m - 1)
         if (!attempt(StepKind::reduce, __builtin_ctzll(m), i, i)) return false;
-    for (std::size_t j = 0; j <= i; j++) {
-        if (__builtin_popcountll(masks_[c] | masks_[items_[j].cls]) > problem_.rank) {
-            out_.removed.rank++;
-            continue;
-        }
-        if (!attempt(StepKind::mul, 0, j, i)) return false;
-        if (problem_.sums && !attempt(StepKind::add, 0, j, i)) return false;
-    }
     return true;
+}
+
+// Product and sum of two items; false when the budget ends.
+bool Engine::binary(std::size_t j, std::size_t i) {
+    if (__builtin_popcountll(masks_[items_[i].cls] | masks_[items_[j].cls]) > problem_.rank) {
+        out_.removed.rank++;
+        return true;
+    }
+    if (!attempt(StepKind::mul, 0, j, i)) return false;
+    return !problem_.sums || attempt(StepKind::add, 0, j, i);
 }
 
 bool Engine::attempt(StepKind kind, int index, std::size_t i, std::size_t j) {
@@ -229,7 +296,9 @@ bool Engine::attempt(StepKind kind, int index, std::size_t i, std::size_t j) {
         record(m, known->second);
         return true;
     }
-    record(m, put(std::move(*value), form));
+    const int c = class_of(std::move(*value));
+    add_form(c, form);
+    record(m, c);
     return true;
 }
 

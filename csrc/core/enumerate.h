@@ -23,6 +23,7 @@ struct Limits {
     std::int64_t candidates = -1;  // -1: no limit
     double seconds = -1;
     std::int64_t memory = -1;      // bytes that may be held; -1: no limit
+    int operators = -1;            // of a term, counted as a tree; -1: no limit
     // Polled every few milliseconds with the states and classes so far; true: stop.
     std::function<bool(std::uint64_t, std::size_t)> stop;
     bool prune = true;             // ask whether a term can be part of a source term
@@ -44,6 +45,10 @@ struct Space {
     std::size_t held = 0;      // bytes at the end, nearly
     std::size_t source_held = 0;  // bytes of the source terms alone
     bool full = false;         // the limit of memory was reached
+    // Under a limit of operators: up to which all terms were tried, and how many terms there are to
+    // try of what was found (the states of a run that was not stopped, at least these of one that was).
+    int operators = -1;
+    std::uint64_t due = 0;
     std::string unsupported;  // why the source cannot be searched
 };
 

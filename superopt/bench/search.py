@@ -26,21 +26,40 @@ BOUNDED = "rmsnorm_linear"
 """The program that is searched with every bound on a kernel, as in Mirage's table 5."""
 
 BOUNDS = tuple(range(5, 14))
+OPERATORS = tuple(range(5, 12))
+"""Operators of a term up to which all terms are counted, with pruning and without, for ``BOUNDED``."""
+
+AT = 7
+"""The same for every other program."""
+
 LAYERS = ("llama-3.2-1b.layer", "qwen3-0.6b.layer", MOE_LAYER.name)
 SECONDS = 60.0
 VALUES = 2_000_000
 """Terms of one region after which its exploration is stopped: 4 GB of memory without pruning."""
 
+FEW_VALUES = 300_000
+"""The same where the operators of a term are limited: what is due is known from fewer terms."""
+
 REPEATS = 3
 STATUSES = ("ok", "stopped", "skipped", "failed")
 TIMES = ("seconds", "cpu_s", "capture_s", "algebra_s", "cut_s", "placement_s")
 COUNTS = ("states", "classes", "graphs", "kernels_costed", "largest_kernel", "kernels")
-OTHERS = ("removed", "closed", "operators", "predicted_s", "boundaries", "spaces", "memory_bytes")
+OTHERS = (
+    "removed",
+    "closed",
+    "tried",
+    "due",
+    "predicted_s",
+    "boundaries",
+    "spaces",
+    "memory_bytes",
+)
 KEYS = (
     "workload",
     "params",
     "dtype",
     "max_block_ops",
+    "operators",
     "without",
     "limit_s",
     "limit_states",
@@ -54,23 +73,32 @@ KEYS = (
 )
 """The keys of a row. Times are medians over ``runs`` in seconds; states: terms tried by the algebra;
 graphs and kernels_costed: candidates built; kernels and largest_kernel: of the best placed program,
-its kernels and the compute nodes of the largest one; operators: see ``enumerate.operators_tried``."""
+its kernels and the compute nodes of the largest one; operators: of a term of the algebra, at most,
+None for any; tried: up to which size in operators all terms were tried, where the search was not
+closed; due: terms to try within ``operators`` (``enumerate.Space``): the states of a run that was not
+stopped, and a lower bound of those that one which was stopped would have gone through."""
 
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One workload, with a bound on the compute nodes of a kernel or None, in every variation."""
+    """One workload, with bounds on the compute nodes of a kernel and on the operators of a term."""
 
     workload: str
     params: Mapping[str, int]
     dtype: str
     max_block_ops: int | None
+    operators: int | None = None
 
     def __str__(self) -> str:
         bound = "" if self.max_block_ops is None else f" max-block-ops {self.max_block_ops}"
-        return f"{self.workload} {self.dtype}{bound}"
+        size = "" if self.operators is None else f" terms of {self.operators} operators"
+        return f"{self.workload} {self.dtype}{bound}{size}"
+
+    def variations(self) -> tuple[str, ...]:
+        """What is left out in turn; terms of limited size are there to compare pruning alone."""
+        return ("", *(TECHNIQUES if self.operators is None else ("prune",)))
 
 
 def cases(
@@ -92,11 +120,13 @@ def cases(
         w = searched_workload(name)
         params = w.grid[0] if name in LAYERS else w.grid[len(w.grid) // 2]
         bounds: tuple[int | None, ...] = (None, *BOUNDS) if name == BOUNDED else (None,)
+        sizes: tuple[int, ...] = OPERATORS if name == BOUNDED else (AT,)
         if max_block_ops is not None:
-            bounds = (max_block_ops,)
+            bounds, sizes = (max_block_ops,), ()
         for dtype in dtypes:
             kind = short(parse_dtype(dtype))
             out += [Case(name, params, kind, bound) for bound in bounds]
+            out += [Case(name, params, kind, None, size) for size in sizes]
     return out
 
 
@@ -132,7 +162,7 @@ def run_search_suite(
             )
         rows = {row_key(r): r for r in old["rows"]}
     document = {"schema": results.SCHEMA, "suite": SUITE, "machine": machine(), "rows": []}
-    todo = [(c, without) for c in chosen for without in ("", *TECHNIQUES)]
+    todo = [(c, without) for c in chosen for without in c.variations()]
     for n, (case, without) in enumerate(todo):
         if progress is not None:
             progress(n, len(todo), f"{case}{f' without {without}' if without else ''}")
@@ -140,7 +170,7 @@ def run_search_suite(
             **dataclasses.asdict(case),
             without=without,
             seconds=seconds,
-            values=values,
+            values=values if case.operators is None else min(values, FEW_VALUES),
             threads=threads,
         )
         row = _row(run, [])
@@ -170,6 +200,7 @@ def _row(run: Run, made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         params=dict(run.params),
         dtype=run.dtype,
         max_block_ops=run.max_block_ops,
+        operators=run.operators,
         without=run.without,
         limit_s=run.seconds,
         limit_states=run.values,
@@ -192,7 +223,8 @@ def row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What makes a row the same measurement as another one."""
     params = tuple(sorted(row["params"].items()))
     limits = row["limit_s"], row["limit_states"], row["threads"]
-    return row["workload"], params, row["dtype"], row["max_block_ops"], row["without"], *limits
+    bounds = row["max_block_ops"], row["operators"]
+    return row["workload"], params, row["dtype"], *bounds, row["without"], *limits
 
 
 def problems(document: Any) -> list[str]:

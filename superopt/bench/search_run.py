@@ -26,15 +26,16 @@ TECHNIQUES = ("prune", "share", "bound", "threads")
 class Run:
     """One search: a workload at a size, with at most so many compute nodes in a kernel.
 
-    without: the technique that is left out, "" for none; seconds, values: after which the
-    exploration of one region is stopped (wall time, terms tried); threads: for PyTorch's row of the
-    device table and for the search.
+    operators: of a term, at most, None for any; without: the technique that is left out, "" for none;
+    seconds, values: after which the exploration of one region is stopped (wall time, terms tried);
+    threads: for PyTorch's row of the device table and for the search.
     """
 
     workload: str
     params: Mapping[str, int]
     dtype: str
     max_block_ops: int | None
+    operators: int | None
     without: str
     seconds: float
     values: int
@@ -58,7 +59,7 @@ def figures(run: Run) -> dict[str, Any]:
     dtype = parse_dtype(run.dtype)
     # The search does not look at values: memory that nobody writes to takes none.
     args = tuple(torch.empty(s.shape, dtype=s.dtype(dtype)) for s in w.specs(run.params))
-    budget = Budget(region_seconds=run.seconds, values=run.values)
+    budget = Budget(region_seconds=run.seconds, values=run.values, operators=run.operators)
     try:
         found = search_function(
             w.reference,
@@ -100,7 +101,8 @@ def figures(run: Run) -> dict[str, Any]:
         "kernels_costed": sum(p.kernels for p in pieces),
         "removed": removed,
         "closed": not open_,
-        "operators": min(tried, default=None),
+        "tried": min(tried, default=None),
+        "due": None if run.operators is None else sum(s["due"] or 0 for s in spaces),
         "largest_kernel": max((n for p in pieces for n in p.best_kernels()), default=0),
         "kernels": sum(len(p.best_kernels()) for p in pieces),
         "predicted_s": sum(p.predicted_s or 0.0 for p in pieces) or None,

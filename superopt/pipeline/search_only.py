@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ def search_function(
     for piece in program.supported:
         spend = budget or Budget()
         graph = stabilized(piece.graph) or piece.graph
-        mine = Budget(spend.seconds, spend.candidates, spend.region_seconds, spend.values)
+        mine = replace(spend, started=time.perf_counter(), used=0)
         cpu, wall = time.process_time(), time.perf_counter()
         with trace.stage("search"):
             found = search(

@@ -89,13 +89,14 @@ class Budget:
     """A limit in seconds of wall clock, or in candidates (term graphs costed); either may be None.
 
     region_seconds: of the exploration of one region, None for a share of the seconds; values: terms
-    tried in one region.
+    tried in one region; operators: of a term, see ``oracle.Limits``.
     """
 
     seconds: float | None = None
     candidates: int | None = None
     region_seconds: float | None = None
     values: int | None = None
+    operators: int | None = None
     started: float = field(default_factory=time.perf_counter)
     used: int = 0
 

@@ -57,7 +57,10 @@ class Space:
     targets:  graph node -> class
     closed:   nothing was left out under the axioms (``abstract``, ``part``) and the rank bound
     stats:    states, classes, queries, removed (per rule), seconds, engine, rank, why (not closed),
-              operators (without pruning: see ``operators_tried``),
+              operators (up to which every term was tried, where that is known: under a limit of
+              operators, or without pruning, see ``operators_tried``),
+              due (under a limit of operators: the states of a run to the end, of one that was
+              stopped at least so many),
               held, source_held (bytes in the C++ engine at the end, and for the source terms alone)
     literals: class -> exact value, for the classes that are literals
     """
@@ -83,6 +86,7 @@ def explore(
     prune: bool = True,
     share: bool = True,
     memory: int | None = None,
+    operators: int | None = None,
     watch: Callable[[int, int], None] | None = None,
 ) -> Space:
     """Explores one region.
@@ -111,7 +115,7 @@ def explore(
             where="explore(engine='cpp')",
             fix="build the extension, or give engine='python'",
         )
-    limits = Limits(candidates, seconds, stop, prune, share, memory, watch)
+    limits = Limits(candidates, seconds, stop, prune, share, memory, operators, watch)
     why = ""
     try:
         raw = enumerate_values(task, seed, limits) if run is None else run(task, seed, limits)
@@ -119,6 +123,8 @@ def explore(
         raw, why = _as_written(task), str(error)
     if not raw.closed and not why:
         why = "memory" if raw.full else "forms" if raw.removed.get("forms") else "budget"
+        if raw.operators is not None and raw.operators == operators:
+            why = "operators"
     stats = {
         "states": raw.states,
         "classes": len(raw.axes),
@@ -132,7 +138,9 @@ def explore(
         "held": raw.held,
         "source_held": raw.source_held,
     }
-    if not (prune or raw.closed):
+    if raw.operators is not None:
+        stats["operators"], stats["due"] = raw.operators, raw.due
+    elif not (prune or raw.closed):
         stats["operators"] = operators_tried(task, raw)
     space = _translate(graph, region, task, raw, stats)
     stats["seconds"] = time.perf_counter() - started

@@ -31,7 +31,8 @@ def spaces_of(explored: Sequence[tuple[Region, Space]]) -> list[dict[str, Any]]:
     """A row for each region: its size, what was looked at, the rank bound, and whether it closed.
 
     terms: nodes of the region; states: terms tried; classes: values found; kept: those on
-    derivations of the region's own terms; why: the reason of a space that is not closed.
+    derivations of the region's own terms; why: the reason of a space that is not closed; operators, due:
+    see ``Space.stats``.
     """
     return [
         {
@@ -44,6 +45,7 @@ def spaces_of(explored: Sequence[tuple[Region, Space]]) -> list[dict[str, Any]]:
             "closed": space.closed,
             "why": str(space.stats.get("why", "")),
             "operators": space.stats.get("operators"),
+            "due": space.stats.get("due"),
         }
         for region, space in explored
     ]

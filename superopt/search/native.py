@@ -48,6 +48,7 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
         candidates=-1 if limits.candidates is None else limits.candidates,
         seconds=-1.0 if limits.seconds is None else limits.seconds,
         memory=-1 if limits.memory is None else limits.memory,
+        operators=-1 if limits.operators is None else limits.operators,
         stop=_polled(limits),
         prune=limits.prune,
         share=limits.share,
@@ -70,6 +71,8 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
         raw["held"],
         raw["source_held"],
         raw["full"],
+        None if limits.operators is None else raw["operators"],
+        raw["due"],
     )
 
 

@@ -26,6 +26,10 @@ Made = tuple[str, int, tuple[int, ...]]
 """How a class was made: ("mul" | "add" | "fn" | "reduce", function or axis number, classes)."""
 
 
+Candidate = tuple[str, int, tuple[int, ...]]
+"""A term to try: kind, function or axis number, and items."""
+
+
 @dataclass
 class Raw:
     """What an engine returns: classes by number, in the order in which they were found."""
@@ -41,6 +45,10 @@ class Raw:
     held: int = 0  # bytes, counted by the C++ engine alone
     source_held: int = 0
     full: bool = False
+    # Under a limit of operators: up to which all terms were tried, and how many terms there are to
+    # try of what was found (the states of a run that was not stopped, at least these of one that was).
+    operators: int | None = None
+    due: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,9 @@ class Limits:
     C++ engine may hold; it tells ``watch`` its states and classes now and then. Without ``prune`` no
     term is asked whether it can be part of a source term, and without ``share`` each term is a class
     of its own (both to measure what they are worth; such spaces close for the smallest programs
-    only).
+    only). operators: of a term, counted as a tree; all terms of one are tried before those of two,
+    and source terms are reached like all others, so that what pruning removes can be compared at one
+    size of term. Such a space is never called closed.
     """
 
     candidates: int | None = None
@@ -60,6 +70,7 @@ class Limits:
     prune: bool = True
     share: bool = True
     memory: int | None = None
+    operators: int | None = None
     watch: Callable[[int, int], None] | None = None
 
 
@@ -125,10 +136,11 @@ class _Engine:
     states: int = 0
     prune: bool = True
     share: bool = True
+    by_operators: list[list[int]] | None = None  # items, where operators are limited
     one: Poly = frozenset({(UNIT, ONE)})  # nothing needs to be multiplied by one
 
-    def put(self, value: Value, form: Poly) -> int:
-        """The class of a value, which now is also known by this form."""
+    def class_of(self, value: Value) -> int:
+        """The class of a value."""
         key = (value.axes, value.fingerprint())
         c = self.by_value.get(key) if self.share else None
         if c is None:
@@ -137,7 +149,6 @@ class _Engine:
             self.values.append(value)
             self.forms.append([])
             self.derivations.append([])
-        self.add_form(c, form)
         return c
 
     def add_form(self, c: int, form: Poly) -> None:
@@ -149,6 +160,8 @@ class _Engine:
                 self.removed["forms"] += 1
             else:
                 self.forms[c].append(form)
+                if self.by_operators is not None:
+                    self.by_operators[-1].append(len(self.items))
                 self.items.append((c, form))
 
     def record(self, made: Made, c: int) -> None:
@@ -167,9 +180,11 @@ class _Engine:
         for n, value in enumerate(self.numbers.source()):
             if value is None:
                 raise Unsupported("a source term has no value")
-            c = self.put(value, forms[n])
+            c = self.class_of(value)
             class_of.append(c)
             step = self.problem.steps[n]
+            if self.by_operators is None or not step.args:
+                self.add_form(c, forms[n])
             if step.args:
                 self.record(
                     (
@@ -181,22 +196,64 @@ class _Engine:
                 )
         return class_of
 
-    def candidates(self, i: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:
-        """(kind, index, items) of what item ``i`` gives with itself and the earlier items."""
+    def candidates(self) -> Iterator[Candidate]:
+        """What each item gives with itself and the earlier ones, while there are items."""
+        i = 0
+        while i < len(self.items):
+            yield from self.unary(i)
+            for j in range(i + 1):
+                yield from self.binary(j, i)
+            i += 1
+
+    def candidates_of(self, operators: int) -> Iterator[Candidate]:
+        """All terms of so many operators, those of fewer having been tried."""
+        levels = self.by_operators or []
+        levels.append([])
+        below = operators - 1
+        for i in levels[below]:
+            yield from self.unary(i)
+        for few in range(below // 2 + 1):
+            for i in levels[below - few]:
+                for j in levels[few]:
+                    if 2 * few < below or j <= i:
+                        yield from self.binary(j, i)
+
+    def due(self, operators: int) -> int:
+        """How many terms of at most so many operators the items found give."""
+        levels = self.by_operators or []
+        removed = dict(self.removed)
+        alone = [i for level in levels[:operators] for i in level]
+        pairs = (
+            (j, i)
+            for a, one in enumerate(levels)
+            for b, other in enumerate(levels[: max(min(a + 1, operators - a), 0)])
+            for i in one
+            for j in other
+            if b < a or j <= i
+        )
+        count = sum(1 for i in alone for _ in self.unary(i))
+        count += sum(1 for j, i in pairs for _ in self.binary(j, i))
+        self.removed = removed
+        return count
+
+    def unary(self, i: int) -> Iterator[Candidate]:
+        """All functions and sums of an item."""
         c, _ = self.items[i]
         for f in range(len(self.problem.functions)):
             yield "fn", f, (i,)
         for axis in self.values[c].axes:
             if axis in self.problem.reducible:
                 yield "reduce", axis, (i,)
-        for j in range(i + 1):
-            other = self.values[self.items[j][0]].axes
-            if len({*self.values[c].axes, *other}) > self.problem.rank:
-                self.removed["rank"] += 1
-                continue
-            yield "mul", 0, (j, i)
-            if self.problem.sums:
-                yield "add", 0, (j, i)
+
+    def binary(self, j: int, i: int) -> Iterator[Candidate]:
+        """Product and sum of two items."""
+        axes = [self.values[self.items[k][0]].axes for k in (j, i)]
+        if len({*axes[0], *axes[1]}) > self.problem.rank:
+            self.removed["rank"] += 1
+            return
+        yield "mul", 0, (j, i)
+        if self.problem.sums:
+            yield "add", 0, (j, i)
 
     def attempt(self, kind: str, index: int, items: tuple[int, ...]) -> None:
         """Tries one candidate."""
@@ -220,7 +277,9 @@ class _Engine:
         if self.by_value.get(key) in made[2]:
             self.record(made, self.by_value[key])
             return
-        self.record(made, self.put(value, form))
+        c = self.class_of(value)
+        self.add_form(c, form)
+        self.record(made, c)
 
     def part(self, kind: str, index: int, items: tuple[int, ...]) -> Poly | None:
         """The normal form of a candidate that can be part of a source term, else None."""
@@ -266,18 +325,27 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
     engine = _Engine(
         problem, Field(problem, seed), algebra, targets, prune=limits.prune, share=limits.share
     )
+    if limits.operators is not None:
+        engine.by_operators = [[]]
     class_of = engine.seed()
     end = None if limits.seconds is None else time.perf_counter() + limits.seconds
-    i, closed = 0, True
-    while closed and i < len(engine.items):
-        for kind, index, items in engine.candidates(i):
+
+    def tried(candidates: Iterator[Candidate]) -> bool:
+        for kind, index, items in candidates:
             spent = limits.candidates is not None and engine.states >= limits.candidates
             late = end is not None and time.perf_counter() > end
             if spent or late or (limits.stop is not None and limits.stop()):
-                closed = False
-                break
+                return False
             engine.attempt(kind, index, items)
-        i += 1
+        return True
+
+    operators = None
+    if limits.operators is None:
+        closed = tried(engine.candidates())
+    else:
+        operators, closed = 0, False  # whether there are larger terms is not known
+        while operators < limits.operators and tried(engine.candidates_of(operators + 1)):
+            operators += 1
     return Raw(
         [v.axes for v in engine.values],
         engine.derivations,
@@ -287,4 +355,6 @@ def enumerate_values(problem: Problem, seed: int, limits: Limits) -> Raw:
         targets.queries,
         engine.removed,
         engine.numbers.keyed_roots,
+        operators=operators,
+        due=0 if operators is None else engine.due(limits.operators or 0),
     )

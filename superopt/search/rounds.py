@@ -62,6 +62,7 @@ class Limit(Protocol):
 
     seconds: float | None
     candidates: int | None
+    operators: int | None
     started: float
     used: int
 
@@ -214,7 +215,8 @@ class Rounds:
         states = 0 if full else states
         memory = None if self.memory is None else self.memory // self._shares
         left = [j for j, space in enumerate(spaces) if space is None]
-        tasks = [Explore(wave[j][1], wave[j][2], seconds, states, memory) for j in left]
+        most = self.budget.operators
+        tasks = [Explore(wave[j][1], wave[j][2], seconds, states, memory, most) for j in left]
         threads = self.given.techniques.workers if self.workers.count == 1 else 1
         crew = Threads(threads, self.workers.here) if threads > 1 else self.workers
         for j, space in zip(left, crew.map(explored, tasks, self.live.note), strict=True):

@@ -85,13 +85,14 @@ def learn(here: Here, news: News) -> None:
 
 @dataclass(frozen=True)
 class Explore:
-    """A region to explore, within seconds, terms tried and bytes held."""
+    """A region to explore, within seconds, terms tried, bytes held and operators of a term."""
 
     graph: Graph
     region: Region
     seconds: float | None
     states: int | None
     memory: int | None
+    operators: int | None = None
 
 
 def explored(here: Here, task: Explore) -> Space:
@@ -104,6 +105,7 @@ def explored(here: Here, task: Explore) -> Space:
         seconds=task.seconds,
         candidates=task.states,
         memory=task.memory,
+        operators=task.operators,
         stop=here.stop,
         prune=held.given.techniques.prune,
         share=held.given.techniques.share,

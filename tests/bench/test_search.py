@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from superopt.bench import results, search, search_table
 from superopt.bench.moe import MOE_LAYER, TOP_K
-from superopt.bench.search import BOUNDS, KEYS, cases, problems, run_search_suite
+from superopt.bench.search import AT, BOUNDS, KEYS, OPERATORS, cases, problems, run_search_suite
 from superopt.bench.search_run import TECHNIQUES, Run, figures, fresh
 from superopt.bench.suite import outputs, relative_error
 from superopt.bench.workloads import MIRAGE, workload
@@ -22,7 +22,14 @@ LORA = {"m": 4, "k": 64, "n": 128, "r": 8}
 
 
 def lora(without: str = "", **changes: object) -> Run:
-    given = {"max_block_ops": None, "seconds": 60.0, "values": 5000, "threads": 2, **changes}
+    given = {
+        "max_block_ops": None,
+        "operators": None,
+        "seconds": 60.0,
+        "values": 5000,
+        "threads": 2,
+        **changes,
+    }
     return Run("lora", LORA, "f32", without=without, **given)  # type: ignore[arg-type]
 
 
@@ -40,12 +47,15 @@ def by_technique(document: dict) -> dict[str, dict]:
 
 def test_the_suite_holds_what_it_is_asked_for() -> None:
     every = cases()
-    assert [c.max_block_ops for c in every if c.workload == "rmsnorm_linear"] == [None, *BOUNDS]
+    bounded = [c for c in every if c.workload == "rmsnorm_linear"]
+    assert [c.max_block_ops for c in bounded if c.operators is None] == [None, *BOUNDS]
+    assert [c.operators for c in bounded if c.operators is not None] == [*OPERATORS]
+    assert {c.operators for c in every} == {None, *OPERATORS}
     assert min(BOUNDS) == 5 and max(BOUNDS) > 11
     names = {c.workload for c in every}
     assert names >= {w.name for w in MIRAGE}
     assert names >= {"llama-3.2-1b.layer", "qwen3-0.6b.layer", "qwen3-30b-a3b.layer"}
-    assert {c.max_block_ops for c in cases(7)} == {7}
+    assert {(c.max_block_ops, c.operators) for c in cases(7)} == {(7, None)}
     assert {c.workload for c in cases(only=["*.layer"])} == set(search.LAYERS)
     with pytest.raises(BadOption, match="did you mean 'lora'"):
         cases(only=["lorra"])
@@ -60,7 +70,7 @@ def test_rows_say_what_each_technique_is_worth(document: dict) -> None:
     assert every["largest_kernel"] <= 4 < 7 == every["spaces"][0]["terms"]
     assert unpruned["status"] == "stopped" and "at least" in unpruned["reason"]
     assert unpruned["states"] == 5000 > 10 * every["states"]
-    assert unpruned["operators"] >= 1 and every["operators"] is None
+    assert unpruned["tried"] >= 1 and every["tried"] is None
     assert every["removed"]["abstract"] > 0 == unpruned["removed"]["abstract"]
     assert rows["share"]["states"] > every["states"]
     assert rows["threads"]["threads"] == 1 and rows["threads"]["states"] == every["states"]
@@ -72,12 +82,12 @@ def test_rows_say_what_each_technique_is_worth(document: dict) -> None:
 def test_the_table_marks_lower_bounds(document: dict) -> None:
     heads, lines = search_table.grid(document)
     assert len(lines) == 1 + len(TECHNIQUES)
-    cells = {line[2]: dict(zip(heads, line, strict=True)) for line in lines}
+    cells = {line[3]: dict(zip(heads, line, strict=True)) for line in lines}
     assert cells["prune"]["states"] == ">= 5000"
     assert cells["prune"]["x states"].startswith(">= ") and cells["-"]["x states"] == "-"
     assert not cells["share"]["states"].startswith(">=")
     text = search_table.markdown(document)
-    assert "lower bound" in text and text.count("\n| lora f32 | 4 |") == len(lines)
+    assert "lower bound" in text and text.count("\n| lora f32 | 4 | - |") == len(lines)
     (line,) = [s for s in search_table.summary_lines(document) if s.startswith("not shown")]
     assert "lora with at most 4 ops" in line  # 5000 states are too few to show 1000 times
     told = copy.deepcopy(document)
@@ -87,6 +97,21 @@ def test_the_table_marks_lower_bounds(document: dict) -> None:
     assert any("in 1 of 1 cases" in s for s in search_table.summary_lines(told))
     told["machine"]["load"] = 3.0 * told["machine"]["cores"]
     assert any("not to be relied on" in s for s in search_table.notes(told))
+
+
+def test_pruning_is_compared_at_one_size_of_term() -> None:
+    most = {}
+    for without in ("", "prune"):
+        for size in (3, AT):
+            most[without, size] = figures(lora(without, operators=size))
+    assert {f["status"] for f in most.values()} == {"ok", "stopped"}
+    for (without, size), found in most.items():
+        if found["status"] == "ok":
+            assert found["tried"] == size and found["due"] == found["states"]
+        else:
+            assert (without, size) == ("prune", AT)
+            assert found["tried"] < size and found["due"] > found["states"] == 5000
+    assert most["prune", AT]["due"] > 1000 * most["", AT]["due"]
 
 
 def test_results_are_kept_and_resumed(tmp_path, monkeypatch) -> None:
@@ -100,12 +125,12 @@ def test_results_are_kept_and_resumed(tmp_path, monkeypatch) -> None:
     given = {"dtypes": ["f32"], "only": ["lora"], "values": 500, "json_path": path, "repeats": 1}
     first = run_search_suite(**given)
     assert json.loads(path.read_text()) == first and problems(first) == []
-    assert ran == ["", *TECHNIQUES]
+    assert ran == ["", *TECHNIQUES, "", "prune"]
     ran.clear()
     again = run_search_suite(**given, resume=True)
-    done = {r["without"] for r in first["rows"] if r["status"] in ("ok", "stopped")}
-    assert done >= {"", "prune", "share", "threads"}
-    assert set(ran) == {"", *TECHNIQUES} - done
+    done = [r["without"] for r in first["rows"] if r["status"] in ("ok", "stopped")]
+    assert {*done} >= {"", "prune", "share", "threads"}
+    assert len(ran) == len(first["rows"]) - len(done)
     assert len(again["rows"]) == len(first["rows"])
     path.write_text('{"schema": 1, "suite": "mirage", "machine": {}, "rows": []}')
     with pytest.raises(BadOption, match="does not hold results of this suite"):
@@ -131,7 +156,7 @@ def test_a_process_that_takes_too_long_is_ended() -> None:
     slow = lora("prune", values=10**9)
     answer = fresh(slow, 0.05)
     assert answer["status"] == "stopped" and "without figures" in answer["reason"]
-    answer = fresh(Run("lora", {"m": 4}, "f32", None, "", 1.0, 10, 1), 60.0)
+    answer = fresh(Run("lora", {"m": 4}, "f32", None, None, "", 1.0, 10, 1), 60.0)
     assert answer["status"] == "failed" and "KeyError" in answer["reason"]
 
 
@@ -150,7 +175,7 @@ def test_the_command_line() -> None:
 
 
 def test_the_layer_with_experts_is_searched_around_its_router() -> None:
-    run = Run(MOE_LAYER.name, MOE_LAYER.tiny, "bf16", None, "", 60.0, 10**6, 2)
+    run = Run(MOE_LAYER.name, MOE_LAYER.tiny, "bf16", None, None, "", 60.0, 10**6, 2)
     found = figures(run)
     assert found["status"] == "ok" and found["closed"]
     assert [b.split(":")[0] for b in found["boundaries"]] == ["topk"]

@@ -38,6 +38,7 @@ def same(graph, limits, seed=0):
         assert slow.axes == fast.axes
         assert slow.class_of == fast.class_of
         assert slow.derivations == fast.derivations
+        assert (slow.operators, slow.due) == (fast.operators, fast.due)
         assert (slow.closed, slow.states, slow.removed, slow.keyed_roots) == (
             fast.closed,
             fast.states,
@@ -70,6 +71,39 @@ def test_what_is_left_out_is_left_out_alike(prune, share):
         for raw in same(graph, Limits(candidates=600)):
             more += raw.closed
     assert compared >= 30 and more >= 10
+
+
+@pytest.mark.parametrize("prune", [True, False])
+def test_terms_of_limited_size(prune):
+    """The engines agree, nothing is left of what is due, and a stopped run says no more than that."""
+    compared = stopped = 0
+    for seed in range(24):
+        graph = program(seed, ops=2 + seed % 3, literals=False)
+        for raw in same(graph, Limits(prune=prune, operators=3)):
+            compared += 1
+            assert (raw.operators, raw.closed) == (3, False)
+            assert raw.due == raw.states
+            for early in same(graph, Limits(prune=prune, operators=3, candidates=raw.states // 2)):
+                stopped += 1
+                assert early.operators < 3 and early.states < early.due <= raw.due
+    assert compared >= 24 and stopped >= 20
+
+
+def test_a_large_limit_limits_nothing():
+    """With as many operators as any class needs, the values are those of the whole space."""
+    compared = 0
+    for seed in range(20):
+        graph = program(seed, ops=3, literals=False)
+        for region in regions(graph):
+            task = problem(graph, region)
+            whole = native.enumerate_values(task, 0, Limits(candidates=4000))
+            most = native.enumerate_values(task, 0, Limits(operators=12, candidates=4000))
+            if whole.closed and most.operators == 12:
+                compared += 1
+                assert {*whole.axes} == {*most.axes} and len(whole.axes) == len(most.axes)
+                made = [sum(map(len, raw.derivations)) for raw in (whole, most)]
+                assert made[0] == made[1]
+    assert compared >= 12
 
 
 def test_pruning_and_sharing_remove_nothing_that_is_wanted():
