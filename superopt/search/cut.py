@@ -85,12 +85,20 @@ class Cutter:
     @cached_property
     def free(self) -> tuple[int, ...]:
         """The values that a cut may store or not."""
-        points = cut_points(self.graph)
-        if self.max_block_ops is not None:
-            # Any computed value may have to be stored for the kernels around it to be small enough.
-            live = self.graph.reachable([o.node for o in self.graph.outputs])
-            points = [i for i in live if computes(self.graph, i)]
+        # Any computed value may have to be stored for the kernels around it to be small enough.
+        points = self.computed if self.tight else cut_points(self.graph)
         return tuple(i for i in points if i not in self.forced)
+
+    @cached_property
+    def computed(self) -> list[int]:
+        """The compute nodes of the graph."""
+        live = self.graph.reachable([o.node for o in self.graph.outputs])
+        return [i for i in live if computes(self.graph, i)]
+
+    @cached_property
+    def tight(self) -> bool:
+        """Whether some kernel could hold more compute nodes than it may."""
+        return self.max_block_ops is not None and len(self.computed) > self.max_block_ops
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -103,7 +111,7 @@ class Cutter:
         forced, free = (sum([1 << at[i] for i in ids]) for ids in (self.forced, self.free))
         found: dict[tuple[tuple[int, ...], ...], Cut] = {}
         starts = [forced, forced | sum([1 << at[i] for i in cut_points(self.graph) if i in at])]
-        if self.max_block_ops is not None:
+        if self.tight:
             starts.append(forced | free)
         for start in dict.fromkeys(starts):
             if found and self.late():
@@ -243,7 +251,9 @@ class Cutter:
     def _too_large(self, body: list[int]) -> bool:
         """Whether a kernel holds more compute nodes than it may."""
         most = self.max_block_ops
-        return most is not None and sum(computes(self.graph, i) for i in body) > most
+        if most is None or not self.tight:
+            return False
+        return sum(computes(self.graph, i) for i in body) > most
 
     def place(self, cut: Cut, keep: int) -> list[tuple[float, MuGraph]]:
         """The cut with its kernels placed, best first: the best of all, and single deviations."""
