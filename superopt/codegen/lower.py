@@ -13,6 +13,7 @@ Nothing here knows an operator by name beyond the structure of a row (its arity,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from superopt.codegen.accumulators import (
@@ -54,17 +55,21 @@ from superopt.mugraph.placement import Carry, Kernel, MuGraph, kernel_body
 __all__ = ["NotLowerable", "lower", "why_not_lowerable"]
 
 
-def why_not_lowerable(mugraph: MuGraph) -> str | None:
-    """The reason why a placed graph cannot be lowered, or None when it can."""
+def why_not_lowerable(mugraph: MuGraph, kernels: Sequence[int] | None = None) -> str | None:
+    """The reason why a placed graph cannot be lowered, or None when it can.
+
+    kernels: the positions of those that are looked at, all by default. Whether one can be lowered
+    does not depend on how others are placed.
+    """
     try:
-        lower(mugraph)
+        lower(mugraph, kernels)
     except NotLowerable as reason:
         return str(reason)
     return None
 
 
-def lower(mugraph: MuGraph) -> tuple[Program, ...]:
-    """All kernels of a placed graph as tile-IR programs, in execution order."""
+def lower(mugraph: MuGraph, kernels: Sequence[int] | None = None) -> tuple[Program, ...]:
+    """The kernels of a placed graph (all, or those at some positions) as tile-IR programs, in order."""
     ranks = axis_ranks(mugraph.graph)
     inputs, outputs = input_buffers(mugraph.graph), output_buffers(mugraph.graph)
     scratch = scratch_buffers(mugraph, ranks)
@@ -72,7 +77,7 @@ def lower(mugraph: MuGraph) -> tuple[Program, ...]:
     stored = written | inputs  # an input that is also an output is read where it came in
     return tuple(
         _Lowering(piece).program()
-        for k in range(len(mugraph.kernels))
+        for k in (range(len(mugraph.kernels)) if kernels is None else kernels)
         for piece in pieces(Piece(mugraph, k, stored, outputs, scratch, ranks))
     )
 

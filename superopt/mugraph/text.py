@@ -71,7 +71,12 @@ def print_graph(graph: Graph) -> str:
 
 def print_mugraph(mugraph: MuGraph) -> str:
     """The text of a placed graph: the graph, then its kernels in execution order."""
-    return print_graph(mugraph.graph) + "".join(_kernel(k) for k in mugraph.kernels)
+    return print_graph(mugraph.graph) + print_kernels(mugraph)
+
+
+def print_kernels(mugraph: MuGraph) -> str:
+    """The text of the kernels of a placed graph alone."""
+    return "".join(_kernel(k) for k in mugraph.kernels)
 
 
 def _axes(graph: Graph) -> set[Axis]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from superopt.search.figures import joined_stats, stats_of
 from superopt.search.points import Point, at_points, once_each
 from superopt.search.rounds import One, Progress, Rounds
 from superopt.search.segments import Segment, joined, segments
-from superopt.search.tasks import Given, Placed
+from superopt.search.tasks import Given, Lowerable, Placed
 from superopt.search.techniques import ALL, Techniques
 from superopt.search.workers import Serial
 
@@ -132,7 +132,7 @@ def search(
     *,
     seed: int = 0,
     keep: int = 4,
-    lowerable: Callable[[MuGraph], str | None] = lambda _: None,
+    lowerable: Lowerable = lambda *_: None,
     progress: Progress | None = None,
     workers: Serial | None = None,
     checkpoint: Checkpoint | None = None,

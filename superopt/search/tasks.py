@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from superopt.mugraph.graph import Graph, Node, Output, Reduce
 from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.text import print_graph, print_kernels
 from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
 from superopt.search.cut_bound import BranchAndBound
 from superopt.search.enumerate import Space, explore
@@ -24,12 +25,19 @@ from superopt.search.techniques import ALL, Techniques
 from superopt.search.workers import Here
 
 
+class Lowerable(Protocol):
+    """Says why a placed graph cannot be lowered; given by code generation."""
+
+    def __call__(self, mugraph: MuGraph, kernels: Sequence[int] | None = None, /) -> str | None:
+        """None when it can. kernels: the positions of those that are looked at, all by default."""
+
+
 @dataclass(frozen=True)
 class Given:
     """What holds for a whole search; see ``driver.search``."""
 
     cost: KernelSeconds
-    lowerable: Callable[[MuGraph], str | None]
+    lowerable: Lowerable
     seed: int
     keep: int
     techniques: Techniques = ALL
@@ -200,4 +208,17 @@ def placed(here: Here, task: tuple[Term, Cut]) -> Placed:
     term, cut = task
     held: _Held = here.kept["search"]
     found = held.cutter(term).place(cut, held.given.keep)
-    return [(s, m, held.given.lowerable(m), _digest(m)) for s, m in found]
+    if not found:
+        return []
+    # All are placements of one graph, and differ from the first one in a kernel or two.
+    best = found[0][1]
+    text = _digest(print_graph(best.graph))
+    why = held.given.lowerable(best)
+    out: Placed = []
+    for seconds, mugraph in found:
+        other = [k for k, kernel in enumerate(mugraph.kernels) if kernel != best.kernels[k]]
+        reason = why
+        if other:
+            reason = held.given.lowerable(mugraph, other if why is None else None)
+        out.append((seconds, mugraph, reason, _digest((text, print_kernels(mugraph)))))
+    return out

@@ -191,7 +191,7 @@ def test_why_names_each_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     calls: list[str] = []
 
-    def lowerable(mugraph: Any) -> str | None:
+    def lowerable(mugraph: Any, kernels: Any = None) -> str | None:
         calls.append("lower")
         return "a made-up limit" if len(calls) == 2 else real_lower(mugraph)
 
@@ -247,7 +247,7 @@ def test_where_nothing_is_found_the_last_rule_is_named(
 ) -> None:
     real_search, real_admit = making.search, rooms.admit
     if break_ == "lowering":
-        monkeypatch.setattr(searching, "why_not_lowerable", lambda _: "a made-up limit")
+        monkeypatch.setattr(searching, "why_not_lowerable", lambda *_: "a made-up limit")
     if break_ == "gate":
         monkeypatch.setattr(rooms, "admit", lambda *a, **k: wrong(real_admit(*a, **k)))
     if break_ == "proof":
