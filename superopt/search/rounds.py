@@ -284,15 +284,19 @@ class Rounds:
         new = [k for k, scored in enumerate(out) if scored is None]
         if new:
             self._tell(sorted({terms[k].program for k in new}))
-            left = None
-            if self.budget.seconds is not None:
-                left = self.budget.started + self.budget.seconds - time.perf_counter()
+            left = self._seconds_left()
             tasks = [(terms[k], left) for k in new]
             for k, scored in zip(new, self.workers.map(score, tasks, self.live.note), strict=True):
                 out[k] = scored
                 self._kernels[terms[k].program] += scored.kernels
                 self.checkpoint.put(names[k], scored_to_json(_nodes(terms[k]), scored))
         return [s for s in out if s is not None]
+
+    def _seconds_left(self) -> float | None:
+        """Of the budget, if it has seconds."""
+        if self.budget.seconds is None:
+            return None
+        return self.budget.started + self.budget.seconds - time.perf_counter()
 
     def _tell(self, programs: list[int]) -> None:
         """Tells the workers of new nodes and kernels of these programs."""
@@ -315,7 +319,8 @@ class Rounds:
         leading = [(d, n, plan) for d in self._descents for n, plan in enumerate(d.leading())]
         self._tell(list(range(len(self._descents))))
         # The gap that is reported is that of the best graph.
-        tasks = [(p.term, p.cut, EXPANSIONS >> min(4 * n, 4)) for _, n, p in leading]
+        left = self._seconds_left()
+        tasks = [(p.term, p.cut, EXPANSIONS >> min(4 * n, 4), left) for _, n, p in leading]
         found = self.workers.map(bounded, tasks, self.live.note)
         for (descent, _, plan), result in zip(leading, found, strict=True):
             descent.learn(plan, result)

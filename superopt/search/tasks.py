@@ -147,10 +147,9 @@ def score(here: Here, task: tuple[Term, float | None]) -> Scored:
     """
     term, left = task
     held: _Held = here.kept["search"]
-    end = None if left is None else time.perf_counter() + left
     memo = held.memos[term.program]
     known = len(memo)
-    cutter = held.cutter(term, lambda: end is not None and time.perf_counter() > end)
+    cutter = held.cutter(term, _clock(left))
     try:
         cuts = tuple((c, _structure(cutter.graph, c)) for c in cutter.cuts())
     except RecursionError:
@@ -159,6 +158,12 @@ def score(here: Here, task: tuple[Term, float | None]) -> Scored:
     for key, _ in new:
         del memo[key]
     return Scored(cuts, new, frozenset(hash(key) for key, _ in new))
+
+
+def _clock(left: float | None) -> Callable[[], bool]:
+    """Whether so many seconds have passed since now."""
+    end = None if left is None else time.perf_counter() + left
+    return lambda: end is not None and time.perf_counter() > end
 
 
 @dataclass(frozen=True)
@@ -170,11 +175,11 @@ class Bounded:
     bound: float
 
 
-def bounded(here: Here, task: tuple[Term, Cut, int]) -> Bounded:
-    """Improves a cut by branch and bound, within so many expansions."""
-    term, cut, expansions = task
+def bounded(here: Here, task: tuple[Term, Cut, int, float | None]) -> Bounded:
+    """Improves a cut by branch and bound, within so many expansions and seconds."""
+    term, cut, expansions, left = task
     held: _Held = here.kept["search"]
-    cutter = held.cutter(term)
+    cutter = held.cutter(term, _clock(left))
     memo = held.memos[term.program]
     known = len(memo)
     found = BranchAndBound(cutter, expansions).search(cut)

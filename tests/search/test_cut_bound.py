@@ -130,3 +130,19 @@ def test_the_cut_is_the_best_of_all() -> None:
     assert programs >= 200 and cuts >= 3000
     assert joined >= 10
     assert kernels < without
+
+
+def test_without_time_nothing_is_branched_on() -> None:
+    """The cut that it began with is returned, with a bound that holds."""
+    tried = open_ = 0
+    for seed in range(30):
+        graph = drawn(seed)
+        cutter = Cutter(graph, cost_on(DEVICES[0]))
+        start = cutter.cuts()[0]
+        best = BranchAndBound(cutter).search(start)
+        late = BranchAndBound(Cutter(graph, cost_on(DEVICES[0]), lambda: True)).search(start)
+        assert late.cut == start and late.expanded == 0
+        assert late.bound <= best.bound * (1 + 1e-9)
+        tried += 1
+        open_ += late.bound < best.bound
+    assert tried == 30 and open_ >= 5
