@@ -33,10 +33,43 @@ def stabilized(graph: Graph) -> Graph | None:
 
     What comes out is to be shown equal by the verifier, as any rewriting.
     """
-    shifted = None
-    while (better := _one_more(shifted or graph)) is not None:
-        shifted = better
-    return shifted
+    for program in (_masked_inside(graph), graph):
+        shifted = None
+        while program is not None and (better := _one_more(program)) is not None:
+            program = shifted = better
+        if shifted is not None:
+            return shifted
+    return None
+
+
+def _masked_inside(graph: Graph) -> Graph | None:
+    """The program with exp(-inf) for each 0 that is chosen beside exp(u); None where none is.
+
+    An exponent that is masked out must not be the maximum.
+    """
+    b = Builder(graph.name)
+    at: dict[int, int] = {}
+    for i, node in enumerate(graph.nodes):
+        at[i] = b.add(remap(node, at))
+        if not isinstance(node, Map) or SCALARS[node.op].field != "where":
+            continue
+        chosen = [k for k in (1, 2) if _is_exp(graph, node.args[k])]
+        if len(chosen) != 1 or not _is_zero(graph, node.args[3 - chosen[0]]):
+            continue
+        exp = graph.nodes[node.args[chosen[0]]]
+        inside = [at[node.args[0]], at[exp.args[0]], b.const(-math.inf, b.dtype(at[exp.args[0]]))]
+        if chosen[0] == 2:
+            inside[1:] = reversed(inside[1:])
+        at[i] = b.map(exp.op, b.map(node.op, *inside)) if isinstance(exp, Map) else at[i]
+    if all(new == old for old, new in at.items()):
+        return None
+    outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
+    return Graph(graph.name, tuple(b.nodes), outputs).pruned()
+
+
+def _is_zero(graph: Graph, i: int) -> bool:
+    node = graph.nodes[i]
+    return isinstance(node, Const) and node.value == 0
 
 
 def _one_more(graph: Graph) -> Graph | None:

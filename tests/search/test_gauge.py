@@ -58,6 +58,16 @@ def _narrow(b: Builder, x: int, e: int) -> int:
     return b.map("cast", b.map("div", e, total(b, e)), dtype="bf16")
 
 
+def _chosen(b: Builder, x: int, e: int) -> int:
+    kept = b.map("where", b.map("lt", x, b.const(0.5)), e, b.const(0.0))
+    return b.map("div", kept, total(b, kept))
+
+
+def _not_chosen(b: Builder, x: int, e: int) -> int:
+    kept = b.map("where", b.map("lt", b.const(0.5), x), b.const(0.0), e)
+    return b.map("div", kept, total(b, kept))
+
+
 SHIFTED: dict[str, Callable[[Builder, int, int], int]] = {
     "softmax": lambda b, x, e: b.map("div", e, total(b, e)),
     "both axes": lambda b, x, e: b.map("div", e, b.reduce("add", e, [B, T])),
@@ -69,6 +79,8 @@ SHIFTED: dict[str, Callable[[Builder, int, int], int]] = {
     "narrow": _narrow,
     "log of sum": lambda b, x, e: b.map("log", total(b, e)),
     "likelihood": lambda b, x, e: b.map("sub", b.map("log", total(b, e)), x),
+    "choice": _chosen,
+    "other choice": _not_chosen,
     "twice": lambda b, x, e: b.map("div", b.map("mul", e, b.const(2.0)), total(b, e)),
 }
 
@@ -76,11 +88,6 @@ SHIFTED: dict[str, Callable[[Builder, int, int], int]] = {
 def _masked_product(b: Builder, x: int, e: int) -> int:
     w = b.map("mul", e, b.input("w", ((T,),), "f32"))
     return b.map("div", w, total(b, w))
-
-
-def _chosen(b: Builder, x: int, e: int) -> int:
-    kept = b.map("where", b.map("lt", x, b.const(0.5)), e, b.const(0.0))
-    return b.map("div", kept, total(b, kept))
 
 
 LEFT: dict[str, Callable[[Builder, int, int], int]] = {
@@ -93,7 +100,6 @@ LEFT: dict[str, Callable[[Builder, int, int], int]] = {
     ),
     # The largest exponent may have the weight zero: all others would vanish beside it.
     "weights": _masked_product,
-    "choice": _chosen,
     "least": lambda b, x, e: b.map("div", e, b.reduce("min", e, [T])),
     "difference": lambda b, x, e: b.map(
         "div", e, b.map("sub", total(b, e), b.reduce("max", e, [T]))
@@ -132,6 +138,19 @@ def test_a_homogeneous_result_is_shifted(name: str) -> None:
 @pytest.mark.parametrize("name", LEFT)
 def test_what_has_no_degree_or_may_vanish_is_left(name: str) -> None:
     assert stabilized(made(LEFT[name])) is None
+
+
+def test_what_is_masked_out_is_not_the_maximum() -> None:
+    """The largest exponents are not chosen; the others are exact beside them."""
+    stable = stabilized(made(_chosen))
+    assert stable is not None
+    x = torch.randn(5, 37, generator=torch.Generator().manual_seed(1))
+    x[:, ::2] += 5000.0
+    (y,) = run(stable, [x])
+    want = torch.softmax(x.double().masked_fill(x >= 0.5, -math.inf), -1)
+    torch.testing.assert_close(y, want, rtol=1e-6, atol=0.0)
+    (none,) = run(stable, [torch.ones(5, 37)])
+    assert none.isnan().all() and run(made(_chosen), [torch.ones(5, 37)])[0].isnan().all()
 
 
 def test_an_author_s_shift_is_left_alone() -> None:
