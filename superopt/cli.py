@@ -268,11 +268,11 @@ def _words(text: str) -> list[str]:
 
 def _list_bench(path: Path | None) -> None:
     from superopt.bench.peers import PEERS
-    from superopt.bench.workloads import SUITES, WORKLOADS
+    from superopt.bench.workloads import OTHERS, SUITES, WORKLOADS
 
     if path is not None:
         value = {
-            "suites": [*SUITES, "search"],
+            "suites": [*SUITES, *OTHERS],
             "peers": [
                 {"name": p.name, "version": p.version(), "missing": p.missing()} for p in PEERS
             ],
@@ -290,7 +290,7 @@ def _list_bench(path: Path | None) -> None:
             what = f"the list cannot be written: {error}"
             raise BadOption(what, "option --json", "name another file") from error
         return
-    typer.echo(f"suites: {', '.join(SUITES)}, search")
+    typer.echo(f"suites: {', '.join((*SUITES, *OTHERS))}")
     for p in PEERS:
         typer.echo(f"peer {p.name}: {p.missing() or p.version()}")
     for w in WORKLOADS:

@@ -180,6 +180,8 @@ WORKLOADS: tuple[Workload, ...] = (
     *GENERAL,
 )
 SUITES = ("mirage", "models", *(m.suite for m in MODELS), "general", "all")
+OTHERS = ("search",)
+"""Suites that do not time kernels."""
 
 
 def workload(name: str) -> Workload:
@@ -193,5 +195,5 @@ def workload(name: str) -> Workload:
 def suite(name: str) -> tuple[Workload, ...]:
     """The workloads of a suite ("all": every one); BadOption if there is none of this name."""
     if name not in SUITES:
-        raise BadOption(f"no suite {name!r}", "option suite", closest(name, SUITES))
+        raise BadOption(f"no suite {name!r}", "option suite", closest(name, (*SUITES, *OTHERS)))
     return tuple(w for w in WORKLOADS if name == "all" or name in w.suites)
