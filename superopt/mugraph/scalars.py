@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from superopt.mugraph.late import Late
 from superopt.mugraph.scalar import A as A
 from superopt.mugraph.scalar import Arg as Arg
 from superopt.mugraph.scalar import B as B
@@ -24,6 +23,11 @@ from superopt.mugraph.scalar import C as C
 from superopt.mugraph.scalar import Scalar as Scalar
 from superopt.mugraph.scalar import Term as Term
 from superopt.mugraph.scalar import inline as inline
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 AC = frozenset({"commutative", "associative"})
 ACI = AC | {"idempotent"}
