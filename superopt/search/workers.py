@@ -31,8 +31,8 @@ Note = Callable[[int, Figures], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
-EARNED = 1.0
-"""Seconds of work after which other processes are started: they take a second to be ready."""
+EARNED = 0.4
+"""Seconds of work after which other processes are started: they take about as long to be ready."""
 
 LARGE = 100
 """Nodes of the programs of one search above which they are started at once."""
