@@ -170,7 +170,7 @@ bool Targets::search(PolyId term) {
         if (poly.size() < terms.size() || !may_hold(place.mono, e.first)) continue;
         for (Num there : poly.at(place.mono)) {
             e.ratio = own == number(1) ? there : there * own.inverse();
-            if (!allowed(e.ratio)) continue;
+            if (!made(there, own, e.ratio)) continue;
             if (e.ratio.v < 0 && !all_positive && (!others || negations_ < 2)) continue;
             if (attempt(e, place)) return true;
         }
@@ -304,6 +304,7 @@ bool Targets::others_hold(Embedding& e, const Context& c) {
         if (it == polys_[e.poly].end()) return false;
         const Num want = e.ratio * x;
         if (std::find(it->second.begin(), it->second.end(), want) == it->second.end()) return false;
+        if (!made(want, x, e.ratio)) return false;
     }
     return !everywhere;
 }

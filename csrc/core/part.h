@@ -60,6 +60,12 @@ private:
     bool others_hold(Embedding& e, const Context& c);
     MonoId placed(MonoId m, const Context& c, Mask& cancelled);
     bool allowed(Num ratio) const { return ratios_.count(ratio.abs().r) > 0; }
+    // Whether a coefficient of a target can be `ratio` times a term's own, of the literals there are:
+    // what is a product of literals is not also made of copies.
+    bool made(Num there, Num own, Num ratio) const {
+        auto& from = products_.count(there.abs().r) ? products_ : ratios_;
+        return from.count(ratio.abs().r) && from.count(own.abs().r);
+    }
     const Totals& totals(MonoId m);
     bool may_hold_both(const Extremes& a, const Extremes& b);
     bool may_hold(MonoId mono, MonoId part);
@@ -76,7 +82,7 @@ private:
     std::vector<std::vector<std::pair<std::size_t, Num>>> by_atom_;  // (place, exponent)
     std::unordered_map<MonoId, Where> where_;
     std::unordered_map<PolyId, Extremes> extremes_;
-    std::unordered_set<std::uint64_t> ratios_;
+    std::unordered_set<std::uint64_t> products_, ratios_;  // of literals; copies of those
     std::unordered_map<int, std::unordered_set<std::uint64_t>> powers_;  // of exponentials
     Mask divided_ = 0;  // axes whose size the sources divide by
     int negations_;

@@ -40,6 +40,7 @@ Targets::Targets(Algebra& algebra, const std::vector<PolyId>& sources,
             if (known.insert(x.r).second) products.push_back(x);
         }
     }
+    products_ = known;
     for (Num x : products)
         for (int n = 1; n <= max_multiple; n++) ratios_.insert((x * number(n)).r);
     combine(combined, products);

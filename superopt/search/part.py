@@ -20,8 +20,9 @@ consequence.
 * the argument of a reciprocal or a root has no common factors and is no reciprocal, exponential or
   size, unless the source applies the function to this very term: those laws take functions apart,
   and join them only where the source does;
-* a monomial, or a power of an exponential, is at most ``MAX_MULTIPLE`` copies of one product of
-  literals, of which at most ``MAX_RATIOS`` are looked at.
+* a monomial is a product of literals and of what literals are not, or else, as a power of an
+  exponential may be in any case, at most ``MAX_MULTIPLE`` copies of one such product; at most
+  ``MAX_RATIOS`` products of literals are looked at.
 
 *Completeness (sketch).* Let E occur in a merge-free derivation of a target's normal form. Walk from
 E towards the target, up to the first function application or the target itself. Each step adds a
@@ -109,7 +110,7 @@ class Targets:
                     self._powers.setdefault(x.atom, set()).update(multiples)
                 elif atom.kind == "size" and atom.sign < 0:
                     self._divided.add(atom.name)  # type: ignore[arg-type]
-        products = _products([abs(c) for c in literals if c])
+        products = self._products = _products([abs(c) for c in literals if c])
         self._ratios = frozenset(r * n for r in products for n in range(1, MAX_MULTIPLE + 1))
         for q in combined:
             allowed: dict[Mono, tuple[Fraction, ...]] = {}
@@ -187,7 +188,7 @@ class Targets:
                 continue
             for there in poly[mono]:
                 k = there / coefficient[first]
-                if abs(k) not in self._ratios:
+                if not self._made(there, coefficient[first], k):
                     continue
                 if k < 0 and not all_positive and (not others or self._negations < 2):
                     continue
@@ -209,11 +210,19 @@ class Targets:
         met = {there}
         for m, c in others:
             there, gone = self._placed(m, context)
-            if there in met or k * c not in poly.get(there, ()):
+            if there in met or k * c not in poly.get(there, ()) or not self._made(k * c, c, k):
                 return False
             met.add(there)
             cancelled &= gone
         return not cancelled
+
+    def _made(self, there: Fraction, own: Fraction, k: Fraction) -> bool:
+        """Whether a coefficient of a target can be ``k`` times a term's own, of the literals there are.
+
+        What is a product of literals is not also made of copies: eight times 1/8 would be one.
+        """
+        allowed = self._products if abs(there) in self._products else self._ratios
+        return abs(k) in allowed and abs(own) in allowed
 
     def _plausible(self, mono: Mono) -> bool:
         """Whether the powers of exponentials in a monomial could come from the sources' literals."""

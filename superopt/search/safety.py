@@ -1,18 +1,20 @@
 """Which derivations may be ranked: the field says that they are equal, not that they round alike.
 
-Two conservative rules, checked against the source program (design: a derivation whose exp, division
+Three conservative rules, checked against the source program (design: a derivation whose exp, division
 or difference is less safe than the source's is dropped before it is ranked):
 
 * a nonlinear function (exp, log, a reciprocal, a root, ...) is applied only to values to which the
   source applies a function of that name: exp(s) is not used where the source has exp(s - max s);
 * a sum that the source does not have is used only in regions without subtraction, so that no new
-  cancellation (a variance as E[x^2] - E[x]^2) appears.
+  cancellation (a variance as E[x^2] - E[x]^2) appears;
+* a sum of plain values is scaled once, not value by value: sum(x / n) rounds each addend, all to the
+  same side where they are alike, and sum(x) / n none. Products are rounded in any case.
 """
 
 from __future__ import annotations
 
-from superopt.mugraph.graph import Const, Graph, Map
-from superopt.search.enumerate import Derivation, Space
+from superopt.mugraph.graph import Const, Graph, Map, SizeOf
+from superopt.search.enumerate import REDUCE, Derivation, Space, ValueClass
 
 LINEAR = ("mul", "add")
 
@@ -30,12 +32,15 @@ def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]]
             subtracts |= node.op in ("sub", "neg")
         if isinstance(node, Const) and not isinstance(node.value, bool) and node.value < 0:
             subtracts = True
+    constants = _constants(graph, space)
     kept, dropped = [], 0
     for cls in space.classes:
         own = {by_node[a] for i in cls.nodes for a in graph.nodes[i].args if a in by_node}
         good = []
         for d in cls.derivations:
-            if d.op in LINEAR or d.op.startswith("reduce:") or not d.args:
+            if d.op.startswith(REDUCE):
+                ok = d.args[0] in own or not _scales(space, cls, d, constants)
+            elif d.op in LINEAR or not d.args:
                 new_sum = d.op == "add" and not set(d.args) <= own
                 absorbs = any(not space.classes[a].axes for a in d.args)
                 ok = not (new_sum and (subtracts or absorbs))
@@ -47,6 +52,36 @@ def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]]
                 dropped += 1
         kept.append(good)
     return kept, dropped
+
+
+def _constants(graph: Graph, space: Space) -> set[int]:
+    """The classes that are made of literals and sizes alone."""
+    out = {*space.literals}
+    out |= {c.id for c in space.classes if any(isinstance(graph.nodes[i], SizeOf) for i in c.nodes)}
+    moved = True
+    while moved:
+        more = {c.id for c in space.classes if any(out.issuperset(d.args) for d in c.derivations)}
+        moved = not more <= out
+        out |= more
+    return out
+
+
+def _scales(space: Space, cls: ValueClass, total: Derivation, constants: set[int]) -> bool:
+    """Whether a sum is one of plain values times a constant, and the class has it the other way too."""
+    for d in space.classes[total.args[0]].derivations:
+        if d.op != "mul" or constants.isdisjoint(d.args):
+            continue
+        (plain,) = {*d.args} - constants or {-1}
+        if plain < 0 or any(e.op == "mul" for e in space.classes[plain].derivations):
+            continue
+        sums = {
+            c.id
+            for c in space.classes
+            if any((e.op, e.args, e.over) == (total.op, (plain,), total.over) for e in c.derivations)
+        }
+        if any(e.op == "mul" and {*e.args} & sums for e in cls.derivations):
+            return True
+    return False
 
 
 def _applications(op: str, args: tuple[int, ...]) -> set[tuple[str, tuple[int, ...]]]:

@@ -280,11 +280,8 @@ def pruned(task, seed=0):
     targets.allow_negations(negations)
     engine = _Engine(task, Field(task, seed), al, targets)
     class_of = engine.seed()
-    i = 0
-    while i < len(engine.items):
-        for kind, index, items in engine.candidates(i):
-            engine.attempt(kind, index, items)
-        i += 1
+    for kind, index, items in engine.candidates():
+        engine.attempt(kind, index, items)
         assert engine.states < 100_000
     return engine, class_of
 

@@ -96,6 +96,17 @@ def copies(value, literals, powers=()):
     return any(value == x * n for x in (*products_of(literals), *powers) for n in range(1, 9))
 
 
+def made(there, own, literals):
+    """Whether a coefficient of T can be one of E's with a ratio, of the literals there are.
+
+    What is a product of literals is that alone, and not also copies of another one.
+    """
+    parts = abs(own), abs(there / own)
+    if abs(there) in products_of(literals):
+        return all(x in products_of(literals) for x in parts)
+    return all(copies(x, literals) for x in parts)
+
+
 def powers_of(algebra, polys):
     """The powers of each exponential, factor by factor."""
     out = {}
@@ -124,8 +135,8 @@ def literal_enough(algebra, term, polys, literals):
 class Context:
     """The constraints of one context of E in one polynomial T."""
 
-    def __init__(self, algebra, term, poly, divided):
-        self.algebra, self.solver = algebra, z3.Solver()
+    def __init__(self, algebra, term, poly, divided, literals):
+        self.algebra, self.solver, self.literals = algebra, z3.Solver(), literals
         self.term = [(Flat(algebra, m), c) for m, c in sorted(term)]
         self.poly = [(Flat(algebra, m), cs) for m, cs in sorted(poly.items())]
         self.names = itertools.count()
@@ -157,7 +168,8 @@ class Context:
         which = self.int("mono", 0, len(self.poly) - 1)
         choices = []
         for j, (t, coefficients) in enumerate(self.poly):
-            rules = [z3.Or([self.k * q(coefficient) == q(v) for v in coefficients])]
+            fit = [v for v in coefficients if made(v, coefficient, self.literals)]
+            rules = [z3.Or([self.k * q(coefficient) == q(v) for v in fit])]
             roles = [self.int("role", 0, CONTEXT + len(self.axis) - 1) for _ in t.variables]
             for axis, role in zip(t.variables, roles, strict=True):
                 mine = [role == u for u, a in enumerate(e.variables) if a == axis]
@@ -281,7 +293,7 @@ def ask(algebra, term, target, literals, negations):
             ratios = {r for r in ratios if r > 0}
         if len(poly) < len(term) or not ratios:
             continue
-        context = Context(algebra, term, poly, divided_by(algebra, polys))
+        context = Context(algebra, term, poly, divided_by(algebra, polys), literals)
         found = context.exists(ratios)
         if found == z3.sat:
             return found

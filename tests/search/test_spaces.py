@@ -34,6 +34,12 @@ def node(graph, space, name):
     return next(c.id for c in space.classes if i in c.nodes)
 
 
+def node_of(space, graph, value):
+    """The class of a literal."""
+    i = next(i for i, n in enumerate(graph.nodes) if getattr(n, "value", None) == value)
+    return next(c.id for c in space.classes if i in c.nodes)
+
+
 @pytest.mark.parametrize("late", [True, False])
 def test_rmsnorm_linear_divides_after_the_contraction(late):
     graph = programs.rmsnorm_linear(late=late)
@@ -197,3 +203,25 @@ def test_casts_are_seen_through_and_integers_are_leaves():
     space = explore(graph, region)
     assert space.closed
     assert all(not isinstance(graph.nodes[n], Reduce) for n in region.leaves)
+
+
+def test_literals_that_are_powers_of_each_other_do_not_multiply_the_space():
+    """Attention over normalized q and k with gains: eps and the scale are powers of two."""
+
+    def normalized(b, x, g, d, eps):
+        mean = b.map("div", b.reduce("add", b.map("mul", x, x), [d]), b.size_of(d))
+        return b.map("mul", b.map("mul", x, b.map("rsqrt", b.map("add", mean, eps))), g)
+
+    b = Builder("qk_norm")
+    q, t, d = Axis("q", 8), Axis("t", 16), Axis("d", 4)
+    eps = b.const(2.0**-23)
+    gains = [b.input(name, ((d,),), "f32") for name in ("qg", "kg")]
+    x = normalized(b, b.input("x", ((q,), (d,)), "f32"), gains[0], d, eps)
+    k = normalized(b, b.input("k", ((t,), (d,)), "f32"), gains[1], d, eps)
+    s = b.map("div", b.reduce("add", b.map("mul", x, k), [d]), b.const(8.0))
+    graph = b.build([("s", s, ((q,), (t,)))])
+    region, space = only(graph)
+    assert space.closed and space.stats["states"] < 100_000
+    (eighth,) = class_with(space, "recip", (node_of(space, graph, 8.0),))
+    target = space.classes[space.targets[region.targets[0]]]
+    assert any(d.op == "mul" and eighth in d.args for d in target.derivations)
