@@ -150,7 +150,8 @@ class Tensors:
         """Renames so that dims that meet share their axes; ``pairs``: per meeting, a dim per tensor.
 
         A None in a meeting, or a dim of size 1, takes no part. Lighter values are renamed to
-        heavier ones, since renaming a computed value computes it under other names.
+        heavier ones, since renaming a computed value computes it under other names; one that was
+        expanded along a dim does not depend on it, and is renamed at no cost.
         """
         out = list(ts)
         for meeting in pairs:
@@ -158,7 +159,9 @@ class Tensors:
             if len(live) < 2:
                 continue
             self._refine_together(out, live)
-            live.sort(key=lambda kd: -self.weight(out[kd[0]].node))
+            live.sort(
+                key=lambda kd: (self._expanded(out[kd[0]], kd[1]), -self.weight(out[kd[0]].node))
+            )
             lead, lead_dim = live[0]
             x = out[lead].dims[lead_dim]
             for k, d in live[1:]:
@@ -175,6 +178,10 @@ class Tensors:
                     y = out[k].dims[d]
                 out[k] = self.rename(out[k], dict(zip(y, ((a,) for a in x), strict=True)))
         return out
+
+    def _expanded(self, t: Tensor, dim: int) -> bool:
+        """Whether the value is the same all along a dim."""
+        return not {*t.dims[dim]} & {*self.b.axes(t.node)}
 
     def _refine_together(self, out: list[Tensor], live: Sequence[tuple[int, int]]) -> None:
         """Splits the axes of dims that meet until all have the same factors, or one axis each."""

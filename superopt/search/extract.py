@@ -2,7 +2,9 @@
 
 The seed takes, for each class, the derivation of least arithmetic (a shortest-path computation, so
 cycles among classes do no harm). Variants then change one class at a time, those near the outputs
-first; the search descends over them with the full cost (cut and placement) as its measure.
+first, and then all classes that may have one and the same factor last: to take the root of a norm out
+of one of two contractions alone gains nothing. The search descends over them with the full cost (cut
+and placement) as its measure.
 """
 
 from __future__ import annotations
@@ -48,14 +50,38 @@ class Extractor:
         return tuple(self._cheapest(r) for r in range(len(self.regions)))
 
     def variants(self, choices: tuple[Choice, ...]) -> Iterator[tuple[Choice, ...]]:
-        """All choices that differ from ``choices`` in one class that the outputs use."""
-        for r, (_, space) in enumerate(self.regions):
-            choice = choices[r]
-            for c in self._used(space, choice):
+        """All choices that differ from ``choices`` in one class that the outputs use; then in several."""
+        for r in range(len(self.regions)):
+            for c in self._used(self.regions[r][1], choices[r]):
                 for d in self._safe[r][c]:
-                    known = all(a in choice or not space.classes[a].derivations for a in d.args)
-                    if known and d != choice.get(c) and not needs(choice, d, c):
-                        yield (*choices[:r], {**choice, c: d}, *choices[r + 1 :])
+                    if self._possible(r, choices[r], c, d):
+                        yield (*choices[:r], {**choices[r], c: d}, *choices[r + 1 :])
+        for r in range(len(self.regions)):
+            for choice in self._factored(r, choices[r]):
+                yield (*choices[:r], choice, *choices[r + 1 :])
+
+    def _possible(self, r: int, choice: Choice, c: int, d: Derivation) -> bool:
+        """Whether a class may be derived so beside all other choices, and is not yet."""
+        classes = self.regions[r][1].classes
+        known = all(a in choice or not classes[a].derivations for a in d.args)
+        return known and d != choice.get(c) and not needs(choice, d, c)
+
+    def _factored(self, r: int, choice: Choice) -> Iterator[Choice]:
+        """For each factor that several classes may have last, the choice in which all have it so."""
+        classes = self.regions[r][1].classes
+        last: dict[int, dict[int, Derivation]] = {}
+        for c in self._used(self.regions[r][1], choice):
+            for d in self._safe[r][c]:
+                for a in set(d.args) if d.op == "mul" else ():
+                    if classes[a].derivations and {*classes[a].axes} < {*classes[c].axes}:
+                        last.setdefault(a, {}).setdefault(c, d)
+        for found in last.values():
+            other, moved = choice, 0
+            for c, d in found.items():
+                if self._possible(r, other, c, d):
+                    other, moved = {**other, c: d}, moved + 1
+            if moved > 1:
+                yield other
 
     def build(self, choices: tuple[Choice, ...]) -> Graph:
         """The program with every region rebuilt by its choice.

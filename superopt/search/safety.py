@@ -77,7 +77,9 @@ def _scales(space: Space, cls: ValueClass, total: Derivation, constants: set[int
         sums = {
             c.id
             for c in space.classes
-            if any((e.op, e.args, e.over) == (total.op, (plain,), total.over) for e in c.derivations)
+            if any(
+                (e.op, e.args, e.over) == (total.op, (plain,), total.over) for e in c.derivations
+            )
         }
         if any(e.op == "mul" and {*e.args} & sums for e in cls.derivations):
             return True

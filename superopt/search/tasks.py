@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
-from superopt.mugraph.graph import Graph, Node, Output, Reduce
+from superopt.mugraph.graph import Graph, Map, Node, Output, Reduce
 from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.scalars import SCALARS
 from superopt.mugraph.text import print_graph, print_kernels
 from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
 from superopt.search.cut_bound import BranchAndBound
@@ -189,15 +190,40 @@ def bounded(here: Here, task: tuple[Term, Cut, int, float | None]) -> Bounded:
 
 
 def _structure(graph: Graph, cut: Cut) -> str:
-    """Per kernel: the axes that it stores, and its reductions; as a digest."""
+    """Per kernel: the axes that it stores, and its reductions; as a digest.
+
+    Of a reduction counts how many others wait for one another below it, and whether it is added to one.
+    """
     stored = frozenset(i for group in cut.groups for i in group)
     kernels = []
     for group in cut.groups:
         body, _ = body_of(graph, group, stored)
-        reductions = [n for i in body if isinstance(n := graph.nodes[i], Reduce)]
+        sums = {i: n for i in body if isinstance(n := graph.nodes[i], Reduce)}
+        added, after = _added(graph, body, sums), _depths(graph, body)
         stores = sorted(str(graph.nodes[i].axes) for i in group)
-        kernels.append((stores, sorted((n.op, str(n.axes), str(n.over)) for n in reductions)))
+        rows = [(n.op, str(n.axes), str(n.over), after[i], i in added) for i, n in sums.items()]
+        kernels.append((stores, sorted(rows)))
     return _digest(kernels)
+
+
+def _depths(graph: Graph, body: Sequence[int]) -> dict[int, int]:
+    """For each node of a kernel, the most reductions on a way to it, itself among them."""
+    out: dict[int, int] = {}
+    for i in body:
+        node = graph.nodes[i]
+        out[i] = max((out.get(a, 0) for a in node.args), default=0) + isinstance(node, Reduce)
+    return out
+
+
+def _added(graph: Graph, body: Sequence[int], sums: Container[int]) -> set[int]:
+    """The reductions that are added to another one, and may share its accumulator."""
+    out: set[int] = set()
+    for i in body:
+        node = graph.nodes[i]
+        if isinstance(node, Map) and SCALARS[node.op].abstract == "add":
+            terms = {a for a in node.args if a in sums}
+            out |= terms if len(terms) > 1 else set()
+    return out
 
 
 def _digest(value: object) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from superopt.mugraph.graph import Reduce
+from superopt.frontend.capture import capture
+from superopt.frontend.partition import partition
+from superopt.mugraph.graph import Reduce, View
 from tests.frontend.harness import check
 
 Tensor = torch.Tensor
@@ -49,3 +51,16 @@ def test_a_product_with_itself_is_computed_once() -> None:
     made = check(squared, r(7, 7))
     (piece,) = made.supported
     assert sum(isinstance(n, Reduce) for n in piece.graph.nodes) == 2  # the product and the mean
+
+
+def test_an_expanded_divisor_takes_the_names_of_what_it_divides() -> None:
+    """The norm in ``normalize`` is expanded before it divides; no value is read under two names."""
+
+    def twice(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        once = torch.nn.functional.normalize(x, dim=-1)
+        return torch.nn.functional.normalize(once + y, dim=-1)
+
+    args = (torch.randn(3, 8), torch.randn(3, 8))
+    (piece,) = partition(capture(twice, args), "default").supported
+    assert not [n for n in piece.graph.nodes if isinstance(n, View)]
+    assert len(piece.graph.axes) == 2
