@@ -43,8 +43,9 @@ struct Kernel {
     Kernel(std::vector<double> sizes, const std::vector<RawWork>& works,
            const std::vector<RawData>& reads, const std::vector<RawData>& writes,
            const std::vector<RawData>& tiles, const std::vector<RawPart>& parts, Axes reduced,
+           const std::vector<RawPart>& held, const std::vector<RawData>& factors,
            std::vector<double> rates, const std::vector<double>& numbers) {
-        if (numbers.size() != 8) throw nb::value_error("a device has eight numbers beside its rates");
+        if (numbers.size() != 9) throw nb::value_error("a device has nine numbers beside its rates");
         shape.sizes = std::move(sizes);
         for (auto& [axes, flops, unit] : works) shape.works.push_back({axes, flops, unit});
         shape.moved = data_of(reads);
@@ -53,8 +54,10 @@ struct Kernel {
         shape.tiles = data_of(tiles);
         for (auto& [axes, over, bytes] : parts) shape.parts.push_back({axes, over, bytes});
         shape.reduced = reduced;
+        for (auto& [axes, over, bytes] : held) shape.held.push_back({axes, over, bytes});
+        shape.factors = data_of(factors);
         device = {std::move(rates), numbers[0], numbers[1], numbers[2], numbers[3],
-                  numbers[4],       numbers[5], numbers[6], numbers[7]};
+                  numbers[4],       numbers[5], numbers[6], numbers[7], numbers[8]};
     }
 };
 
@@ -65,7 +68,8 @@ void register_place(nb::module_& m) {
                        "Predicts placements of one kernel; see superopt/cost/model.py.")
         .def(nb::init<std::vector<double>, const std::vector<RawWork>&, const std::vector<RawData>&,
                       const std::vector<RawData>&, const std::vector<RawData>&,
-                      const std::vector<RawPart>&, Axes, std::vector<double>,
+                      const std::vector<RawPart>&, Axes, const std::vector<RawPart>&,
+                      const std::vector<RawData>&, std::vector<double>,
                       const std::vector<double>&>())
         .def("seconds",
              [](const Kernel& k, const std::vector<RawSplit>& grid,

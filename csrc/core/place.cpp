@@ -91,6 +91,51 @@ Times predicted(const Shape& shape, const Device& device, const Placed& placed, 
     return out;
 }
 
+// Bytes of a buffer, whichever of its axes is the last, whose rows are padded.
+double padded(const std::vector<double>& extents, const Data& d) {
+    const double per = std::floor(64.0 / d.bytes);
+    double count = 1.0, least = std::numeric_limits<double>::infinity();
+    for (Axes left = d.axes; left; left &= left - 1) {
+        const double n = extents[std::countr_zero(left)];
+        count *= n;
+        if (n > per) least = std::min(least, n);
+    }
+    if (std::isfinite(least) && std::popcount(d.axes) > 1) count *= (least + 2.0 * per) / least;
+    return count * d.bytes + 64.0;
+}
+
+// Bytes of tile buffers that one task holds at most: tile_bytes of superopt/cost/held.py.
+double tile_bytes(const Shape& shape, const Placed& placed, const std::vector<Split>& loop) {
+    std::vector<double> extents = placed.extents.tile;
+    Axes looped = 0;
+    for (auto& s : loop) looped |= Axes{1} << s.axis;
+    const bool both = std::any_of(shape.parts.begin(), shape.parts.end(), [&](const Part& p) {
+        return std::popcount(p.over & looped) > 1;
+    });
+    double passes = 1.0;
+    for (std::size_t k = 0; k < loop.size(); ++k) {
+        const Axes axis = Axes{1} << loop[k].axis;
+        double& n = extents[loop[k].axis];
+        if (k == 0 || !both) n = std::min(loop[k].tile, n);
+        double times = 0.0;
+        for (auto& p : shape.parts) times += (p.over & axis) != 0;
+        for (std::size_t m = shape.reads; m < shape.moved.size(); ++m)
+            if (shape.moved[m].axes & axis) {
+                times += 1.0;
+                break;
+            }
+        passes *= std::max(times, 1.0);
+    }
+    double total = 0.0;
+    for (auto& h : shape.held) {
+        const bool once = (h.over & looped) && !(h.axes & looped);
+        total += padded(extents, {h.axes, h.bytes}) * (once ? 1.0 : passes);
+    }
+    for (auto& f : shape.factors)
+        total += padded(extents, f) * (passes + (placed.parted ? placed.parts : 0.0));
+    return total;
+}
+
 Placed on_grid(const Shape& shape, const std::vector<Split>& grid) {
     Placed out;
     out.extents.tile = shape.sizes;
@@ -108,6 +153,8 @@ Placed on_grid(const Shape& shape, const std::vector<Split>& grid) {
 
 double looped(const Shape& shape, const Device& device, Placed& placed,
               const std::vector<Split>& loop) {
+    if (!shape.held.empty() && tile_bytes(shape, placed, loop) > device.tile_memory)
+        return std::numeric_limits<double>::infinity();
     Extents& e = placed.extents;
     e.step = e.tile;
     double steps = 1.0;

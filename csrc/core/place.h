@@ -27,6 +27,12 @@ struct Part {
     double bytes;
 };
 
+// A value that may get a tile buffer; what it reduces, if it does.
+struct Held {
+    Axes axes, over;
+    double bytes;  // of one element
+};
+
 struct Shape {
     std::vector<double> sizes;  // per axis
     std::vector<Work> works;
@@ -35,11 +41,13 @@ struct Shape {
     std::vector<Data> tiles;  // values buffered in a task
     std::vector<Part> parts;  // what a task stores of a reduction that is split
     Axes reduced = 0;
+    std::vector<Held> held;
+    std::vector<Data> factors;  // what corrects accumulators, in tasks and in the merge of parts
 };
 
 struct Device {
     std::vector<double> rates;  // flop/s of each unit of a core; of plain functions first
-    double cores, dram, l3, l1, l2, l3_bytes, launch, step;
+    double cores, dram, l3, l1, l2, l3_bytes, launch, step, tile_memory;
 };
 
 struct Split {
@@ -52,7 +60,7 @@ struct Best {
     std::int64_t at;  // number of the placement: grid choices in row-major order, loops innermost
 };
 
-// The predicted seconds of one placement.
+// The predicted seconds of one placement; infinite where its tile buffers do not fit.
 double seconds(const Shape& shape, const Device& device, const std::vector<Split>& grid,
                const std::vector<Split>& loop);
 

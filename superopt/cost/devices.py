@@ -6,6 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+TILE_MEMORY = 64 << 20
+"""Bytes of the tile buffers of a task on a CPU: each thread keeps a block for them between calls, so
+a task that needs more is to store what it computes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -13,7 +17,8 @@ class Device:
 
     mul_add: peak of a register-blocked f32 contraction, flop/s; narrow: the same for 16-bit pairs;
     map_rate: elementwise flop/s; dram, l3: bytes/s of all cores together; l1, l2: bytes per core;
-    l3_bytes: shared; launch: one parallel region; step: one tile statement.
+    l3_bytes: shared; launch: one parallel region; step: one tile statement; tile_memory: bytes that
+    the tile buffers of one task may take: no kernel is placed beyond it.
     """
 
     name: str
@@ -29,6 +34,7 @@ class Device:
     launch: float
     step: float
     vector: int
+    tile_memory: int = TILE_MEMORY
 
 
 _GENERIC = {
@@ -64,7 +70,11 @@ _TABLE: dict[str, dict[str, float]] = {
 }
 
 
-def cpu_device(features: frozenset[str] = frozenset(), cores: int | None = None) -> Device:
+def cpu_device(
+    features: frozenset[str] = frozenset(),
+    cores: int | None = None,
+    tile_memory: int = TILE_MEMORY,
+) -> Device:
     """The row for this CPU, chosen by instruction set; cores as given or as the process may use."""
     kind = next(
         (
@@ -82,7 +92,7 @@ def cpu_device(features: frozenset[str] = frozenset(), cores: int | None = None)
     count = (
         cores or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores or 1
     )
-    return Device(f"cpu:{kind}", int(count), **row)  # type: ignore[arg-type]
+    return Device(f"cpu:{kind}", int(count), **row, tile_memory=tile_memory)  # type: ignore[arg-type]
 
 
 def _cache_size(level: int) -> int:

@@ -44,6 +44,11 @@ class Costs:
         ready = self.rows.cost(graph, body, stored, outputs)
         return ready or KernelCost(shape_of_kernel(graph, body, stored, outputs), self.device)
 
+    def limits(self) -> str:
+        """What no placement goes beyond."""
+        most = self.device.tile_memory
+        return f"{most} bytes of tile buffers in one task (SUPEROPT_TILE_MEMORY)"
+
     def least(self, graph: Graph) -> Least:
         """The least costs of the values that the outputs of a graph need."""
         return Least(graph, self.device, self.rows)

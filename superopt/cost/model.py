@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from superopt.cost.devices import Device
+from superopt.cost.held import Held, held_in, tile_bytes
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
@@ -41,7 +42,8 @@ class KernelShape:
     works: computed nodes; reads: (axes, bytes per element, total elements) of stored values read;
     writes: the same for results; tiles: (axes, bytes per element) of values buffered per task;
     parts: (axes of the result, axes summed over, bytes) of each reduction, which a task stores when
-    one of the latter is on the grid.
+    one of the latter is on the grid; held: what may get a tile buffer; factors: (axes, bytes per
+    element) of what corrects an accumulator, in each task and in the merge of parts.
     """
 
     works: tuple[Work, ...]
@@ -51,6 +53,8 @@ class KernelShape:
     parts: tuple[tuple[frozenset[Axis], frozenset[Axis], int], ...]
     reduced: tuple[Axis, ...]
     sizes: Mapping[Axis, int]
+    held: tuple[Held, ...] = ()
+    factors: tuple[tuple[frozenset[Axis], int], ...] = ()
 
 
 def shape_of_kernel(
@@ -89,7 +93,9 @@ def shape_of_kernel(
     writes = tuple(
         (frozenset(graph.nodes[i].axes), DTYPES[graph.nodes[i].dtype].bytes) for i in outputs
     )
+    held, factors = held_in(graph, body, outputs, readers)
     seen = [*(w.axes for w in works), *(a for a, _ in (*reads.values(), *writes, *tiles))]
+    seen += [h.axes for h in held]
     sizes = {a: hint(a.size) for axes in (*seen, frozenset(reduced)) for a in axes}
     return KernelShape(
         tuple(works),
@@ -99,6 +105,8 @@ def shape_of_kernel(
         tuple(parts),
         tuple(reduced),
         sizes,
+        held,
+        factors,
     )
 
 
@@ -141,9 +149,14 @@ def kernel_seconds(
     device: Device,
     sizes: Mapping[Axis, int] | None = None,
 ) -> float:
-    """Predicted seconds of one kernel under a placement; tiles beyond the caches cost more."""
+    """Predicted seconds of one kernel under a placement; tiles beyond the caches cost more.
+
+    Infinite where the tile buffers of a task would not fit into the device's ``tile_memory``.
+    """
 
     whole = shape.sizes if sizes is None else {**shape.sizes, **sizes}
+    if tile_bytes(shape, placement, whole) > device.tile_memory:
+        return math.inf
     grid = {s.axis: min(s.tile, whole[s.axis]) for s in placement.grid}
     loop = {s.axis: min(s.tile, whole[s.axis]) for s in placement.loop}
     tile = {**whole, **grid}
@@ -285,6 +298,8 @@ def _engine(shape: KernelShape, device: Device, at: Mapping[Axis, int]) -> Any:
         data(shape.tiles),
         parts,
         bits(shape.reduced),
+        [(bits(h.axes), bits(h.over), float(h.bytes)) for h in shape.held],
+        data(shape.factors),
         *device_numbers(device),
     )
 
@@ -300,7 +315,7 @@ def engine_class() -> Any:
 
 def device_numbers(d: Device) -> tuple[list[float], list[float]]:
     """A device as the engine takes it: the rates of its units, then the rest."""
-    numbers = (d.cores, d.dram, d.l3, d.l1, d.l2, d.l3_bytes, d.launch, d.step)
+    numbers = (d.cores, d.dram, d.l3, d.l1, d.l2, d.l3_bytes, d.launch, d.step, d.tile_memory)
     return [d.map_rate, d.mul_add, d.narrow], [float(x) for x in numbers]
 
 

@@ -32,6 +32,9 @@ class KernelSeconds(Protocol):
     def least(self, graph: Graph, /) -> Least:
         """What no placement goes below."""
 
+    def limits(self) -> str:
+        """In words, what no placement goes beyond."""
+
 
 INFINITE = float("inf")
 
@@ -246,7 +249,10 @@ class Cutter:
         return most is not None and sum(computes(self.graph, i) for i in body) > most
 
     def place(self, cut: Cut, keep: int) -> list[tuple[float, MuGraph]]:
-        """The cut with its kernels placed, best first: the best of all, and single deviations."""
+        """The cut with its kernels placed, best first: the best of all, and single deviations.
+
+        None where a kernel has no placement that fits the device.
+        """
         stored = frozenset(i for g in cut.groups for i in g)
         options: list[list[tuple[float, Kernel]]] = []
         for n, group in enumerate(cut.groups):
@@ -256,6 +262,8 @@ class Cutter:
                 axes, self.cost(self.graph, body, reads, group), quick=False, keep=keep
             )
             self.evaluated += 1
+            if not found:
+                return []
             options.append(
                 [(s, place.kernel(self.graph, f"k{n}", group, body, p)) for s, p in found]
             )

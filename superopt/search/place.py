@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -68,7 +69,7 @@ def placeable(
 def coarse_seconds(
     graph: Graph, body: list[int], outputs: tuple[int, ...], wide: frozenset[Axis], cost: Cost
 ) -> float:
-    """The seconds of the best coarse placement.
+    """The seconds of the best coarse placement; infinite where none fits the device.
 
     Whether an axis can be in parts is only asked where that would be faster.
     """
@@ -173,9 +174,12 @@ def choices(axes: Axes, quick: bool) -> tuple[list[list[Split]], list[tuple[Spli
 
 
 def best(axes: Axes, cost: Cost, quick: bool, keep: int = 1) -> list[tuple[float, Placement]]:
-    """The ``keep`` cheapest placements with their predicted seconds; ties in the order of choices."""
+    """The ``keep`` cheapest placements with their predicted seconds; ties in the order of choices.
+
+    None of them is beyond the memory of the device; there may be none.
+    """
     found = cost.best(*choices(axes, quick), MOST_GRIDS, keep)
-    return [(seconds, _without_whole(axes, p)) for seconds, p in found]
+    return [(seconds, _without_whole(axes, p)) for seconds, p in found if seconds < math.inf]
 
 
 def _without_whole(axes: Axes, placement: Placement) -> Placement:

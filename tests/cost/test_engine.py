@@ -8,6 +8,7 @@ import random
 import pytest
 
 from superopt.cost.devices import Device, cpu_device
+from superopt.cost.held import Held
 from superopt.cost.model import (
     MOST_AXES,
     KernelCost,
@@ -40,7 +41,11 @@ def drawn(rng: random.Random, axes: int) -> KernelShape:
     )
     sizes = {a: int(a.size) for a in names}  # type: ignore[arg-type]
     parts = tuple((some(), some(), rng.choice([4, 8])) for _ in range(rng.randint(0, 3)))
-    return KernelShape(works, data(), data(), data(), parts, tuple(some()), sizes)
+    held = tuple(Held(some(), rng.choice([1, 2, 4, 8]), some()) for _ in range(rng.randint(0, 4)))
+    reads, writes, tiles, factors = data(), data(), data(), data()[1:]
+    return KernelShape(
+        works, reads, writes, tiles, parts, tuple(some()), sizes, held, factors if held else ()
+    )
 
 
 def splits(rng: random.Random, axes: list[Axis]) -> list[Split]:
@@ -49,10 +54,14 @@ def splits(rng: random.Random, axes: list[Axis]) -> list[Split]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_engine_is_the_definition(seed: int) -> None:
-    rng, compared = random.Random(seed), 0
+    rng, compared, beyond = random.Random(seed), 0, 0
     for _ in range(KERNELS):
         shape = drawn(rng, rng.randint(1, 6))
-        device = cpu_device(rng.choice([frozenset(), frozenset({"avx512f"})]), rng.randint(1, 4))
+        device = cpu_device(
+            rng.choice([frozenset(), frozenset({"avx512f"})]),
+            rng.randint(1, 4),
+            rng.choice([1 << 40, 1 << 20, 1 << 12]),
+        )
         cost = KernelCost(shape, device)
         assert cost._engine is not None
         axes = list(shape.sizes)
@@ -77,7 +86,9 @@ def test_the_engine_is_the_definition(seed: int) -> None:
             assert p == q or defined(p) == pytest.approx(defined(q), rel=1e-12)
             assert cost(p) == pytest.approx(defined(p), rel=1e-12)
             compared += 1
+            beyond += math.isinf(x)
     assert compared >= 200
+    assert 20 <= beyond <= compared - 100
 
 
 def test_without_the_engine_the_definition_serves() -> None:
