@@ -18,7 +18,8 @@ class Device:
     mul_add: peak of a register-blocked f32 contraction, flop/s; narrow: the same for 16-bit pairs;
     map_rate: elementwise flop/s; dram, l3: bytes/s of all cores together; l1, l2: bytes per core;
     l3_bytes: shared; launch: one parallel region; step: one tile statement; tile_memory: bytes that
-    the tile buffers of one task may take: no kernel is placed beyond it.
+    the tile buffers of one task may take: no kernel is placed beyond it; vector: 4-byte lanes; fma,
+    loads: vectors multiplied and added, and loaded, in a cycle.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Device:
     step: float
     vector: int
     tile_memory: int = TILE_MEMORY
+    fma: float = 2.0
+    loads: float = 2.0
 
 
 _GENERIC = {
@@ -64,6 +67,8 @@ _TABLE: dict[str, dict[str, float]] = {
         "launch": 4e-6,
         "step": 20e-9,
         "vector": 16,
+        "fma": 1.0,
+        "loads": 1.0,
     },
     "avx2": {"mul_add": 60e9, "map_rate": 16e9, "dram": 35e9, "l3": 70e9},
     "neon": {"mul_add": 40e9, "map_rate": 10e9, "vector": 4},

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Graph, Input
-from superopt.mugraph.placement import Kernel, MuGraph
+from superopt.mugraph.placement import Kernel, Lane, MuGraph, Placement
 from superopt.mugraph.wellformed import check_graph
 from superopt.search import place
 from superopt.search.blocks import Blocks, Body, Least, bits
@@ -31,6 +31,11 @@ class KernelSeconds(Protocol):
 
     def least(self, graph: Graph, /) -> Least:
         """What no placement goes below."""
+
+    def lane(
+        self, graph: Graph, body: list[int], placement: Placement, wide: frozenset[Axis], /
+    ) -> Lane:
+        """The register tile of a placed kernel."""
 
     def limits(self) -> str:
         """In words, what no placement goes beyond."""
@@ -248,6 +253,9 @@ class Cutter:
         most = self.max_block_ops
         return most is not None and sum(computes(self.graph, i) for i in body) > most
 
+    def _lane(self, body: list[int], placement: Placement) -> Lane:
+        return self.cost.lane(self.graph, body, placement, self.wide)
+
     def place(self, cut: Cut, keep: int) -> list[tuple[float, MuGraph]]:
         """The cut with its kernels placed, best first: the best of all, and single deviations.
 
@@ -265,7 +273,10 @@ class Cutter:
             if not found:
                 return []
             options.append(
-                [(s, place.kernel(self.graph, f"k{n}", group, body, p)) for s, p in found]
+                [
+                    (s, place.kernel(self.graph, f"k{n}", group, body, p, self._lane(body, p)))
+                    for s, p in found
+                ]
             )
         best = [o[0] for o in options]
         graph, at = compact(self.graph)

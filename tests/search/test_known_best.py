@@ -159,7 +159,7 @@ def untiled(m: MuGraph, kernel: Kernel) -> Kernel:
     grid = [s for s in kernel.placement.grid if s.axis in stored or s.tile < hint(s.axis.size)]
     place = kernel.placement
     ones = [tuple(Split(s.axis, 1) for s in level) for level in (grid, place.loop)]
-    return replace(kernel, placement=Placement(*ones, place.lane))
+    return replace(kernel, placement=Placement(*ones))
 
 
 @each
