@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from superopt.cost.devices import Device
@@ -57,24 +57,31 @@ class Product:
     times: float
 
 
-def best_lane(
-    graph: Graph,
-    body: Sequence[int],
-    placement: Placement,
-    device: Device,
-    wide: frozenset[Axis],
-) -> Lane:
-    """The lane for a placed kernel; the default where no tile is known to be better.
+class Lanes:
+    """The lanes of the placements of one kernel body.
 
     wide: the axes that are contiguous in memory. Sizes that are not known, and the unit for pairs of
     16-bit numbers, are left to the backend.
     """
-    found = list(_products(graph, body, placement, device, wide))
-    if not found or None in found:
-        return Lane()
-    most = max(p.times for p in found if p)
-    key = [replace(p, times=round(p.times / most, 9)) for p in found if p]
-    return _best(tuple(sorted(key, key=str)), device.vector, device.fma, device.loads)
+
+    def __init__(
+        self, graph: Graph, body: Sequence[int], device: Device, wide: frozenset[Axis]
+    ) -> None:
+        self.device = device
+        self.sums = list(_contractions(graph, body, wide))
+
+    def __call__(self, placement: Placement) -> Lane:
+        """The lane of a placement; the default where it is left to the backend."""
+        cut: dict[Axis, int] = {}
+        for s in (*placement.grid, *placement.loop):
+            cut[s.axis] = min(s.tile, cut.get(s.axis, s.tile))
+        found = [p for c in self.sums if (p := c.product(cut, self.device.vector)) is not None]
+        if not found or any(p.times == 0.0 for p in found):
+            return Lane()
+        most = max(p.times for p in found)
+        key = [replace(p, times=round(p.times / most, 9)) for p in found]
+        device = self.device
+        return _best(tuple(sorted(key, key=str)), device.vector, device.fma, device.loads)
 
 
 def tiles(vector_bytes: int) -> list[tuple[int, int]]:
@@ -138,17 +145,69 @@ def tile_cycles(
     return total
 
 
-def _products(
-    graph: Graph, body: Sequence[int], placement: Placement, device: Device, wide: frozenset[Axis]
-) -> Iterator[Product | None]:
-    """The contractions whose vectors run along columns; None for one that is not known well."""
-    tile = {s.axis: s.tile for s in placement.grid}
-    step = {s.axis: s.tile for s in placement.loop}
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A factor: its own axes that are kept; contiguous ones; whether it is read as it is stored."""
+
+    kept: tuple[Axis, ...]
+    along: frozenset[Axis]
+    plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Contraction:
+    """A sum of products of two factors."""
+
+    sides: tuple[_Side, _Side]
+    every: tuple[Axis, ...]
+    over: tuple[Axis, ...]
+    bytes: int
+    pairs: bool
+
+    def product(self, cut: Mapping[Axis, int], vector: int) -> Product | None:
+        """What a task makes of it; no times where it is not known; None: no vectors of columns."""
+        size = {a: min(n := hint(a.size), cut.get(a, n)) for a in self.every}
+        form = self._columns(size)
+        if form is None:
+            return None
+        rows, column = form
+        if self.pairs or any(isinstance(a.size, Sym) and a not in cut for a in (*rows, column)):
+            return Product(1, 1, False, 0.0)
+        lanes = max(vector * 4 // self.bytes, 1)
+        m, n = min(math.prod([size[a] for a in rows]), CHUNK), size[column]
+        every = math.prod([size[a] for a in self.every])
+        return Product(m, n // lanes, n % lanes > 0, every / (m * n))
+
+    def _columns(self, size: Mapping[Axis, int]) -> tuple[list[Axis], Axis] | None:
+        """(row axes, column axis) as the backend would choose them."""
+        live = [[a for a in s.kept if size[a] > 1] for s in self.sides]
+        found: list[tuple[float, int, list[Axis], Axis | None]] = []
+        for k in (0, 1):
+            rows, cols, left, right = live[k], live[1 - k], self.sides[k], self.sides[1 - k]
+            many = math.prod([size[a] for a in rows]) >= MANY_ROWS
+            for x in cols:
+                price = _waste(size[x])
+                if x not in right.along or not right.plain:
+                    price += 0.15 if many and right.plain else 1.5
+                found.append((price, len(found), rows, x))
+            for x in self.over:
+                both = left.plain and right.plain and x in left.along and x in right.along
+                if both and len(rows) <= len(cols):
+                    found.append((1.3 * _waste(size[x]), len(found), rows, None))
+        if not found:
+            return None
+        _, _, rows, column = min(found, key=lambda f: f[:2])
+        return None if column is None else (rows, column)
+
+
+def _waste(n: int) -> float:
+    return -(-n // 16) * 16 / max(n, 1)
+
+
+def _contractions(
+    graph: Graph, body: Sequence[int], wide: frozenset[Axis]
+) -> Iterator[_Contraction]:
     inside = set(body)
-
-    def size(a: Axis) -> int:
-        return min(hint(a.size), tile.get(a, hint(a.size)), step.get(a, hint(a.size)))
-
     for i in body:
         node = graph.nodes[i]
         if not isinstance(node, Reduce) or node.op != "add" or node.operand not in inside:
@@ -156,56 +215,14 @@ def _products(
         product = graph.nodes[node.operand]
         if not isinstance(product, Map) or product.op != "mul":
             continue
-        form = _columns(graph, inside, node, product, size, wide)
-        if form is None:
-            continue
-        rows, column, narrow = form
-        open_size = any(
-            isinstance(a.size, Sym) and a not in tile and a not in step for a in (*rows, column)
-        )
-        if narrow or open_size:
-            yield None
-            continue
-        lanes = max(device.vector * 4 // DTYPES[compute_dtype(node.dtype)].bytes, 1)
-        m, n = min(math.prod([size(a) for a in rows]), CHUNK), size(column)
-        every = math.prod([size(a) for a in product.axes])
-        yield Product(m, n // lanes, n % lanes > 0, every / (m * n))
-
-
-def _columns(
-    graph: Graph,
-    inside: set[int],
-    node: Reduce,
-    product: Map,
-    size: Callable[[Axis], int],
-    wide: frozenset[Axis],
-) -> tuple[list[Axis], Axis, bool] | None:
-    """(row axes, column axis, whether both factors are 16-bit) as the backend would choose them.
-
-    None where the sum is no contraction, or its vectors run along the summed axis.
-    """
-    sides = [(set(graph.nodes[j].axes), *_factor(graph, inside, j, wide)) for j in product.args]
-    found: list[tuple[float, int, list[Axis], Axis | None]] = []
-    for (mine, along, plain), (other, beyond, whole) in (sides, sides[::-1]):
-        rows = [a for a in node.axes if a in mine and a not in other and size(a) > 1]
-        cols = [a for a in node.axes if a in other and a not in mine and size(a) > 1]
-        many = math.prod([size(a) for a in rows]) >= MANY_ROWS
-        for x in cols:
-            price = _waste(size(x))
-            if x not in beyond or not whole:
-                price += 0.15 if many and whole else 1.5
-            found.append((price, len(found), rows, x))
-        for x in node.over:
-            if plain and whole and x in along and x in beyond and len(rows) <= len(cols):
-                found.append((1.3 * _waste(size(x)), len(found), rows, None))
-    if not found:
-        return None
-    _, _, rows, column = min(found, key=lambda f: f[:2])
-    return None if column is None else (rows, column, unit_of(graph, node) == "narrow")
-
-
-def _waste(n: int) -> float:
-    return -(-n // 16) * 16 / max(n, 1)
+        a, b = (set(graph.nodes[j].axes) for j in product.args)
+        sides = [
+            _Side(tuple(x for x in node.axes if x in own), *_factor(graph, inside, j, wide))
+            for j, own in zip(product.args, (a - b, b - a), strict=True)
+        ]
+        size = DTYPES[compute_dtype(node.dtype)].bytes
+        pairs = unit_of(graph, node) == "narrow"
+        yield _Contraction((sides[0], sides[1]), product.axes, node.over, size, pairs)
 
 
 def _factor(

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from superopt.cost.devices import Device
-from superopt.cost.lanes import best_lane
+from superopt.cost.lanes import Lanes
 from superopt.cost.model import Choices, KernelCost, shape_of_kernel, unit_of
 from superopt.cost.rows import Rows
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.graph import Graph, Map, Reduce, View
-from superopt.mugraph.placement import Lane, Placement
 from superopt.mugraph.scalars import SCALARS
 
 
@@ -46,11 +45,9 @@ class Costs:
         ready = self.rows.cost(graph, body, stored, outputs)
         return ready or KernelCost(shape_of_kernel(graph, body, stored, outputs), self.device)
 
-    def lane(
-        self, graph: Graph, body: list[int], placement: Placement, wide: frozenset[Axis]
-    ) -> Lane:
-        """The register tile of a placed kernel; wide: the axes that are contiguous in memory."""
-        return best_lane(graph, body, placement, self.device, wide)
+    def lanes(self, graph: Graph, body: list[int], wide: frozenset[Axis]) -> Lanes:
+        """The register tile of each placement; wide: the axes that are contiguous in memory."""
+        return Lanes(graph, body, self.device, wide)
 
     def limits(self) -> str:
         """What no placement goes beyond."""

@@ -32,10 +32,10 @@ class KernelSeconds(Protocol):
     def least(self, graph: Graph, /) -> Least:
         """What no placement goes below."""
 
-    def lane(
-        self, graph: Graph, body: list[int], placement: Placement, wide: frozenset[Axis], /
-    ) -> Lane:
-        """The register tile of a placed kernel."""
+    def lanes(
+        self, graph: Graph, body: list[int], wide: frozenset[Axis], /
+    ) -> Callable[[Placement], Lane]:
+        """The register tile of each placement of a kernel body."""
 
     def limits(self) -> str:
         """In words, what no placement goes beyond."""
@@ -253,9 +253,6 @@ class Cutter:
         most = self.max_block_ops
         return most is not None and sum(computes(self.graph, i) for i in body) > most
 
-    def _lane(self, body: list[int], placement: Placement) -> Lane:
-        return self.cost.lane(self.graph, body, placement, self.wide)
-
     def place(self, cut: Cut, keep: int) -> list[tuple[float, MuGraph]]:
         """The cut with its kernels placed, best first: the best of all, and single deviations.
 
@@ -272,11 +269,9 @@ class Cutter:
             self.evaluated += 1
             if not found:
                 return []
+            lane = self.cost.lanes(self.graph, body, self.wide)
             options.append(
-                [
-                    (s, place.kernel(self.graph, f"k{n}", group, body, p, self._lane(body, p)))
-                    for s, p in found
-                ]
+                [(s, place.kernel(self.graph, f"k{n}", group, body, p, lane(p))) for s, p in found]
             )
         best = [o[0] for o in options]
         graph, at = compact(self.graph)

@@ -11,7 +11,7 @@ import pytest
 from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower
 from superopt.cost.devices import cpu_device
-from superopt.cost.lanes import CLEAR, Product, best_lane, tile_cycles, tiles
+from superopt.cost.lanes import CLEAR, Lanes, Product, tile_cycles, tiles
 from superopt.cost.lanes import _best as best_of
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.graph import Builder, Graph
@@ -56,7 +56,7 @@ def placed(graph: Graph, grid: tuple[int, ...], lane: Lane) -> MuGraph:
 def chosen(graph: Graph, grid: tuple[int, ...], isa: str = "avx512") -> Lane:
     m = placed(graph, grid, Lane())
     body = [i for i, _ in enumerate(graph.nodes) if computes(graph, i)]
-    return best_lane(graph, body, m.kernels[0].placement, DEVICES[isa], Cutter(graph, COST).wide)
+    return Lanes(graph, body, DEVICES[isa], Cutter(graph, COST).wide)(m.kernels[0].placement)
 
 
 @pytest.mark.parametrize("isa", DEVICES)
@@ -134,7 +134,7 @@ def test_what_is_left_to_the_backend() -> None:
     body = [i for i, _ in enumerate(dynamic.nodes) if computes(dynamic, i)]
     open_rows = Placement((Split(out.dims[1][0], 64),))
     wide = Cutter(dynamic, COST).wide
-    assert best_lane(dynamic, body, open_rows, DEVICES["avx512"], wide) == Lane()
+    assert Lanes(dynamic, body, DEVICES["avx512"], wide)(open_rows) == Lane()
     # A tile for other vectors is no tile for these.
     odd = replace(chosen(matmul(17, 128, 256), (17, 128)), vector=8)
     graph = matmul(17, 128, 256)
