@@ -76,6 +76,8 @@ void register_place(nb::module_& m) {
                 const std::vector<RawSplit>& loop) {
                  return seconds(k.shape, k.device, splits_of(grid), splits_of(loop));
              })
+        .def("order", [](const Kernel& k,
+                         const std::vector<RawSplit>& grid) { return order(k.shape, splits_of(grid)); })
         .def("least",
              [](const Kernel& k, const std::vector<std::vector<RawSplit>>& grids, double step,
                 const std::vector<std::pair<double, double>>& raw) {
@@ -85,9 +87,10 @@ void register_place(nb::module_& m) {
              })
         .def("best", [](const Kernel& k, const std::vector<std::vector<RawSplit>>& grids,
                         const std::vector<std::vector<RawSplit>>& loops, std::int64_t most,
-                        int keep) {
+                        int keep, bool ordered) {
             std::vector<std::pair<double, std::int64_t>> out;
-            for (auto& b : best(k.shape, k.device, choices_of(grids), choices_of(loops), most, keep))
+            for (auto& b : best(k.shape, k.device, choices_of(grids), choices_of(loops), most, keep,
+                                ordered))
                 out.emplace_back(b.seconds, b.at);
             return out;
         });

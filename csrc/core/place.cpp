@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace superopt::place {
 
@@ -24,6 +25,8 @@ struct Extents {
 struct Placed {
     Extents extents;
     double tasks = 1.0;
+    std::vector<Split> grid;  // the last axis changes first, from task to task,
+    bool ordered = false;     // or else nothing is known of their order
     Axes parted = 0;  // reduced axes of which a task sees a part, and how many parts there are
     double parts = 1.0;
 };
@@ -52,6 +55,18 @@ struct Times {
     static constexpr double overlap = 0.3;
 };
 
+// How many tasks that follow each other read the same tile of some data.
+double in_a_row(const Shape& shape, const Placed& placed, Axes axes) {
+    double run = 1.0;
+    for (std::size_t k = placed.grid.size(); k-- > 0;) {
+        const int a = placed.grid[k].axis;
+        const double n = shape.sizes[a], tile = placed.extents.tile[a];
+        if ((axes >> a & 1) && tile < n) break;
+        run *= std::ceil(n / tile);
+    }
+    return run;
+}
+
 Times predicted(const Shape& shape, const Device& device, const Placed& placed, double steps) {
     const Extents& e = placed.extents;
     const double tasks = placed.tasks;
@@ -67,17 +82,30 @@ Times predicted(const Shape& shape, const Device& device, const Placed& placed, 
     else if (buffered > device.l1)
         compute *= 1.04;
     const double overhead = device.step * steps * static_cast<double>(shape.tiles.size() + 2);
+    // Tiles stay near while a core walks along axes that they lack, where all of them fit.
+    std::vector<double> runs(shape.moved.size(), 1.0);
+    double kept = 0.0;
+    for (int i = 0; placed.ordered && i < shape.reads; ++i) {
+        const Data& d = shape.moved[i];
+        runs[i] = in_a_row(shape, placed, d.axes);
+        if (runs[i] > 1.0) kept += per_task(d.axes) * d.bytes;
+    }
+    const double stretch = kept <= device.l2 / 2 ? std::max(tasks / device.cores, 1.0) : 1.0;
     double dram = 0.0, l3 = 0.0;
     for (std::size_t n = 0; n < shape.moved.size(); ++n) {
         const Data& d = shape.moved[n];
         const double total = Extents::count(shape.sizes, d.axes) * d.bytes;
         // Only the merge of the parts writes results.
         const double times = n < static_cast<std::size_t>(shape.reads) ? tasks : tasks / placed.parts;
-        const double again = std::max(per_task(d.axes) * d.bytes * times - total, 0.0);
+        const double own = per_task(d.axes) * d.bytes;
+        const double again = std::max(own * times - total, 0.0);
+        const double run = std::min(runs[n], stretch);
+        const double far = std::max(own * times / run - total, 0.0);
+        const double near = (again - far) * 0.5;
         // Neighbouring tasks share what lacks their grid axes; it stays near when it is small.
-        dram += total + (total <= device.l3_bytes / 2 ? 0.0 : again * 0.5);
-        const bool far = per_step(d.axes) * d.bytes > device.l2 / 2 || total > device.l2;
-        l3 += far ? again : again * 0.2;
+        dram += total + (total <= device.l3_bytes / 2 ? 0.0 : far * 0.5);
+        const bool away = per_step(d.axes) * d.bytes > device.l2 / 2 || total > device.l2;
+        l3 += away ? far + near : again * 0.2;
     }
     const double waves = std::ceil(tasks / device.cores) * device.cores / tasks;
     const double per_core = (compute + overhead) * tasks / device.cores * waves;
@@ -139,6 +167,7 @@ double tile_bytes(const Shape& shape, const Placed& placed, const std::vector<Sp
 Placed on_grid(const Shape& shape, const std::vector<Split>& grid) {
     Placed out;
     out.extents.tile = shape.sizes;
+    out.grid = grid;
     for (auto& s : grid) {
         const double n = shape.sizes[s.axis], tile = std::min(s.tile, n);
         out.extents.tile[s.axis] = tile;
@@ -192,15 +221,39 @@ void each_grid(const std::vector<std::vector<Split>>& grids, std::int64_t most, 
 double seconds(const Shape& shape, const Device& device, const std::vector<Split>& grid,
                const std::vector<Split>& loop) {
     Placed placed = on_grid(shape, grid);
+    placed.ordered = true;
     return looped(shape, device, placed, loop);
+}
+
+std::vector<int> order(const Shape& shape, const std::vector<Split>& grid) {
+    std::vector<double> tile = shape.sizes;
+    for (auto& s : grid) tile[s.axis] = std::min(s.tile, shape.sizes[s.axis]);
+    std::vector<double> shared;
+    for (auto& s : grid) {
+        double sum = 0.0;
+        for (int i = 0; i < shape.reads; ++i)
+            if (!(shape.moved[i].axes >> s.axis & 1))
+                sum += Extents::count(tile, shape.moved[i].axes) * shape.moved[i].bytes;
+        shared.push_back(sum);
+    }
+    std::vector<int> out(grid.size());
+    std::iota(out.begin(), out.end(), 0);
+    std::stable_sort(out.begin(), out.end(), [&](int x, int y) { return shared[x] < shared[y]; });
+    return out;
 }
 
 std::vector<Best> best(const Shape& shape, const Device& device,
                        const std::vector<std::vector<Split>>& grids,
-                       const std::vector<std::vector<Split>>& loops, std::int64_t most, int keep) {
+                       const std::vector<std::vector<Split>>& loops, std::int64_t most, int keep,
+                       bool ordered) {
     std::vector<Best> found;
     each_grid(grids, most, [&](std::int64_t combination, const std::vector<Split>& grid) {
         Placed placed = on_grid(shape, grid);
+        placed.ordered = ordered;
+        if (ordered) {
+            placed.grid.clear();
+            for (int k : order(shape, grid)) placed.grid.push_back(grid[k]);
+        }
         for (std::size_t l = 0; l < loops.size(); ++l)
             found.push_back({looped(shape, device, placed, loops[l]),
                              combination * static_cast<std::int64_t>(loops.size()) +

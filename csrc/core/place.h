@@ -64,11 +64,17 @@ struct Best {
 double seconds(const Shape& shape, const Device& device, const std::vector<Split>& grid,
                const std::vector<Split>& loop);
 
+// A grid in the order of ``task_order``, as positions: neighbouring tasks, which differ in the last
+// axis, share the largest part of what they read.
+std::vector<int> order(const Shape& shape, const std::vector<Split>& grid);
+
 // The cheapest placements, first of equals first: one tile of each axis of ``grids``, of at most
-// ``most`` such combinations, with each of ``loops``.
+// ``most`` such combinations, with each of ``loops``. ordered: each is in its ``order``; else no task
+// finds what another one has read.
 std::vector<Best> best(const Shape& shape, const Device& device,
                        const std::vector<std::vector<Split>>& grids,
-                       const std::vector<std::vector<Split>>& loops, std::int64_t most, int keep);
+                       const std::vector<std::vector<Split>>& loops, std::int64_t most, int keep,
+                       bool ordered);
 
 // Prices of a second of compute and one of memory, see ``least``.
 struct Prices {

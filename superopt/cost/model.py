@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from superopt.cost.devices import Device
@@ -148,9 +149,12 @@ def kernel_seconds(
     placement: Placement,
     device: Device,
     sizes: Mapping[Axis, int] | None = None,
+    ordered: bool = True,
 ) -> float:
     """Predicted seconds of one kernel under a placement; tiles beyond the caches cost more.
 
+    ordered: the order of the grid is that in which the tasks of a core follow each other, the last
+    axis changing first; else nothing is known of it, and no task finds what another one has read.
     Infinite where the tile buffers of a task would not fit into the device's ``tile_memory``.
     """
 
@@ -182,16 +186,24 @@ def kernel_seconds(
         compute *= 1.04
     steps = math.prod(math.ceil(tile[a] / step[a]) for a in loop)
     overhead = device.step * steps * (len(shape.tiles) + 2)
+    # Tiles stay near while a core walks along axes that they lack, where all of them fit.
+    runs = [_in_a_row(placement.grid, tile, whole, axes) for axes, _ in shape.reads]
+    kept = sum(count(axes) * b for (axes, b), run in zip(shape.reads, runs, strict=True) if run > 1)
+    stretch = max(tasks / device.cores, 1.0) if ordered and kept <= device.l2 / 2 else 1.0
     dram = l3 = 0.0
     for n, (axes, b) in enumerate((*shape.reads, *shape.writes)):
         total = math.prod([whole[a] for a in axes]) * b
+        own = count(axes) * b
         # Only the merge of the parts writes results.
         times = tasks if n < len(shape.reads) else tasks / parts
-        again = max(count(axes) * b * times - total, 0.0)
+        again = max(own * times - total, 0.0)
+        run = min(runs[n], stretch) if n < len(shape.reads) else 1.0
+        far = max(own * times / run - total, 0.0)
+        near = (again - far) * 0.5
         # Neighbouring tasks share what lacks their grid axes; it stays near when it is small.
-        dram += total + (0.0 if total <= device.l3_bytes / 2 else again * 0.5)
+        dram += total + (0.0 if total <= device.l3_bytes / 2 else far * 0.5)
         l3 += (
-            again
+            far + near
             if count(axes, per_step=True) * b > device.l2 / 2 or total > device.l2
             else again * 0.2
         )
@@ -213,6 +225,21 @@ def kernel_seconds(
     return predicted + _merge_seconds(stored, min(device.cores, tasks / parts), device)
 
 
+def _in_a_row(
+    grid: Sequence[Split],
+    tile: Mapping[Axis, int],
+    whole: Mapping[Axis, int],
+    axes: frozenset[Axis],
+) -> float:
+    """How many tasks that follow each other read the same tile of a value with these axes."""
+    run = 1.0
+    for s in reversed(grid):
+        if s.axis in axes and tile[s.axis] < whole[s.axis]:
+            break
+        run *= math.ceil(whole[s.axis] / tile[s.axis])
+    return run
+
+
 def _merge_seconds(stored: Sequence[tuple[float, int]], busy: float, device: Device) -> float:
     """Seconds of merging the parts of split reductions: (elements, bytes of one) of each."""
     elements = sum(n for n, _ in stored)
@@ -223,6 +250,23 @@ def _merge_seconds(stored: Sequence[tuple[float, int]], busy: float, device: Dev
 
 Choices = Sequence[Sequence[Split]]
 """Ways of splitting: for a grid, the tiles of each axis; for loops, sets of splits together."""
+
+
+def task_order(
+    shape: KernelShape, grid: Sequence[Split], sizes: Mapping[Axis, int] | None = None
+) -> tuple[Split, ...]:
+    """The grid, the fastest axis last: neighbouring tasks share the largest part of what they read.
+
+    A simple rule, for ranking tiles; which order is best of all is asked of few placements only.
+    """
+    whole = shape.sizes if sizes is None else sizes
+    tile = {**whole, **{s.axis: min(s.tile, whole[s.axis]) for s in grid}}
+
+    def shared(axis: Axis) -> float:
+        reads = [(axes, b) for axes, b in shape.reads if axis not in axes]
+        return sum(math.prod([tile[a] for a in axes]) * b for axes, b in reads)
+
+    return tuple(sorted(grid, key=lambda s: shared(s.axis)))
 
 
 class KernelCost:
@@ -246,17 +290,27 @@ class KernelCost:
         )
 
     def best(
-        self, grids: Choices, loops: Choices, most: int, keep: int
+        self, grids: Choices, loops: Choices, most: int, keep: int, ordered: bool = True
     ) -> list[tuple[float, Placement]]:
         """The ``keep`` cheapest placements, first of equals first.
+
+        ordered: their grids are in ``task_order``; else see ``kernel_seconds``.
 
         One tile of each axis of ``grids``, in row-major order and at most ``most`` combinations, with
         each of ``loops``.
         """
         if self._engine is None:
-            return _best(self, grids, loops, most, keep)
+            seconds = partial(
+                kernel_seconds, self.shape, device=self.device, sizes=None, ordered=ordered
+            )
+            order = partial(task_order, self.shape) if ordered else tuple
+            return _best(seconds, order, grids, loops, most, keep)
         found = self._engine.best(
-            [self._numbered(g) for g in grids], [self._numbered(x) for x in loops], most, keep
+            [self._numbered(g) for g in grids],
+            [self._numbered(x) for x in loops],
+            most,
+            keep,
+            ordered,
         )
         out = []
         for seconds, number in found:
@@ -265,6 +319,8 @@ class KernelCost:
             for choices in reversed(grids):
                 combination, k = divmod(combination, len(choices))
                 grid.insert(0, choices[k])
+            if ordered:
+                grid = [grid[k] for k in self._engine.order(self._numbered(grid))]
             out.append((seconds, Placement(tuple(grid), tuple(loops[loop]))))
         return out
 
@@ -320,11 +376,16 @@ def device_numbers(d: Device) -> tuple[list[float], list[float]]:
 
 
 def _best(
-    cost: Callable[[Placement], float], grids: Choices, loops: Choices, most: int, keep: int
+    cost: Callable[[Placement], float],
+    order: Callable[[Sequence[Split]], tuple[Split, ...]],
+    grids: Choices,
+    loops: Choices,
+    most: int,
+    keep: int,
 ) -> list[tuple[float, Placement]]:
     """What ``KernelCost.best`` says, one placement after another."""
     placements = (
-        Placement(tuple(grid), tuple(loop))
+        Placement(order(grid), tuple(loop))
         for grid in itertools.islice(itertools.product(*grids), most)
         for loop in loops
     )

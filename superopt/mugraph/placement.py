@@ -66,7 +66,11 @@ class Carry:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the axes of one kernel live; an axis in neither list is whole inside the tile."""
+    """Where the axes of one kernel live; an axis in neither list is whole inside the tile.
+
+    The order of the grid is that of the tasks, of which a core does a stretch: the last axis changes
+    first. The order of the loops is from the outermost to the innermost.
+    """
 
     grid: tuple[Split, ...] = ()
     loop: tuple[Split, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 
 import pytest
 
@@ -16,6 +17,7 @@ from superopt.cost.model import (
     Work,
     _best,
     kernel_seconds,
+    task_order,
 )
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.placement import Placement, Split
@@ -75,16 +77,24 @@ def test_the_engine_is_the_definition(seed: int) -> None:
         ]
         most, keep = rng.choice([1, 5, 3000]), rng.randint(1, 9)
 
-        def defined(p: Placement, shape: KernelShape = shape, device: Device = device) -> float:
-            return kernel_seconds(shape, p, device)
+        ordered = rng.random() < 0.6
 
-        mine = cost.best(grids, loops, most, keep)
-        other = _best(defined, grids, loops, most, keep)
+        def defined(
+            p: Placement, shape: KernelShape = shape, device: Device = device, how: bool = ordered
+        ) -> float:
+            return kernel_seconds(shape, p, device, ordered=how)
+
+        mine = cost.best(grids, loops, most, keep, ordered)
+        other = _best(
+            defined, partial(task_order, shape) if ordered else tuple, grids, loops, most, keep
+        )
         assert len(mine) == len(other) == min(keep, 3 * min(most, math.prod(len(g) for g in grids)))
         for (x, p), (y, q) in zip(mine, other, strict=True):
             assert x == pytest.approx(y, rel=1e-12)
             assert p == q or defined(p) == pytest.approx(defined(q), rel=1e-12)
-            assert cost(p) == pytest.approx(defined(p), rel=1e-12)
+            turned = Placement(tuple(rng.sample(p.grid, len(p.grid))), p.loop)
+            for q in (p, turned):
+                assert cost(q) == pytest.approx(kernel_seconds(shape, q, device), rel=1e-12)
             compared += 1
             beyond += math.isinf(x)
     assert compared >= 200
