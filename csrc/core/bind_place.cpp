@@ -41,7 +41,8 @@ struct Kernel {
     Device device;
 
     Kernel(std::vector<double> sizes, const std::vector<RawWork>& works,
-           const std::vector<RawData>& reads, const std::vector<RawData>& writes,
+           const std::vector<RawData>& reads, const std::vector<std::vector<RawSplit>>& steps,
+           const std::vector<RawData>& writes,
            const std::vector<RawData>& tiles, const std::vector<RawPart>& parts, Axes reduced,
            const std::vector<RawPart>& held, const std::vector<RawData>& factors,
            std::vector<double> rates, const std::vector<double>& numbers) {
@@ -51,6 +52,10 @@ struct Kernel {
         shape.moved = data_of(reads);
         shape.reads = static_cast<int>(reads.size());
         for (auto& d : data_of(writes)) shape.moved.push_back(d);
+        for (auto& lies : steps) {
+            auto& out = shape.steps.emplace_back();
+            for (auto& [axis, bytes] : lies) out.push_back({axis, bytes});
+        }
         shape.tiles = data_of(tiles);
         for (auto& [axes, over, bytes] : parts) shape.parts.push_back({axes, over, bytes});
         shape.reduced = reduced;
@@ -67,7 +72,7 @@ void register_place(nb::module_& m) {
     nb::class_<Kernel>(m, "KernelCost",
                        "Predicts placements of one kernel; see superopt/cost/model.py.")
         .def(nb::init<std::vector<double>, const std::vector<RawWork>&, const std::vector<RawData>&,
-                      const std::vector<RawData>&, const std::vector<RawData>&,
+                      const std::vector<std::vector<RawSplit>>&, const std::vector<RawData>&, const std::vector<RawData>&,
                       const std::vector<RawPart>&, Axes, const std::vector<RawPart>&,
                       const std::vector<RawData>&, std::vector<double>,
                       const std::vector<double>&>())
@@ -77,7 +82,7 @@ void register_place(nb::module_& m) {
                  return seconds(k.shape, k.device, splits_of(grid), splits_of(loop));
              })
         .def("order", [](const Kernel& k,
-                         const std::vector<RawSplit>& grid) { return order(k.shape, splits_of(grid)); })
+                         const std::vector<RawSplit>& grid) { return order(k.shape, k.device, splits_of(grid)); })
         .def("least",
              [](const Kernel& k, const std::vector<std::vector<RawSplit>>& grids, double step,
                 const std::vector<std::pair<double, double>>& raw) {

@@ -55,6 +55,24 @@ struct Times {
     static constexpr double overlap = 0.3;
 };
 
+// The part of a tile of ``own`` bytes that stays in the second cache; see superopt/cost/order.py.
+double staying(const std::vector<Step>& steps, const std::vector<double>& tile, double size,
+               double own, double l2) {
+    constexpr double ways = 8.0;
+    double run = size, share = 1.0;
+    for (auto& s : steps) {
+        if (tile[s.axis] <= 1.0) continue;
+        if (s.bytes != run) {
+            const auto bytes = static_cast<std::int64_t>(s.bytes);
+            const double even = std::min(static_cast<double>(bytes & -bytes), l2 / ways);
+            share = bytes ? std::min(1.0, run / even) : 1.0;
+            break;
+        }
+        run = s.bytes * tile[s.axis];
+    }
+    return std::min(1.0, l2 / 2 * share / own);
+}
+
 // How many tasks that follow each other read the same tile of some data.
 double in_a_row(const Shape& shape, const Placed& placed, Axes axes) {
     double run = 1.0;
@@ -83,12 +101,14 @@ Times predicted(const Shape& shape, const Device& device, const Placed& placed, 
         compute *= 1.04;
     const double overhead = device.step * steps * static_cast<double>(shape.tiles.size() + 2);
     // Tiles stay near while a core walks along axes that they lack, where all of them fit.
-    std::vector<double> runs(shape.moved.size(), 1.0);
+    std::vector<double> runs(shape.moved.size(), 1.0), stays(shape.moved.size(), 1.0);
     double kept = 0.0;
     for (int i = 0; placed.ordered && i < shape.reads; ++i) {
         const Data& d = shape.moved[i];
         runs[i] = in_a_row(shape, placed, d.axes);
-        if (runs[i] > 1.0) kept += per_task(d.axes) * d.bytes;
+        const double own = per_task(d.axes) * d.bytes;
+        stays[i] = staying(shape.steps[i], e.tile, d.bytes, own, device.l2);
+        if (runs[i] > 1.0) kept += own * stays[i];
     }
     const double stretch = kept <= device.l2 / 2 ? std::max(tasks / device.cores, 1.0) : 1.0;
     double dram = 0.0, l3 = 0.0;
@@ -96,11 +116,12 @@ Times predicted(const Shape& shape, const Device& device, const Placed& placed, 
         const Data& d = shape.moved[n];
         const double total = Extents::count(shape.sizes, d.axes) * d.bytes;
         // Only the merge of the parts writes results.
-        const double times = n < static_cast<std::size_t>(shape.reads) ? tasks : tasks / placed.parts;
+        double times = n < static_cast<std::size_t>(shape.reads) ? tasks : tasks / placed.parts;
         const double own = per_task(d.axes) * d.bytes;
         const double again = std::max(own * times - total, 0.0);
-        const double run = std::min(runs[n], stretch);
-        const double far = std::max(own * times / run - total, 0.0);
+        if (n < static_cast<std::size_t>(shape.reads))
+            times *= stays[n] / std::min(runs[n], stretch) + (1.0 - stays[n]);
+        const double far = std::max(own * times - total, 0.0);
         const double near = (again - far) * 0.5;
         // Neighbouring tasks share what lacks their grid axes; it stays near when it is small.
         dram += total + (total <= device.l3_bytes / 2 ? 0.0 : far * 0.5);
@@ -225,15 +246,19 @@ double seconds(const Shape& shape, const Device& device, const std::vector<Split
     return looped(shape, device, placed, loop);
 }
 
-std::vector<int> order(const Shape& shape, const std::vector<Split>& grid) {
+std::vector<int> order(const Shape& shape, const Device& device, const std::vector<Split>& grid) {
     std::vector<double> tile = shape.sizes;
     for (auto& s : grid) tile[s.axis] = std::min(s.tile, shape.sizes[s.axis]);
-    std::vector<double> shared;
+    std::vector<double> near, shared;
+    for (int i = 0; i < shape.reads; ++i) {
+        const Data& d = shape.moved[i];
+        const double own = Extents::count(tile, d.axes) * d.bytes;
+        near.push_back(own * staying(shape.steps[i], tile, d.bytes, own, device.l2));
+    }
     for (auto& s : grid) {
         double sum = 0.0;
         for (int i = 0; i < shape.reads; ++i)
-            if (!(shape.moved[i].axes >> s.axis & 1))
-                sum += Extents::count(tile, shape.moved[i].axes) * shape.moved[i].bytes;
+            if (!(shape.moved[i].axes >> s.axis & 1)) sum += near[i];
         shared.push_back(sum);
     }
     std::vector<int> out(grid.size());
@@ -252,7 +277,7 @@ std::vector<Best> best(const Shape& shape, const Device& device,
         placed.ordered = ordered;
         if (ordered) {
             placed.grid.clear();
-            for (int k : order(shape, grid)) placed.grid.push_back(grid[k]);
+            for (int k : order(shape, device, grid)) placed.grid.push_back(grid[k]);
         }
         for (std::size_t l = 0; l < loops.size(); ++l)
             found.push_back({looped(shape, device, placed, loops[l]),

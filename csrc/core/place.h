@@ -27,6 +27,12 @@ struct Part {
     double bytes;
 };
 
+// How some data lies in memory: an axis, and the bytes from one element to the next along it.
+struct Step {
+    int axis;
+    double bytes;
+};
+
 // A value that may get a tile buffer; what it reduces, if it does.
 struct Held {
     Axes axes, over;
@@ -38,6 +44,7 @@ struct Shape {
     std::vector<Work> works;
     std::vector<Data> moved;  // stored values read, then results
     int reads;                // how many of ``moved`` are read
+    std::vector<std::vector<Step>> steps;  // of each of those that are read, ascending
     std::vector<Data> tiles;  // values buffered in a task
     std::vector<Part> parts;  // what a task stores of a reduction that is split
     Axes reduced = 0;
@@ -66,7 +73,7 @@ double seconds(const Shape& shape, const Device& device, const std::vector<Split
 
 // A grid in the order of ``task_order``, as positions: neighbouring tasks, which differ in the last
 // axis, share the largest part of what they read.
-std::vector<int> order(const Shape& shape, const std::vector<Split>& grid);
+std::vector<int> order(const Shape& shape, const Device& device, const std::vector<Split>& grid);
 
 // The cheapest placements, first of equals first: one tile of each axis of ``grids``, of at most
 // ``most`` such combinations, with each of ``loops``. ordered: each is in its ``order``; else no task

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from superopt.cost.devices import Device
 from superopt.cost.held import Held, held_in, tile_bytes
+from superopt.cost.order import Steps, in_a_row, staying, steps_of, task_order
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
@@ -40,11 +41,12 @@ class Work:
 class KernelShape:
     """A kernel body boiled down for costing; independent of placement.
 
-    works: computed nodes; reads: (axes, bytes per element, total elements) of stored values read;
-    writes: the same for results; tiles: (axes, bytes per element) of values buffered per task;
-    parts: (axes of the result, axes summed over, bytes) of each reduction, which a task stores when
-    one of the latter is on the grid; held: what may get a tile buffer; factors: (axes, bytes per
-    element) of what corrects an accumulator, in each task and in the merge of parts.
+    works: computed nodes; reads: (axes, bytes per element) of stored values read; writes: the same
+    for results; tiles: (axes, bytes per element) of values buffered per task; parts: (axes of the
+    result, axes summed over, bytes) of each reduction, which a task stores when one of the latter is
+    on the grid; steps: how each of ``reads`` lies in memory; held: what may get a tile buffer;
+    factors: (axes, bytes per element) of what corrects an accumulator, in each task and in the merge
+    of parts.
     """
 
     works: tuple[Work, ...]
@@ -54,6 +56,7 @@ class KernelShape:
     parts: tuple[tuple[frozenset[Axis], frozenset[Axis], int], ...]
     reduced: tuple[Axis, ...]
     sizes: Mapping[Axis, int]
+    steps: tuple[Steps, ...] = ()
     held: tuple[Held, ...] = ()
     factors: tuple[tuple[frozenset[Axis], int], ...] = ()
 
@@ -64,6 +67,7 @@ def shape_of_kernel(
     """Boils a kernel body down: ``stored`` are inputs and values of earlier kernels."""
     works, tiles, parts = [], [], []
     reads: dict[tuple[int, frozenset[Axis]], tuple[frozenset[Axis], int]] = {}
+    steps: dict[tuple[int, frozenset[Axis]], Steps] = {}
     reduced: list[Axis] = []
     readers: dict[int, list[int]] = {}
     for i in body:
@@ -77,6 +81,7 @@ def shape_of_kernel(
                 # A view of a stored value is read at the view's own axes.
                 key = axes if isinstance(node, View) else frozenset(graph.nodes[a].axes)
                 reads[(a, key)] = (key, DTYPES[graph.nodes[a].dtype].bytes)
+                steps[(a, key)] = steps_of(graph.nodes[a], node)
         if isinstance(node, Reduce):
             inner = frozenset(graph.nodes[node.operand].axes)
             works.append(Work(inner, 1.0, unit_of(graph, node)))
@@ -106,6 +111,7 @@ def shape_of_kernel(
         tuple(parts),
         tuple(reduced),
         sizes,
+        tuple(steps.values()),
         held,
         factors,
     )
@@ -187,8 +193,12 @@ def kernel_seconds(
     steps = math.prod(math.ceil(tile[a] / step[a]) for a in loop)
     overhead = device.step * steps * (len(shape.tiles) + 2)
     # Tiles stay near while a core walks along axes that they lack, where all of them fit.
-    runs = [_in_a_row(placement.grid, tile, whole, axes) for axes, _ in shape.reads]
-    kept = sum(count(axes) * b for (axes, b), run in zip(shape.reads, runs, strict=True) if run > 1)
+    runs, stays, kept = [], [], 0.0
+    for (axes, b), lies in zip(shape.reads, shape.steps, strict=True):
+        own = count(axes) * b
+        runs.append(in_a_row(placement.grid, tile, whole, axes))
+        stays.append(staying(lies, tile, b, own, device.l2))
+        kept += own * stays[-1] if runs[-1] > 1 else 0.0
     stretch = max(tasks / device.cores, 1.0) if ordered and kept <= device.l2 / 2 else 1.0
     dram = l3 = 0.0
     for n, (axes, b) in enumerate((*shape.reads, *shape.writes)):
@@ -197,8 +207,9 @@ def kernel_seconds(
         # Only the merge of the parts writes results.
         times = tasks if n < len(shape.reads) else tasks / parts
         again = max(own * times - total, 0.0)
-        run = min(runs[n], stretch) if n < len(shape.reads) else 1.0
-        far = max(own * times / run - total, 0.0)
+        if n < len(shape.reads):
+            times *= stays[n] / min(runs[n], stretch) + (1.0 - stays[n])
+        far = max(own * times - total, 0.0)
         near = (again - far) * 0.5
         # Neighbouring tasks share what lacks their grid axes; it stays near when it is small.
         dram += total + (0.0 if total <= device.l3_bytes / 2 else far * 0.5)
@@ -225,21 +236,6 @@ def kernel_seconds(
     return predicted + _merge_seconds(stored, min(device.cores, tasks / parts), device)
 
 
-def _in_a_row(
-    grid: Sequence[Split],
-    tile: Mapping[Axis, int],
-    whole: Mapping[Axis, int],
-    axes: frozenset[Axis],
-) -> float:
-    """How many tasks that follow each other read the same tile of a value with these axes."""
-    run = 1.0
-    for s in reversed(grid):
-        if s.axis in axes and tile[s.axis] < whole[s.axis]:
-            break
-        run *= math.ceil(whole[s.axis] / tile[s.axis])
-    return run
-
-
 def _merge_seconds(stored: Sequence[tuple[float, int]], busy: float, device: Device) -> float:
     """Seconds of merging the parts of split reductions: (elements, bytes of one) of each."""
     elements = sum(n for n, _ in stored)
@@ -250,23 +246,6 @@ def _merge_seconds(stored: Sequence[tuple[float, int]], busy: float, device: Dev
 
 Choices = Sequence[Sequence[Split]]
 """Ways of splitting: for a grid, the tiles of each axis; for loops, sets of splits together."""
-
-
-def task_order(
-    shape: KernelShape, grid: Sequence[Split], sizes: Mapping[Axis, int] | None = None
-) -> tuple[Split, ...]:
-    """The grid, the fastest axis last: neighbouring tasks share the largest part of what they read.
-
-    A simple rule, for ranking tiles; which order is best of all is asked of few placements only.
-    """
-    whole = shape.sizes if sizes is None else sizes
-    tile = {**whole, **{s.axis: min(s.tile, whole[s.axis]) for s in grid}}
-
-    def shared(axis: Axis) -> float:
-        reads = [(axes, b) for axes, b in shape.reads if axis not in axes]
-        return sum(math.prod([tile[a] for a in axes]) * b for axes, b in reads)
-
-    return tuple(sorted(grid, key=lambda s: shared(s.axis)))
 
 
 class KernelCost:
@@ -303,7 +282,7 @@ class KernelCost:
             seconds = partial(
                 kernel_seconds, self.shape, device=self.device, sizes=None, ordered=ordered
             )
-            order = partial(task_order, self.shape) if ordered else tuple
+            order = partial(task_order, self.shape, self.device.l2) if ordered else tuple
             return _best(seconds, order, grids, loops, most, keep)
         found = self._engine.best(
             [self._numbered(g) for g in grids],
@@ -350,6 +329,7 @@ def _engine(shape: KernelShape, device: Device, at: Mapping[Axis, int]) -> Any:
         [float(n) for n in shape.sizes.values()],
         [(bits(w.axes), w.flops, UNITS.index(w.unit)) for w in shape.works],
         data(shape.reads),
+        [[(at[a], float(step)) for a, step in steps] for steps in shape.steps],
         data(shape.writes),
         data(shape.tiles),
         parts,

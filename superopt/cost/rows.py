@@ -22,6 +22,7 @@ from superopt.cost.model import (
     engine_class,
     unit_of,
 )
+from superopt.cost.order import Steps, steps_of
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype
 from superopt.mugraph.graph import Graph, Input, Map, Node, Reduce, View
@@ -43,6 +44,7 @@ class _Row:
     axes: int
     bytes: float
     reading: int | None = None
+    steps: tuple[tuple[int, float], ...] = ()  # of an input, or of what a view reads
     flops: float = 0.0
     product: bool = False
     is_map: bool = False
@@ -117,7 +119,7 @@ class Rows:
         """The engine of a kernel body."""
         rows = self._rows
         works, tiles, parts = [], [], []
-        reads: dict[tuple[int, int], float] = {}
+        reads: dict[tuple[int, int], tuple[float, tuple[tuple[int, float], ...]]] = {}
         readers: dict[int, list[_Row]] = {}
         reduced = 0
         for i in body:
@@ -130,7 +132,7 @@ class Rows:
                 if a in stored:
                     read = rows[a]
                     at = read.axes if row.reading is None else row.reading
-                    reads[a, at] = read.bytes
+                    reads[a, at] = read.bytes, (read if row.reading is None else row).steps
         for i in body:
             row = rows[i]
             if row.inner is not None and row.part is not None:
@@ -157,7 +159,8 @@ class Rows:
         return self._engine(
             self._sizes,
             works,
-            [(axes, b) for (_, axes), b in reads.items()],
+            [(axes, b) for (_, axes), (b, _) in reads.items()],
+            [steps for _, steps in reads.values()],
             [(rows[i].axes, rows[i].bytes) for i in outputs],
             tiles,
             parts,
@@ -269,8 +272,15 @@ class Rows:
                     below=below,
                 )
             case View():
-                return _Row(node.args, axes, size, axes, costly=costly, below=below)
+                steps = self._steps(steps_of(graph.nodes[node.operand], node))
+                return _Row(node.args, axes, size, axes, steps, costly=costly, below=below)
+            case Input():
+                return _Row(node.args, axes, size, None, self._steps(steps_of(node, node)))
         return _Row(node.args, axes, size, costly=costly, below=below)
+
+    def _steps(self, steps: Steps) -> tuple[tuple[int, float], ...]:
+        self._bits([a for a, _ in steps])
+        return tuple((self._at[a], float(n)) for a, n in steps)
 
     def _bits(self, axes: Sequence[Axis]) -> int:
         out = 0

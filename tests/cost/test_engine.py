@@ -17,8 +17,8 @@ from superopt.cost.model import (
     Work,
     _best,
     kernel_seconds,
-    task_order,
 )
+from superopt.cost.order import task_order
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.placement import Placement, Split
 
@@ -45,9 +45,12 @@ def drawn(rng: random.Random, axes: int) -> KernelShape:
     parts = tuple((some(), some(), rng.choice([4, 8])) for _ in range(rng.randint(0, 3)))
     held = tuple(Held(some(), rng.choice([1, 2, 4, 8]), some()) for _ in range(rng.randint(0, 4)))
     reads, writes, tiles, factors = data(), data(), data(), data()[1:]
-    return KernelShape(
-        works, reads, writes, tiles, parts, tuple(some()), sizes, held, factors if held else ()
+    steps = tuple(
+        tuple((a, rng.choice([4, 64, 3 * 64, 4096, 16384])) for a in axes if rng.random() < 0.8)
+        for axes, _ in reads
     )
+    more = (steps, held, factors if held else ())
+    return KernelShape(works, reads, writes, tiles, parts, tuple(some()), sizes, *more)
 
 
 def splits(rng: random.Random, axes: list[Axis]) -> list[Split]:
@@ -86,7 +89,12 @@ def test_the_engine_is_the_definition(seed: int) -> None:
 
         mine = cost.best(grids, loops, most, keep, ordered)
         other = _best(
-            defined, partial(task_order, shape) if ordered else tuple, grids, loops, most, keep
+            defined,
+            partial(task_order, shape, device.l2) if ordered else tuple,
+            grids,
+            loops,
+            most,
+            keep,
         )
         assert len(mine) == len(other) == min(keep, 3 * min(most, math.prod(len(g) for g in grids)))
         for (x, p), (y, q) in zip(mine, other, strict=True):
