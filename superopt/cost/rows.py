@@ -68,6 +68,8 @@ class Rows:
         self._rows: list[_Row] = []
         self._nodes: tuple[Node, ...] = ()
         self._sums: dict[int, set[int]] = {}  # node -> units of the sums that read it
+        self._shared: set[int] = set()  # nodes that some kernel may hold for several readers
+        self._readers: dict[int, int] = {}
         self._moved: dict[tuple[int, int], list[tuple[int, int, float]]] = {}
 
     def cost(
@@ -183,11 +185,14 @@ class Rows:
         factors: list[tuple[int, float]] = []
         several: set[int] | None = None
         sums = [i for i in body if rows[i].inner is not None]
+        shared = self._shared
+        some = [i for i in body if rows[i].inner is not None or i in shared or i in outputs]
         here = {*outputs, *sums}
-        for i in reversed(body):
-            if i in here and (rows[i].is_map or rows[i].inner is not None):
-                here.update(rows[i].args)
-        for i in body:
+        if len(some) > len(sums):
+            for i in reversed(body):
+                if i in here and (rows[i].is_map or rows[i].inner is not None):
+                    here.update(rows[i].args)
+        for i in some:
             row = rows[i]
             if row.inner is not None:
                 held.append((row.axes, row.over, row.wide))
@@ -228,12 +233,20 @@ class Rows:
         if graph.nodes is not self._nodes:
             if graph.nodes[:known] != self._nodes[: len(graph.nodes)]:
                 self._at, self._sizes, self._rows, self._sums, known = {}, [], [], {}, 0
-                self._moved = {}
+                self._moved, self._shared, self._readers = {}, set(), {}
             if len(graph.nodes) > known:
                 for node in graph.nodes[known:]:
-                    self._rows.append(self._row(graph, node))
+                    self._note_reader(self._row(graph, node))
                 self._nodes = graph.nodes
         return len(self._at) <= MOST_AXES
+
+    def _note_reader(self, row: _Row) -> None:
+        """Adds a row, and notes what it is not the only reader of, or reads along more axes."""
+        for a in row.args:
+            other = self._readers.setdefault(a, len(self._rows)) != len(self._rows)
+            if other or (row.is_map and row.axes & ~self._rows[a].axes):
+                self._shared.add(a)
+        self._rows.append(row)
 
     def _row(self, graph: Graph, node: Node) -> _Row:
         axes, size = self._bits(node.axes), float(DTYPES[node.dtype].bytes)

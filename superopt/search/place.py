@@ -204,7 +204,7 @@ def in_best_order(cost: Cost, seconds: float, placement: Placement) -> tuple[flo
     """
     several = [s for s in placement.grid if s.tile < hint(s.axis.size)]
     single = [s for s in placement.grid if s not in several]
-    if len(several) > MOST_ORDERED:
+    if not 1 < len(several) <= MOST_ORDERED:
         return seconds, placement
     found, best = seconds, placement
     for order in itertools.permutations(several):
