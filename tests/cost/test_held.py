@@ -11,7 +11,8 @@ import pytest
 from superopt.codegen.backends.cpu_layout import Names, padded_bytes, place_tile
 from superopt.codegen.lower import lower, why_not_lowerable
 from superopt.codegen.tileir import Program
-from superopt.cost.devices import Device, cpu_device
+from superopt.config import Config
+from superopt.cost.devices import TILE_MEMORY, Device, cpu_device
 from superopt.cost.held import tile_bytes
 from superopt.cost.least import Costs
 from superopt.cost.model import KernelCost, kernel_seconds, shape_of_kernel
@@ -87,6 +88,11 @@ def test_no_task_allocates_more_than_the_model_says() -> None:
 
 def limited(device: Device, most: int) -> Costs:
     return Costs(replace(device, tile_memory=most))
+
+
+def test_the_setting_is_the_limit_of_the_device_rows() -> None:
+    assert Config().tile_memory == TILE_MEMORY == cpu_device().tile_memory
+    assert cpu_device(tile_memory=1000).tile_memory == 1000
 
 
 def test_no_placement_is_beyond_the_limit() -> None:
