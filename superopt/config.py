@@ -200,6 +200,12 @@ class Config:
     memory: int = _setting(
         "SUPEROPT_MEMORY", 4 << 30, parse_memory, "what a search may hold in memory; 4G"
     )
+    tile_memory: int = _setting(
+        "SUPEROPT_TILE_MEMORY",
+        64 << 20,
+        parse_memory,
+        "what the tile buffers of one task of a kernel may take, per thread; 64M",
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Config:

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace superopt::place {
 
@@ -24,6 +25,8 @@ struct Extents {
 struct Placed {
     Extents extents;
     double tasks = 1.0;
+    std::vector<Split> grid;  // the last axis changes first, from task to task,
+    bool ordered = false;     // or else nothing is known of their order
     Axes parted = 0;  // reduced axes of which a task sees a part, and how many parts there are
     double parts = 1.0;
 };
@@ -52,6 +55,36 @@ struct Times {
     static constexpr double overlap = 0.3;
 };
 
+// The part of a tile of ``own`` bytes that stays in the second cache; see superopt/cost/order.py.
+double staying(const std::vector<Step>& steps, const std::vector<double>& tile, double size,
+               double own, double l2) {
+    constexpr double ways = 8.0;
+    double run = size, share = 1.0;
+    for (auto& s : steps) {
+        if (tile[s.axis] <= 1.0) continue;
+        if (s.bytes != run) {
+            const auto bytes = static_cast<std::int64_t>(s.bytes);
+            const double even = std::min(static_cast<double>(bytes & -bytes), l2 / ways);
+            share = bytes ? std::min(1.0, run / even) : 1.0;
+            break;
+        }
+        run = s.bytes * tile[s.axis];
+    }
+    return std::min(1.0, l2 / 2 * share / own);
+}
+
+// How many tasks that follow each other read the same tile of some data.
+double in_a_row(const Shape& shape, const Placed& placed, Axes axes) {
+    double run = 1.0;
+    for (std::size_t k = placed.grid.size(); k-- > 0;) {
+        const int a = placed.grid[k].axis;
+        const double n = shape.sizes[a], tile = placed.extents.tile[a];
+        if ((axes >> a & 1) && tile < n) break;
+        run *= std::ceil(n / tile);
+    }
+    return run;
+}
+
 Times predicted(const Shape& shape, const Device& device, const Placed& placed, double steps) {
     const Extents& e = placed.extents;
     const double tasks = placed.tasks;
@@ -67,17 +100,33 @@ Times predicted(const Shape& shape, const Device& device, const Placed& placed, 
     else if (buffered > device.l1)
         compute *= 1.04;
     const double overhead = device.step * steps * static_cast<double>(shape.tiles.size() + 2);
+    // Tiles stay near while a core walks along axes that they lack, where all of them fit.
+    std::vector<double> runs(shape.moved.size(), 1.0), stays(shape.moved.size(), 1.0);
+    double kept = 0.0;
+    for (int i = 0; placed.ordered && i < shape.reads; ++i) {
+        const Data& d = shape.moved[i];
+        runs[i] = in_a_row(shape, placed, d.axes);
+        const double own = per_task(d.axes) * d.bytes;
+        stays[i] = staying(shape.steps[i], e.tile, d.bytes, own, device.l2);
+        if (runs[i] > 1.0) kept += own * stays[i];
+    }
+    const double stretch = kept <= device.l2 / 2 ? std::max(tasks / device.cores, 1.0) : 1.0;
     double dram = 0.0, l3 = 0.0;
     for (std::size_t n = 0; n < shape.moved.size(); ++n) {
         const Data& d = shape.moved[n];
         const double total = Extents::count(shape.sizes, d.axes) * d.bytes;
         // Only the merge of the parts writes results.
-        const double times = n < static_cast<std::size_t>(shape.reads) ? tasks : tasks / placed.parts;
-        const double again = std::max(per_task(d.axes) * d.bytes * times - total, 0.0);
+        double times = n < static_cast<std::size_t>(shape.reads) ? tasks : tasks / placed.parts;
+        const double own = per_task(d.axes) * d.bytes;
+        const double again = std::max(own * times - total, 0.0);
+        if (n < static_cast<std::size_t>(shape.reads))
+            times *= stays[n] / std::min(runs[n], stretch) + (1.0 - stays[n]);
+        const double far = std::max(own * times - total, 0.0);
+        const double near = (again - far) * 0.5;
         // Neighbouring tasks share what lacks their grid axes; it stays near when it is small.
-        dram += total + (total <= device.l3_bytes / 2 ? 0.0 : again * 0.5);
-        const bool far = per_step(d.axes) * d.bytes > device.l2 / 2 || total > device.l2;
-        l3 += far ? again : again * 0.2;
+        dram += total + (total <= device.l3_bytes / 2 ? 0.0 : far * 0.5);
+        const bool away = per_step(d.axes) * d.bytes > device.l2 / 2 || total > device.l2;
+        l3 += away ? far + near : again * 0.2;
     }
     const double waves = std::ceil(tasks / device.cores) * device.cores / tasks;
     const double per_core = (compute + overhead) * tasks / device.cores * waves;
@@ -91,9 +140,55 @@ Times predicted(const Shape& shape, const Device& device, const Placed& placed, 
     return out;
 }
 
+// Bytes of a buffer, whichever of its axes is the last, whose rows are padded.
+double padded(const std::vector<double>& extents, const Data& d) {
+    const double per = std::floor(64.0 / d.bytes);
+    double count = 1.0, least = std::numeric_limits<double>::infinity();
+    for (Axes left = d.axes; left; left &= left - 1) {
+        const double n = extents[std::countr_zero(left)];
+        count *= n;
+        if (n > per) least = std::min(least, n);
+    }
+    if (std::isfinite(least) && std::popcount(d.axes) > 1) count *= (least + 2.0 * per) / least;
+    return count * d.bytes + 64.0;
+}
+
+// Bytes of tile buffers that one task holds at most: tile_bytes of superopt/cost/held.py.
+double tile_bytes(const Shape& shape, const Placed& placed, const std::vector<Split>& loop) {
+    std::vector<double> extents = placed.extents.tile;
+    Axes looped = 0;
+    for (auto& s : loop) looped |= Axes{1} << s.axis;
+    const bool both = std::any_of(shape.parts.begin(), shape.parts.end(), [&](const Part& p) {
+        return std::popcount(p.over & looped) > 1;
+    });
+    double passes = 1.0;
+    for (std::size_t k = 0; k < loop.size(); ++k) {
+        const Axes axis = Axes{1} << loop[k].axis;
+        double& n = extents[loop[k].axis];
+        if (k == 0 || !both) n = std::min(loop[k].tile, n);
+        double times = 0.0;
+        for (auto& p : shape.parts) times += (p.over & axis) != 0;
+        for (std::size_t m = shape.reads; m < shape.moved.size(); ++m)
+            if (shape.moved[m].axes & axis) {
+                times += 1.0;
+                break;
+            }
+        passes *= std::max(times, 1.0);
+    }
+    double total = 0.0;
+    for (auto& h : shape.held) {
+        const bool once = (h.over & looped) && !(h.axes & looped);
+        total += padded(extents, {h.axes, h.bytes}) * (once ? 1.0 : passes);
+    }
+    for (auto& f : shape.factors)
+        total += padded(extents, f) * (passes + (placed.parted ? placed.parts : 0.0));
+    return total;
+}
+
 Placed on_grid(const Shape& shape, const std::vector<Split>& grid) {
     Placed out;
     out.extents.tile = shape.sizes;
+    out.grid = grid;
     for (auto& s : grid) {
         const double n = shape.sizes[s.axis], tile = std::min(s.tile, n);
         out.extents.tile[s.axis] = tile;
@@ -108,6 +203,8 @@ Placed on_grid(const Shape& shape, const std::vector<Split>& grid) {
 
 double looped(const Shape& shape, const Device& device, Placed& placed,
               const std::vector<Split>& loop) {
+    if (!shape.held.empty() && tile_bytes(shape, placed, loop) > device.tile_memory)
+        return std::numeric_limits<double>::infinity();
     Extents& e = placed.extents;
     e.step = e.tile;
     double steps = 1.0;
@@ -145,15 +242,43 @@ void each_grid(const std::vector<std::vector<Split>>& grids, std::int64_t most, 
 double seconds(const Shape& shape, const Device& device, const std::vector<Split>& grid,
                const std::vector<Split>& loop) {
     Placed placed = on_grid(shape, grid);
+    placed.ordered = true;
     return looped(shape, device, placed, loop);
+}
+
+std::vector<int> order(const Shape& shape, const Device& device, const std::vector<Split>& grid) {
+    std::vector<double> tile = shape.sizes;
+    for (auto& s : grid) tile[s.axis] = std::min(s.tile, shape.sizes[s.axis]);
+    std::vector<double> near, shared;
+    for (int i = 0; i < shape.reads; ++i) {
+        const Data& d = shape.moved[i];
+        const double own = Extents::count(tile, d.axes) * d.bytes;
+        near.push_back(own * staying(shape.steps[i], tile, d.bytes, own, device.l2));
+    }
+    for (auto& s : grid) {
+        double sum = 0.0;
+        for (int i = 0; i < shape.reads; ++i)
+            if (!(shape.moved[i].axes >> s.axis & 1)) sum += near[i];
+        shared.push_back(sum);
+    }
+    std::vector<int> out(grid.size());
+    std::iota(out.begin(), out.end(), 0);
+    std::stable_sort(out.begin(), out.end(), [&](int x, int y) { return shared[x] < shared[y]; });
+    return out;
 }
 
 std::vector<Best> best(const Shape& shape, const Device& device,
                        const std::vector<std::vector<Split>>& grids,
-                       const std::vector<std::vector<Split>>& loops, std::int64_t most, int keep) {
+                       const std::vector<std::vector<Split>>& loops, std::int64_t most, int keep,
+                       bool ordered) {
     std::vector<Best> found;
     each_grid(grids, most, [&](std::int64_t combination, const std::vector<Split>& grid) {
         Placed placed = on_grid(shape, grid);
+        placed.ordered = ordered;
+        if (ordered) {
+            placed.grid.clear();
+            for (int k : order(shape, device, grid)) placed.grid.push_back(grid[k]);
+        }
         for (std::size_t l = 0; l < loops.size(); ++l)
             found.push_back({looped(shape, device, placed, loops[l]),
                              combination * static_cast<std::int64_t>(loops.size()) +

@@ -61,6 +61,7 @@ class _Splitting:
         place = self.kernel.placement
         self.tile = next(s.tile for s in place.grid if s.axis == axis)
         self.grid = tuple(s for s in place.grid if s.axis != axis)
+        self.at = next(k for k, s in enumerate(place.grid) if s.axis == axis)
         size = axis.size.hi if isinstance(axis.size, Sym) else axis.size
         self.number = Axis(self._name(), max(-(-size // self.tile), 1))
         # The parts lie outside of all else: a task writes one block.
@@ -108,7 +109,9 @@ class _Splitting:
             # A part in which the statistic stays at its identity (all keys masked) is legal, though
             # the whole may not be so: one step of a loop treats it as an empty prefix.
             loop = (*loop, Split(self.axis, self.tile))
-        place = replace(place, grid=(*self.grid, Split(self.number, 1)), loop=loop)
+        # Tasks follow each other in the order that the grid gives.
+        grid = (*self.grid[: self.at], Split(self.number, 1), *self.grid[self.at :])
+        place = replace(place, grid=grid, loop=loop)
         kernel = Kernel(f"{self.kernel.name} parts", tuple(self.partial), place, carries)
         return replace(
             self.piece,

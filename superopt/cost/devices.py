@@ -6,6 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+TILE_MEMORY = 64 << 20
+"""Bytes of the tile buffers of a task on a CPU: each thread keeps a block for them between calls, so
+a task that needs more is to store what it computes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -13,7 +17,9 @@ class Device:
 
     mul_add: peak of a register-blocked f32 contraction, flop/s; narrow: the same for 16-bit pairs;
     map_rate: elementwise flop/s; dram, l3: bytes/s of all cores together; l1, l2: bytes per core;
-    l3_bytes: shared; launch: one parallel region; step: one tile statement.
+    l3_bytes: shared; launch: one parallel region; step: one tile statement; tile_memory: bytes that
+    the tile buffers of one task may take: no kernel is placed beyond it; vector: 4-byte lanes; fma,
+    loads: vectors multiplied and added, and loaded, in a cycle.
     """
 
     name: str
@@ -29,6 +35,9 @@ class Device:
     launch: float
     step: float
     vector: int
+    tile_memory: int = TILE_MEMORY
+    fma: float = 2.0
+    loads: float = 2.0
 
 
 _GENERIC = {
@@ -58,13 +67,19 @@ _TABLE: dict[str, dict[str, float]] = {
         "launch": 4e-6,
         "step": 20e-9,
         "vector": 16,
+        "fma": 1.0,
+        "loads": 1.0,
     },
     "avx2": {"mul_add": 60e9, "map_rate": 16e9, "dram": 35e9, "l3": 70e9},
     "neon": {"mul_add": 40e9, "map_rate": 10e9, "vector": 4},
 }
 
 
-def cpu_device(features: frozenset[str] = frozenset(), cores: int | None = None) -> Device:
+def cpu_device(
+    features: frozenset[str] = frozenset(),
+    cores: int | None = None,
+    tile_memory: int = TILE_MEMORY,
+) -> Device:
     """The row for this CPU, chosen by instruction set; cores as given or as the process may use."""
     kind = next(
         (
@@ -82,7 +97,7 @@ def cpu_device(features: frozenset[str] = frozenset(), cores: int | None = None)
     count = (
         cores or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores or 1
     )
-    return Device(f"cpu:{kind}", int(count), **row)  # type: ignore[arg-type]
+    return Device(f"cpu:{kind}", int(count), **row, tile_memory=tile_memory)  # type: ignore[arg-type]
 
 
 def _cache_size(level: int) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from superopt.cost.devices import Device
+from superopt.cost.lanes import Lanes
 from superopt.cost.model import Choices, KernelCost, shape_of_kernel, unit_of
 from superopt.cost.rows import Rows
 from superopt.mugraph.axes import Axis, hint
@@ -43,6 +44,15 @@ class Costs:
         """The cost of the placements of one kernel body."""
         ready = self.rows.cost(graph, body, stored, outputs)
         return ready or KernelCost(shape_of_kernel(graph, body, stored, outputs), self.device)
+
+    def lanes(self, graph: Graph, body: list[int], wide: frozenset[Axis]) -> Lanes:
+        """The register tile of each placement; wide: the axes that are contiguous in memory."""
+        return Lanes(graph, body, self.device, wide)
+
+    def limits(self) -> str:
+        """What no placement goes beyond."""
+        most = self.device.tile_memory
+        return f"{most} bytes of tile buffers in one task (SUPEROPT_TILE_MEMORY)"
 
     def least(self, graph: Graph) -> Least:
         """The least costs of the values that the outputs of a graph need."""

@@ -12,9 +12,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from superopt.cost.devices import Device
+from superopt.cost.held import Held, held_in, tile_bytes
+from superopt.cost.order import Steps, in_a_row, staying, steps_of, task_order
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
@@ -38,10 +41,12 @@ class Work:
 class KernelShape:
     """A kernel body boiled down for costing; independent of placement.
 
-    works: computed nodes; reads: (axes, bytes per element, total elements) of stored values read;
-    writes: the same for results; tiles: (axes, bytes per element) of values buffered per task;
-    parts: (axes of the result, axes summed over, bytes) of each reduction, which a task stores when
-    one of the latter is on the grid.
+    works: computed nodes; reads: (axes, bytes per element) of stored values read; writes: the same
+    for results; tiles: (axes, bytes per element) of values buffered per task; parts: (axes of the
+    result, axes summed over, bytes) of each reduction, which a task stores when one of the latter is
+    on the grid; steps: how each of ``reads`` lies in memory; held: what may get a tile buffer;
+    factors: (axes, bytes per element) of what corrects an accumulator, in each task and in the merge
+    of parts.
     """
 
     works: tuple[Work, ...]
@@ -51,6 +56,9 @@ class KernelShape:
     parts: tuple[tuple[frozenset[Axis], frozenset[Axis], int], ...]
     reduced: tuple[Axis, ...]
     sizes: Mapping[Axis, int]
+    steps: tuple[Steps, ...] = ()
+    held: tuple[Held, ...] = ()
+    factors: tuple[tuple[frozenset[Axis], int], ...] = ()
 
 
 def shape_of_kernel(
@@ -59,6 +67,7 @@ def shape_of_kernel(
     """Boils a kernel body down: ``stored`` are inputs and values of earlier kernels."""
     works, tiles, parts = [], [], []
     reads: dict[tuple[int, frozenset[Axis]], tuple[frozenset[Axis], int]] = {}
+    steps: dict[tuple[int, frozenset[Axis]], Steps] = {}
     reduced: list[Axis] = []
     readers: dict[int, list[int]] = {}
     for i in body:
@@ -72,6 +81,7 @@ def shape_of_kernel(
                 # A view of a stored value is read at the view's own axes.
                 key = axes if isinstance(node, View) else frozenset(graph.nodes[a].axes)
                 reads[(a, key)] = (key, DTYPES[graph.nodes[a].dtype].bytes)
+                steps[(a, key)] = steps_of(graph.nodes[a], node)
         if isinstance(node, Reduce):
             inner = frozenset(graph.nodes[node.operand].axes)
             works.append(Work(inner, 1.0, unit_of(graph, node)))
@@ -89,7 +99,9 @@ def shape_of_kernel(
     writes = tuple(
         (frozenset(graph.nodes[i].axes), DTYPES[graph.nodes[i].dtype].bytes) for i in outputs
     )
+    held, factors = held_in(graph, body, outputs, readers)
     seen = [*(w.axes for w in works), *(a for a, _ in (*reads.values(), *writes, *tiles))]
+    seen += [h.axes for h in held]
     sizes = {a: hint(a.size) for axes in (*seen, frozenset(reduced)) for a in axes}
     return KernelShape(
         tuple(works),
@@ -99,6 +111,9 @@ def shape_of_kernel(
         tuple(parts),
         tuple(reduced),
         sizes,
+        tuple(steps.values()),
+        held,
+        factors,
     )
 
 
@@ -140,10 +155,18 @@ def kernel_seconds(
     placement: Placement,
     device: Device,
     sizes: Mapping[Axis, int] | None = None,
+    ordered: bool = True,
 ) -> float:
-    """Predicted seconds of one kernel under a placement; tiles beyond the caches cost more."""
+    """Predicted seconds of one kernel under a placement; tiles beyond the caches cost more.
+
+    ordered: the order of the grid is that in which the tasks of a core follow each other, the last
+    axis changing first; else nothing is known of it, and no task finds what another one has read.
+    Infinite where the tile buffers of a task would not fit into the device's ``tile_memory``.
+    """
 
     whole = shape.sizes if sizes is None else {**shape.sizes, **sizes}
+    if tile_bytes(shape, placement, whole) > device.tile_memory:
+        return math.inf
     grid = {s.axis: min(s.tile, whole[s.axis]) for s in placement.grid}
     loop = {s.axis: min(s.tile, whole[s.axis]) for s in placement.loop}
     tile = {**whole, **grid}
@@ -169,16 +192,29 @@ def kernel_seconds(
         compute *= 1.04
     steps = math.prod(math.ceil(tile[a] / step[a]) for a in loop)
     overhead = device.step * steps * (len(shape.tiles) + 2)
+    # Tiles stay near while a core walks along axes that they lack, where all of them fit.
+    runs, stays, kept = [], [], 0.0
+    for (axes, b), lies in zip(shape.reads, shape.steps, strict=True):
+        own = count(axes) * b
+        runs.append(in_a_row(placement.grid, tile, whole, axes))
+        stays.append(staying(lies, tile, b, own, device.l2))
+        kept += own * stays[-1] if runs[-1] > 1 else 0.0
+    stretch = max(tasks / device.cores, 1.0) if ordered and kept <= device.l2 / 2 else 1.0
     dram = l3 = 0.0
     for n, (axes, b) in enumerate((*shape.reads, *shape.writes)):
         total = math.prod([whole[a] for a in axes]) * b
+        own = count(axes) * b
         # Only the merge of the parts writes results.
         times = tasks if n < len(shape.reads) else tasks / parts
-        again = max(count(axes) * b * times - total, 0.0)
+        again = max(own * times - total, 0.0)
+        if n < len(shape.reads):
+            times *= stays[n] / min(runs[n], stretch) + (1.0 - stays[n])
+        far = max(own * times - total, 0.0)
+        near = (again - far) * 0.5
         # Neighbouring tasks share what lacks their grid axes; it stays near when it is small.
-        dram += total + (0.0 if total <= device.l3_bytes / 2 else again * 0.5)
+        dram += total + (0.0 if total <= device.l3_bytes / 2 else far * 0.5)
         l3 += (
-            again
+            far + near
             if count(axes, per_step=True) * b > device.l2 / 2 or total > device.l2
             else again * 0.2
         )
@@ -233,17 +269,27 @@ class KernelCost:
         )
 
     def best(
-        self, grids: Choices, loops: Choices, most: int, keep: int
+        self, grids: Choices, loops: Choices, most: int, keep: int, ordered: bool = True
     ) -> list[tuple[float, Placement]]:
         """The ``keep`` cheapest placements, first of equals first.
+
+        ordered: their grids are in ``task_order``; else see ``kernel_seconds``.
 
         One tile of each axis of ``grids``, in row-major order and at most ``most`` combinations, with
         each of ``loops``.
         """
         if self._engine is None:
-            return _best(self, grids, loops, most, keep)
+            seconds = partial(
+                kernel_seconds, self.shape, device=self.device, sizes=None, ordered=ordered
+            )
+            order = partial(task_order, self.shape, self.device.l2) if ordered else tuple
+            return _best(seconds, order, grids, loops, most, keep)
         found = self._engine.best(
-            [self._numbered(g) for g in grids], [self._numbered(x) for x in loops], most, keep
+            [self._numbered(g) for g in grids],
+            [self._numbered(x) for x in loops],
+            most,
+            keep,
+            ordered,
         )
         out = []
         for seconds, number in found:
@@ -252,6 +298,8 @@ class KernelCost:
             for choices in reversed(grids):
                 combination, k = divmod(combination, len(choices))
                 grid.insert(0, choices[k])
+            if ordered:
+                grid = [grid[k] for k in self._engine.order(self._numbered(grid))]
             out.append((seconds, Placement(tuple(grid), tuple(loops[loop]))))
         return out
 
@@ -281,10 +329,13 @@ def _engine(shape: KernelShape, device: Device, at: Mapping[Axis, int]) -> Any:
         [float(n) for n in shape.sizes.values()],
         [(bits(w.axes), w.flops, UNITS.index(w.unit)) for w in shape.works],
         data(shape.reads),
+        [[(at[a], float(step)) for a, step in steps] for steps in shape.steps],
         data(shape.writes),
         data(shape.tiles),
         parts,
         bits(shape.reduced),
+        [(bits(h.axes), bits(h.over), float(h.bytes)) for h in shape.held],
+        data(shape.factors),
         *device_numbers(device),
     )
 
@@ -300,16 +351,21 @@ def engine_class() -> Any:
 
 def device_numbers(d: Device) -> tuple[list[float], list[float]]:
     """A device as the engine takes it: the rates of its units, then the rest."""
-    numbers = (d.cores, d.dram, d.l3, d.l1, d.l2, d.l3_bytes, d.launch, d.step)
+    numbers = (d.cores, d.dram, d.l3, d.l1, d.l2, d.l3_bytes, d.launch, d.step, d.tile_memory)
     return [d.map_rate, d.mul_add, d.narrow], [float(x) for x in numbers]
 
 
 def _best(
-    cost: Callable[[Placement], float], grids: Choices, loops: Choices, most: int, keep: int
+    cost: Callable[[Placement], float],
+    order: Callable[[Sequence[Split]], tuple[Split, ...]],
+    grids: Choices,
+    loops: Choices,
+    most: int,
+    keep: int,
 ) -> list[tuple[float, Placement]]:
     """What ``KernelCost.best`` says, one placement after another."""
     placements = (
-        Placement(tuple(grid), tuple(loop))
+        Placement(order(grid), tuple(loop))
         for grid in itertools.islice(itertools.product(*grids), most)
         for loop in loops
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from superopt.cost.devices import Device
+from superopt.cost.held import PER_STAT, moved_with, stored_twice, wide_bytes
 from superopt.cost.model import (
     MOST_AXES,
     UNITS,
@@ -21,9 +22,10 @@ from superopt.cost.model import (
     engine_class,
     unit_of,
 )
+from superopt.cost.order import Steps, steps_of
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype
-from superopt.mugraph.graph import Graph, Map, Node, Reduce, View
+from superopt.mugraph.graph import Graph, Input, Map, Node, Reduce, View
 from superopt.mugraph.scalars import SCALARS
 
 
@@ -42,12 +44,17 @@ class _Row:
     axes: int
     bytes: float
     reading: int | None = None
+    steps: tuple[tuple[int, float], ...] = ()  # of an input, or of what a view reads
     flops: float = 0.0
     product: bool = False
+    is_map: bool = False
     inner: tuple[int, float, int] | None = None  # a reduction: its work
     part: tuple[int, int, float] | None = None
     adds: bool = False
     over: int = 0
+    costly: bool = False
+    wide: float = 0.0  # bytes of an accumulator's element
+    below: frozenset[int] = frozenset()  # the reductions that a node depends on
 
 
 class Rows:
@@ -61,6 +68,9 @@ class Rows:
         self._rows: list[_Row] = []
         self._nodes: tuple[Node, ...] = ()
         self._sums: dict[int, set[int]] = {}  # node -> units of the sums that read it
+        self._shared: set[int] = set()  # nodes that some kernel may hold for several readers
+        self._readers: dict[int, int] = {}
+        self._moved: dict[tuple[int, int], list[tuple[int, int, float]]] = {}
 
     def cost(
         self, graph: Graph, body: Sequence[int], stored: set[int], outputs: tuple[int, ...]
@@ -68,7 +78,7 @@ class Rows:
         """The cost of a kernel body, or None where the engine cannot tell."""
         if self._engine is None or not self._extend(graph):
             return None
-        return _Ready(self._shape(body, stored, outputs, -1, None), self._at)
+        return _Ready(self._shape(graph, body, stored, outputs, -1, None), self._at)
 
     def least(
         self,
@@ -90,7 +100,7 @@ class Rows:
         """
         if self._engine is None or not self._extend(graph):
             return None
-        engine = self._shape(body, stored, outputs, settled, self._bits(tuple(reduced)))
+        engine = self._shape(graph, body, stored, outputs, settled, self._bits(tuple(reduced)))
         found = [
             engine.least(
                 [[(self._at[s.axis], float(s.tile)) for s in g] for g in grid], float(step), prices
@@ -101,6 +111,7 @@ class Rows:
 
     def _shape(
         self,
+        graph: Graph,
         body: Sequence[int],
         stored: set[int],
         outputs: tuple[int, ...],
@@ -110,7 +121,7 @@ class Rows:
         """The engine of a kernel body."""
         rows = self._rows
         works, tiles, parts = [], [], []
-        reads: dict[tuple[int, int], float] = {}
+        reads: dict[tuple[int, int], tuple[float, tuple[tuple[int, float], ...]]] = {}
         readers: dict[int, list[_Row]] = {}
         reduced = 0
         for i in body:
@@ -123,7 +134,7 @@ class Rows:
                 if a in stored:
                     read = rows[a]
                     at = read.axes if row.reading is None else row.reading
-                    reads[a, at] = read.bytes
+                    reads[a, at] = read.bytes, (read if row.reading is None else row).steps
         for i in body:
             row = rows[i]
             if row.inner is not None and row.part is not None:
@@ -150,13 +161,64 @@ class Rows:
         return self._engine(
             self._sizes,
             works,
-            [(axes, b) for (_, axes), b in reads.items()],
+            [(axes, b) for (_, axes), (b, _) in reads.items()],
+            [steps for _, steps in reads.values()],
             [(rows[i].axes, rows[i].bytes) for i in outputs],
             tiles,
             parts,
             reduced if may_split is None else may_split,
+            # What is more than this kernel has no limit: it may be stored.
+            *(self._held(graph, body, outputs, readers) if may_split is None else ([], [])),
             *self._numbers,
         )
+
+    def _held(
+        self,
+        graph: Graph,
+        body: Sequence[int],
+        outputs: tuple[int, ...],
+        readers: dict[int, list[_Row]],
+    ) -> tuple[list[tuple[int, int, float]], list[tuple[int, float]]]:
+        """What ``held_in`` says."""
+        rows = self._rows
+        held: list[tuple[int, int, float]] = []
+        factors: list[tuple[int, float]] = []
+        several: set[int] | None = None
+        sums = [i for i in body if rows[i].inner is not None]
+        shared = self._shared
+        some = [i for i in body if rows[i].inner is not None or i in shared or i in outputs]
+        here = {*outputs, *sums}
+        if len(some) > len(sums):
+            for i in reversed(body):
+                if i in here and (rows[i].is_map or rows[i].inner is not None):
+                    here.update(rows[i].args)
+        for i in some:
+            row = rows[i]
+            if row.inner is not None:
+                held.append((row.axes, row.over, row.wide))
+                follow = [j for j in sums if i in rows[j].below and rows[j].over & row.over]
+                if follow:
+                    held += [(row.axes, 0, row.wide)] * PER_STAT
+                for j in follow:
+                    factors.append((row.axes, rows[j].wide))
+                    held += self._moved_with(graph, j, i)
+            elif row.costly and row.is_map and i in here:
+                by = readers.get(i, [])
+                keep = any(r is not by[0] or (r.is_map and r.axes & ~row.axes) for r in by)
+                if not keep and i in outputs:
+                    several = stored_twice(graph) if several is None else several
+                    keep = i in several
+                if keep:
+                    held.append((row.axes, 0, row.bytes))
+        return held, factors
+
+    def _moved_with(self, graph: Graph, j: int, i: int) -> list[tuple[int, int, float]]:
+        if (j, i) not in self._moved:
+            self._moved[j, i] = [
+                (self._bits(tuple(h.axes)), self._bits(tuple(h.over)), float(h.bytes))
+                for h in moved_with(graph, j, i)
+            ]
+        return self._moved[j, i]
 
     def _cheapest(self, i: int) -> tuple[int, float, int]:
         """The least work that a product can be in some kernel."""
@@ -171,30 +233,67 @@ class Rows:
         if graph.nodes is not self._nodes:
             if graph.nodes[:known] != self._nodes[: len(graph.nodes)]:
                 self._at, self._sizes, self._rows, self._sums, known = {}, [], [], {}, 0
+                self._moved, self._shared, self._readers = {}, set(), {}
             if len(graph.nodes) > known:
-                self._rows += [self._row(graph, node) for node in graph.nodes[known:]]
+                for node in graph.nodes[known:]:
+                    self._note_reader(self._row(graph, node))
                 self._nodes = graph.nodes
         return len(self._at) <= MOST_AXES
 
+    def _note_reader(self, row: _Row) -> None:
+        """Adds a row, and notes what it is not the only reader of, or reads along more axes."""
+        for a in row.args:
+            other = self._readers.setdefault(a, len(self._rows)) != len(self._rows)
+            if other or (row.is_map and row.axes & ~self._rows[a].axes):
+                self._shared.add(a)
+        self._rows.append(row)
+
     def _row(self, graph: Graph, node: Node) -> _Row:
         axes, size = self._bits(node.axes), float(DTYPES[node.dtype].bytes)
+        rows = self._rows
+        below = frozenset[int]().union(
+            *(rows[a].below if rows[a].inner is None else rows[a].below | {a} for a in node.args)
+        )
+        costly = not isinstance(node, Input | Reduce) and any(rows[a].costly for a in node.args)
         match node:
             case Reduce():
                 unit = UNITS.index(unit_of(graph, node))
                 if node.op == "add":
                     self._sums.setdefault(node.operand, set()).add(unit)
-                inner = (self._bits(graph.nodes[node.operand].axes), 1.0, unit)
                 over = self._bits(node.over)
-                part = (axes, over, float(DTYPES[compute_dtype(node.dtype)].bytes))
                 return _Row(
-                    node.args, axes, size, None, 0.0, False, inner, part, node.op == "add", over
+                    node.args,
+                    axes,
+                    size,
+                    inner=(self._bits(graph.nodes[node.operand].axes), 1.0, unit),
+                    part=(axes, over, float(DTYPES[compute_dtype(node.dtype)].bytes)),
+                    adds=node.op == "add",
+                    over=over,
+                    wide=float(wide_bytes(node.dtype)),
+                    below=below,
                 )
             case Map():
                 flops = float(max(SCALARS[node.op].flops, 0))
-                return _Row(node.args, axes, size, None, flops, node.op == "mul")
+                return _Row(
+                    node.args,
+                    axes,
+                    size,
+                    flops=flops,
+                    product=node.op == "mul",
+                    is_map=True,
+                    costly=costly or flops > 0,
+                    below=below,
+                )
             case View():
-                return _Row(node.args, axes, size, axes)
-        return _Row(node.args, axes, size)
+                steps = self._steps(steps_of(graph.nodes[node.operand], node))
+                return _Row(node.args, axes, size, axes, steps, costly=costly, below=below)
+            case Input():
+                return _Row(node.args, axes, size, None, self._steps(steps_of(node, node)))
+        return _Row(node.args, axes, size, costly=costly, below=below)
+
+    def _steps(self, steps: Steps) -> tuple[tuple[int, float], ...]:
+        self._bits([a for a, _ in steps])
+        return tuple((self._at[a], float(n)) for a, n in steps)
 
     def _bits(self, axes: Sequence[Axis]) -> int:
         out = 0

@@ -34,8 +34,10 @@ class Split:
 class Lane:
     """Thread-level schedule of a kernel's contractions: vector width and register tile.
 
-    vector: lanes of one vector (elements of the accumulator); rows, cols: register tile in rows
-    and in vectors; unroll: steps of the reduced axis per iteration.
+    vector: lanes of one vector (4-byte elements); rows, cols: register tile in rows and in vectors,
+    fitted to what a statement has (``lanes``); unroll: steps of the reduced axis that are summed in
+    registers, 1 for the backend's number. The default as a whole leaves the tile to the backend, as
+    does a lane for vectors of another length than the backend's.
     """
 
     vector: int = 16
@@ -64,7 +66,11 @@ class Carry:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the axes of one kernel live; an axis in neither list is whole inside the tile."""
+    """Where the axes of one kernel live; an axis in neither list is whole inside the tile.
+
+    The order of the grid is that of the tasks, of which a core does a stretch: the last axis changes
+    first. The order of the loops is from the outermost to the innermost.
+    """
 
     grid: tuple[Split, ...] = ()
     loop: tuple[Split, ...] = ()

@@ -12,6 +12,9 @@ from superopt.mugraph.placement import Carry, Kernel, MuGraph, Split, kernel_bod
 from superopt.mugraph.rules import describe, fail, no_twice
 from superopt.mugraph.scalars import SCALARS, Arg
 
+MOST_SUMS = 256
+"""Vectors of sums in a register tile, on any machine; a backend takes as many as it has room for."""
+
 
 def check_kernels(mugraph: MuGraph) -> None:
     """Raises IllFormedGraph when a kernel of a placed, well-formed graph breaks a rule."""
@@ -106,6 +109,12 @@ def _check_placement(mugraph: MuGraph, kernel: Kernel, body: list[int]) -> None:
                 f"kernel {kernel.name!r}",
                 "lane sizes are at least 1",
             )
+    if lane.rows * lane.cols > MOST_SUMS:
+        fail(
+            f"a register tile of {lane.rows} rows and {lane.cols} vectors",
+            f"kernel {kernel.name!r}",
+            f"no machine has registers for more than {MOST_SUMS} vectors of sums",
+        )
 
 
 def _check_parts(mugraph: MuGraph, kernel: Kernel, body: list[int], axes: list[Axis]) -> None:

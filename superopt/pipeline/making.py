@@ -95,14 +95,15 @@ def _make(
         show = Checker(options.seed)
         graph, shifts = _stable(piece.graph, show)
     compiler = site.compiler or find_compiler(config)
-    device = cpu_device(cpu_features(), config.threads or torch.get_num_threads())
+    threads = config.threads or torch.get_num_threads()
+    device = cpu_device(cpu_features(), threads, config.tile_memory)
     with trace.stage("search") as searching:
         found = search(graph, piece.graph, site, device, who)
         rooms = divide(graph, found, cost_on(device)) if found.candidates else []
     ledger = Ledger(found.rejected)
     try:
         if not found.candidates:
-            raise SuperoptError("the search found no kernel", graph.name, found.why_none)
+            raise SuperoptError(f"the search found no kernel: {found.why_none}", graph.name)
         isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
         build = partial(_compile, isa, config, compiler, folder, who)
         work = _Work(graph, found.candidates, show, build, ledger)

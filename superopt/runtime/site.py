@@ -103,6 +103,7 @@ class Site:
             "device": sorted(cpu_features()),
             "threads": self.config.threads or torch.get_num_threads(),
             "memory": self.memory,
+            "tile_memory": self.config.tile_memory,
             "toolchain": toolchain_fingerprint(self.compiler, arch),
             "flags": list(self.config.cxxflags),
             "torch": str(torch.__version__),

@@ -117,19 +117,20 @@ def _finer(
     ranges: dict[str, Span],
     starts: dict[str, list[int]],
 ) -> dict[str, list[int]]:
-    """The cells with those halved that nothing serves within the factor; empty when there are none."""
+    """The cells with those halved that are not served within the factor; empty when there are none."""
     more: dict[str, set[int]] = {name: set() for name in starts}
     for box, c in served:
-        if any(z > a for a, z in box) or float(_within(ratios, box)[c].max()) <= FACTOR:
-            continue
-        wide = []
-        for (name, cells), (k, _) in zip(starts.items(), box, strict=True):
-            low, high = cells[k], (*cells[1:], ranges[name].top + 1)[k] - 1
-            if high > low:
-                wide.append((high / max(low, 1), name, middle(low, high + 1)))
-        if wide:
-            _, name, at = max(wide)
-            more[name].add(at)
+        for cell in itertools.product(*(range(a, z + 1) for a, z in box)):
+            if float(ratios[(c, *cell)]) <= FACTOR:
+                continue
+            wide = []
+            for (name, cells), k in zip(starts.items(), cell, strict=True):
+                low, high = cells[k], (*cells[1:], ranges[name].top + 1)[k] - 1
+                if high > low:
+                    wide.append((high / max(low, 1), name, middle(low, high + 1)))
+            if wide:
+                _, name, at = max(wide)
+                more[name].add(at)
     if not any(more.values()):
         return {}
     return {name: sorted({*cells, *more[name]}) for name, cells in starts.items()}

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Graph, Input
-from superopt.mugraph.placement import Kernel, MuGraph
+from superopt.mugraph.placement import Kernel, Lane, MuGraph, Placement
 from superopt.mugraph.wellformed import check_graph
 from superopt.search import place
 from superopt.search.blocks import Blocks, Body, Least, bits
@@ -31,6 +31,14 @@ class KernelSeconds(Protocol):
 
     def least(self, graph: Graph, /) -> Least:
         """What no placement goes below."""
+
+    def lanes(
+        self, graph: Graph, body: list[int], wide: frozenset[Axis], /
+    ) -> Callable[[Placement], Lane]:
+        """The register tile of each placement of a kernel body."""
+
+    def limits(self) -> str:
+        """In words, what no placement goes beyond."""
 
 
 INFINITE = float("inf")
@@ -256,7 +264,10 @@ class Cutter:
         return sum(computes(self.graph, i) for i in body) > most
 
     def place(self, cut: Cut, keep: int) -> list[tuple[float, MuGraph]]:
-        """The cut with its kernels placed, best first: the best of all, and single deviations."""
+        """The cut with its kernels placed, best first: the best of all, and single deviations.
+
+        None where a kernel has no placement that fits the device.
+        """
         stored = frozenset(i for g in cut.groups for i in g)
         options: list[list[tuple[float, Kernel]]] = []
         for n, group in enumerate(cut.groups):
@@ -266,8 +277,11 @@ class Cutter:
                 axes, self.cost(self.graph, body, reads, group), quick=False, keep=keep
             )
             self.evaluated += 1
+            if not found:
+                return []
+            lane = self.cost.lanes(self.graph, body, self.wide)
             options.append(
-                [(s, place.kernel(self.graph, f"k{n}", group, body, p)) for s, p in found]
+                [(s, place.kernel(self.graph, f"k{n}", group, body, p, lane(p))) for s, p in found]
             )
         best = [o[0] for o in options]
         graph, at = compact(self.graph)

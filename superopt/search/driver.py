@@ -172,7 +172,7 @@ def search(
         progress,
         like,
     )
-    ones = [_found(one, budget) for one in rounds.run()]
+    ones = [_found(one, budget, cost.limits()) for one in rounds.run()]
     wide = len(forms)
     each = [ones[n : n + wide] for n in range(0, len(ones), wide)]  # of each point
     if points:
@@ -254,8 +254,8 @@ def _together(
         yield Candidate(placed, sum(c.seconds for c in chosen), all(c.written for c in chosen))
 
 
-def _found(one: One, budget: Budget) -> Found:
-    """What was found for one program."""
+def _found(one: One, budget: Budget, limits: str) -> Found:
+    """What was found for one program; limits: what no placement goes beyond."""
     found, reasons, rejected = _ranked(one.placed)
     rejected += [
         rejection("predicted slower", p.seconds, len(p.cut.groups)) for p in one.next[:REJECTED]
@@ -269,9 +269,11 @@ def _found(one: One, budget: Budget) -> Found:
     stats["open"] = dict(Counter(w for w in (*whys, one.descent.why) if w))
     stats["not_lowerable"] = reasons
     why_none = ""
-    if not found:
-        last = next(reversed(reasons), "no cut has a placement that fits the device")
+    if not found and reasons:
+        last = next(reversed(reasons))
         why_none = f"no placement could be lowered; the last of {sum(reasons.values())}: {last}"
+    elif not found:
+        why_none = f"no cut has kernels that stay within the limits: {limits}"
     return Found(tuple(found), stats, why_none, tuple(rejected))
 
 

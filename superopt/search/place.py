@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -25,8 +27,12 @@ class Cost(Protocol):
         loops: Sequence[Sequence[Split]],
         most: int,
         keep: int,
+        ordered: bool,
     ) -> list[tuple[float, Placement]]:
-        """The cheapest placements: a tile of each axis of ``grids`` with each of ``loops``."""
+        """The cheapest placements: a tile of each axis of ``grids`` with each of ``loops``.
+
+        ordered: in a good order of tasks, whose tiles they share; else nothing is known of it.
+        """
 
 
 MOST_GRIDS = 3000
@@ -68,7 +74,9 @@ def placeable(
 def coarse_seconds(
     graph: Graph, body: list[int], outputs: tuple[int, ...], wide: frozenset[Axis], cost: Cost
 ) -> float:
-    """The seconds of the best coarse placement.
+    """The seconds of the best coarse placement; infinite where none fits the device.
+
+    Tiles this coarse say little of what tasks share, so no order of them is assumed.
 
     Whether an axis can be in parts is only asked where that would be faster.
     """
@@ -76,9 +84,9 @@ def coarse_seconds(
     grids, loops = choices(axes, quick=True)
 
     def seconds(parts: list[list[Split]]) -> tuple[float, bool]:
-        """(of the best placement, whether its first axis is in parts)."""
-        found, placement = cost.best([*parts, *grids], loops, MOST_GRIDS, 1)[0]
-        return found, bool(parts) and placement.grid[0] != parts[0][0]
+        """(of the best placement, whether the first axis of the choices is in parts)."""
+        found, placement = cost.best([*parts, *grids], loops, MOST_GRIDS, 1, ordered=False)[0]
+        return found, bool(parts) and parts[0][0] not in placement.grid
 
     split = [seconds(choices(Axes((), (), wide, (a,)), quick=True)[0]) for a in long]
     if not any(parted for _, parted in split):
@@ -173,9 +181,38 @@ def choices(axes: Axes, quick: bool) -> tuple[list[list[Split]], list[tuple[Spli
 
 
 def best(axes: Axes, cost: Cost, quick: bool, keep: int = 1) -> list[tuple[float, Placement]]:
-    """The ``keep`` cheapest placements with their predicted seconds; ties in the order of choices."""
-    found = cost.best(*choices(axes, quick), MOST_GRIDS, keep)
-    return [(seconds, _without_whole(axes, p)) for seconds, p in found]
+    """The ``keep`` cheapest placements with their predicted seconds; ties in the order of choices.
+
+    None of them is beyond the memory of the device; there may be none.
+    """
+    found = cost.best(*choices(axes, quick), MOST_GRIDS, keep, ordered=True)
+    return [
+        in_best_order(cost, seconds, _without_whole(axes, p))
+        for seconds, p in found
+        if seconds < math.inf
+    ]
+
+
+MOST_ORDERED = 4
+"""Axes of a grid whose every order is tried."""
+
+
+def in_best_order(cost: Cost, seconds: float, placement: Placement) -> tuple[float, Placement]:
+    """A placement with its tasks in the cheapest order: which of them follow each other on a core.
+
+    The order that it has stays where none is better; axes of one tile stay outside.
+    """
+    several = [s for s in placement.grid if s.tile < hint(s.axis.size)]
+    single = [s for s in placement.grid if s not in several]
+    if not 1 < len(several) <= MOST_ORDERED:
+        return seconds, placement
+    found, best = seconds, placement
+    for order in itertools.permutations(several):
+        other = replace(placement, grid=(*single, *order))
+        there = cost(other)
+        if there < found * (1.0 - 1e-9):
+            found, best = there, other
+    return found, best
 
 
 def _without_whole(axes: Axes, placement: Placement) -> Placement:

@@ -15,7 +15,13 @@ from typer.testing import CliRunner
 
 from superopt import superoptimize, trace
 from superopt.cli import app
-from superopt.errors import BadOption, CheckpointMismatch, MemoryTooSmall, VerificationFailed
+from superopt.errors import (
+    BadOption,
+    CheckpointMismatch,
+    MemoryTooSmall,
+    SuperoptError,
+    VerificationFailed,
+)
 from superopt.pipeline import making, rooms, searching
 from superopt.search import driver, rounds, tasks
 from superopt.verify.gate import Gate
@@ -71,6 +77,21 @@ def test_the_environment_limits_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         superoptimize(rmsnorm_linear, budget="20c", strict=True)(*tensors())
     found = superoptimize(rmsnorm_linear, budget="20c", memory="1G", strict=True)
     assert_same(found(*(args := tensors())), rmsnorm_linear(*args))
+
+
+def test_tiles_that_fit_nowhere_leave_the_original_program(
+    warnings: Warnings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPEROPT_TILE_MEMORY", "64")
+    args = tensors()
+    fn = superoptimize(rmsnorm_linear, budget="20c")
+    assert torch.equal(fn(*args), rmsnorm_linear(*args))
+    only(warnings(), "64 bytes of tile buffers", "SUPEROPT_TILE_MEMORY")
+    with pytest.raises(SuperoptError, match="SUPEROPT_TILE_MEMORY"):
+        superoptimize(rmsnorm_linear, budget="20c", strict=True)(*args)
+    monkeypatch.setenv("SUPEROPT_TILE_MEMORY", "64M")
+    found = superoptimize(rmsnorm_linear, budget="20c", strict=True)
+    assert_same(found(*args), rmsnorm_linear(*args))
 
 
 class Stopped(BaseException):

@@ -345,6 +345,7 @@ BAD_PLACED = {
     "tile 0": (at(grid=(Split(Q, 0),)), ["axis 'q' has the tile 0", "kernel 'k0', grid"]),
     "loop tile 0": (at(loop=(Split(TT, 0),)), ["axis 't' has the tile 0", "kernel 'k0', loop"]),
     "lane 0": (at(lane=Lane(0)), ["lane vector is 0", "kernel 'k0'"]),
+    "lane sums": (at(lane=Lane(16, 32, 9)), ["32 rows and 9 vectors", "kernel 'k0'"]),
     "carry of a map": (at(carries=(Carry(EXP, MAX, FACTOR),)), [f"%{EXP} is no reduction", "'k0'"]),
     "carry on a map": (at(carries=(Carry(TOTAL, EXP, FACTOR),)), [f"%{EXP} is no reduction"]),
     "carry nowhere": (at(carries=(Carry(TOTAL, 99, FACTOR),)), ["%99 is no reduction"]),

@@ -154,12 +154,13 @@ def structure(m: MuGraph) -> str:
 
 
 def untiled(m: MuGraph, kernel: Kernel) -> Kernel:
-    """The kernel without tile sizes; a reduced axis in one part is not split at all."""
+    """The kernel without tile sizes and their order; a reduced axis in one part is not split at all."""
     stored = {a for i in kernel.outputs for a in m.graph.nodes[i].axes}
     grid = [s for s in kernel.placement.grid if s.axis in stored or s.tile < hint(s.axis.size)]
-    place = kernel.placement
+    place, own = kernel.placement, m.graph.nodes[kernel.outputs[0]].axes
+    grid.sort(key=lambda s: own.index(s.axis) if s.axis in own else -1)
     ones = [tuple(Split(s.axis, 1) for s in level) for level in (grid, place.loop)]
-    return replace(kernel, placement=Placement(*ones, place.lane))
+    return replace(kernel, placement=Placement(*ones))
 
 
 @each

@@ -256,8 +256,8 @@ class _Printer:
     def _columns(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
         m = math.prod(size_of(self.scope, x) for x in form.rows)
         n = 0 if form.column is None else size_of(self.scope, form.column)
-        rows, cols = register_tile(self.target, m, -(-n // self.lanes))
-        block, how = k_block(m)
+        rows, cols = register_tile(self.target, m, n and max(n // self.lanes, 1))
+        block, how = k_block(self.target, m)
         if not self._cold(form.b):
             how = "plain"
         a, b, d = pointers

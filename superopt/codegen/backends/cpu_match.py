@@ -11,6 +11,7 @@ from superopt.codegen.backends.types import value_dtype
 from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Load
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.lanes import FEW, asked_tile, fitted_tile, steps_of
 from superopt.mugraph.placement import Lane
 
 MANY_ROWS = 32
@@ -133,19 +134,8 @@ def here(buffer: Buffer) -> Load:
 
 def register_tile(target: Target, rows: int, vectors: int) -> tuple[int, int]:
     """Rows and vectors of a register tile: the program's lanes, fitted to the actual extents."""
-    most = {64: 24, 32: 12}.get(target.vector_bytes, 12)
-    lane = target.lane
-    r, c = (
-        (lane.rows, lane.cols)
-        if lane != Lane()
-        else {64: (8, 2), 32: (6, 2)}.get(target.vector_bytes, (4, 3))
-    )
-    if rows < r:
-        r = max(rows, 1)
-        # Few rows: more vectors, so that enough independent sums hide the latency of one.
-        c = max(c, {1: 8, 2: 8, 3: 4, 4: 4}.get(r, 3))
-    c = max(1, min(c, vectors or 1, most // r))
-    return r, c
+    asked = asked_tile(target.lane, target.vector_bytes)
+    return fitted_tile(asked, target.vector_bytes, rows, vectors)
 
 
 def dot_tile(target: Target, rows: int) -> tuple[int, int]:
@@ -156,12 +146,10 @@ def dot_tile(target: Target, rows: int) -> tuple[int, int]:
     return (4, 4) if big else (2, 4)
 
 
-def k_block(rows: int) -> tuple[int, str]:
+def k_block(target: Target, rows: int) -> tuple[int, str]:
     """Steps of the summed axis per block, and how the columns' factor is read.
 
-    Few rows wait for memory: short blocks, read ahead. One or two rows stream better by themselves.
-    Many rows use a block again and again: a dense copy of it.
+    Few rows read it ahead; for one or two it streams by itself; many rows use a dense copy.
     """
-    if rows <= 2:
-        return 8, "plain"
-    return (16, "ahead") if rows <= 16 else (64, "panel")
+    how = "plain" if rows <= 2 else ("ahead" if rows <= FEW else "panel")
+    return steps_of(target.lane, target.vector_bytes, rows), how

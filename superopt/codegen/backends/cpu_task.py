@@ -35,7 +35,6 @@ from superopt.codegen.tileir import (
 )
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import DTYPES
-from superopt.mugraph.placement import Split
 
 
 class Task:
@@ -63,7 +62,6 @@ class Task:
         self.ranges: dict[Axis, Range] = {}
         for axis in _axes(program):
             self.ranges[axis] = whole(axis)
-        self.order = task_order(program)
 
     def tasks(self) -> Num:
         """The number of tasks."""
@@ -145,10 +143,10 @@ class Task:
         """Base and extent of every grid axis, from the number of the task."""
         out = []
         rest = "task"
-        for k, split in enumerate(reversed(self.order)):
+        for k, split in enumerate(reversed(self.program.grid)):
             n = self.names.axis(split.axis)
             count = _count(split.axis, split.tile)
-            at = rest if k == len(self.order) - 1 else f"({rest}) % {_paren(count)}"
+            at = rest if k == len(self.program.grid) - 1 else f"({rest}) % {_paren(count)}"
             rest = f"({rest}) / {_paren(count)}"
             out.append(f"[[maybe_unused]] const int64_t b_{n} = ({at}) * {split.tile};")
             out += self._open(split.axis, self.ranges[split.axis], split.tile, f"b_{n}", f"n_{n}")
@@ -230,27 +228,3 @@ def _paren(n: Num) -> str:
 
 def size_lines(syms: tuple[str, ...]) -> list[str]:
     return [f"[[maybe_unused]] const int64_t {symbol(s)} = ints[{k}];" for k, s in enumerate(syms)]
-
-
-def task_order(program: Program) -> tuple[Split, ...]:
-    """The grid axes, the fastest last: neighbouring tasks share the largest part of what they read."""
-
-    def shared(axis: Axis) -> float:
-        total = 0.0
-        for load in {
-            ld.buffer.name: ld
-            for s in statements(program.body)
-            for ld in loads(s.expr)
-            if ld.buffer.space != "tile"
-        }.values():
-            if axis in load.buffer.axes:
-                continue
-            n = float(DTYPES[load.buffer.dtype].bytes)
-            for a in load.buffer.axes:
-                size = a.size.hi if isinstance(a.size, Sym) else a.size
-                tile = program.task_tiles.get(a)
-                n *= size if tile is None else min(size, tile)
-            total += n
-        return total
-
-    return tuple(sorted(program.grid, key=lambda s: shared(s.axis)))
