@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from superopt.bench import results
+from superopt.bench.deep import DEEP
 from superopt.bench.inputs import parse_dtype, short
 from superopt.bench.machine import machine
 from superopt.bench.moe import MOE_LAYER
@@ -32,7 +33,7 @@ OPERATORS = tuple(range(5, 12))
 AT = 7
 """The same for every other program."""
 
-LAYERS = ("llama-3.2-1b.layer", "qwen3-0.6b.layer", MOE_LAYER.name)
+LAYERS = ("llama-3.2-1b.layer", "qwen3-0.6b.layer", MOE_LAYER.name, *DEEP)
 SECONDS = 60.0
 VALUES = 2_000_000
 """Terms of one region after which its exploration is stopped: 4 GB of memory without pruning."""
@@ -97,7 +98,12 @@ class Case:
         return f"{self.workload} {self.dtype}{bound}{size}"
 
     def variations(self) -> tuple[str, ...]:
-        """What is left out in turn; terms of limited size are there to compare pruning alone."""
+        """What is left out in turn.
+
+        Terms of limited size are there to compare pruning alone, deep models to compare with a layer.
+        """
+        if self.workload in DEEP:
+            return ("",)
         return ("", *(TECHNIQUES if self.operators is None else ("prune",)))
 
 
@@ -121,7 +127,7 @@ def cases(
         params = w.grid[0] if name in LAYERS else w.grid[len(w.grid) // 2]
         bounds: tuple[int | None, ...] = (None, *BOUNDS) if name == BOUNDED else (None,)
         sizes: tuple[int, ...] = OPERATORS if name == BOUNDED else (AT,)
-        if max_block_ops is not None:
+        if max_block_ops is not None or name in DEEP:
             bounds, sizes = (max_block_ops,), ()
         for dtype in dtypes:
             kind = short(parse_dtype(dtype))

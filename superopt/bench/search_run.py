@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from superopt.bench.deep import DEEP
 from superopt.bench.moe import MOE_LAYER
 from superopt.bench.workload import Workload
 from superopt.bench.workloads import workload
@@ -44,7 +45,8 @@ class Run:
 
 def searched_workload(name: str) -> Workload:
     """The workload of a name, those that are only searched among them."""
-    return MOE_LAYER if name == MOE_LAYER.name else workload(name)
+    searched = {MOE_LAYER.name: MOE_LAYER, **DEEP}
+    return searched[name] if name in searched else workload(name)
 
 
 def figures(run: Run) -> dict[str, Any]:

@@ -36,6 +36,10 @@ class _Ready(KernelCost):
         self._engine, self._at = engine, at
 
 
+_Buffers = tuple[list[tuple[int, int, float]], list[tuple[int, float]]]
+"""What may get a tile buffer: (axes, summed over, bytes of an element), and factors: (axes, bytes)."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     """One node; reading: the axes at which a view reads; sum: (unit, axes of operand, part)."""
@@ -71,6 +75,7 @@ class Rows:
         self._shared: set[int] = set()  # nodes that some kernel may hold for several readers
         self._readers: dict[int, int] = {}
         self._moved: dict[tuple[int, int], list[tuple[int, int, float]]] = {}
+        self._sums_held: dict[tuple[int, ...], _Buffers] = {}
 
     def cost(
         self, graph: Graph, body: Sequence[int], stored: set[int], outputs: tuple[int, ...]
@@ -178,31 +183,26 @@ class Rows:
         body: Sequence[int],
         outputs: tuple[int, ...],
         readers: dict[int, list[_Row]],
-    ) -> tuple[list[tuple[int, int, float]], list[tuple[int, float]]]:
+    ) -> _Buffers:
         """What ``held_in`` says."""
         rows = self._rows
-        held: list[tuple[int, int, float]] = []
-        factors: list[tuple[int, float]] = []
         several: set[int] | None = None
-        sums = [i for i in body if rows[i].inner is not None]
-        shared = self._shared
-        some = [i for i in body if rows[i].inner is not None or i in shared or i in outputs]
+        sums = tuple(i for i in body if rows[i].inner is not None)
+        if sums not in self._sums_held:
+            self._sums_held[sums] = self._held_for(graph, sums)
+        held, factors = self._sums_held[sums]
+        some = [i for i in body if i in self._shared or i in outputs]
+        some = [i for i in some if rows[i].is_map and rows[i].costly]
+        if not some:
+            return held, factors
+        held = held.copy()
         here = {*outputs, *sums}
-        if len(some) > len(sums):
-            for i in reversed(body):
-                if i in here and (rows[i].is_map or rows[i].inner is not None):
-                    here.update(rows[i].args)
+        for i in reversed(body):
+            if i in here and (rows[i].is_map or rows[i].inner is not None):
+                here.update(rows[i].args)
         for i in some:
             row = rows[i]
-            if row.inner is not None:
-                held.append((row.axes, row.over, row.wide))
-                follow = [j for j in sums if i in rows[j].below and rows[j].over & row.over]
-                if follow:
-                    held += [(row.axes, 0, row.wide)] * PER_STAT
-                for j in follow:
-                    factors.append((row.axes, rows[j].wide))
-                    held += self._moved_with(graph, j, i)
-            elif row.costly and row.is_map and i in here:
+            if i in here:
                 by = readers.get(i, [])
                 keep = any(r is not by[0] or (r.is_map and r.axes & ~row.axes) for r in by)
                 if not keep and i in outputs:
@@ -210,6 +210,22 @@ class Rows:
                     keep = i in several
                 if keep:
                     held.append((row.axes, 0, row.bytes))
+        return held, factors
+
+    def _held_for(self, graph: Graph, sums: tuple[int, ...]) -> _Buffers:
+        """What is held for the reductions of a kernel."""
+        rows = self._rows
+        held: list[tuple[int, int, float]] = []
+        factors: list[tuple[int, float]] = []
+        for i in sums:
+            row = rows[i]
+            held.append((row.axes, row.over, row.wide))
+            follow = [j for j in sums if i in rows[j].below and rows[j].over & row.over]
+            if follow:
+                held += [(row.axes, 0, row.wide)] * PER_STAT
+            for j in follow:
+                factors.append((row.axes, rows[j].wide))
+                held += self._moved_with(graph, j, i)
         return held, factors
 
     def _moved_with(self, graph: Graph, j: int, i: int) -> list[tuple[int, int, float]]:
@@ -234,6 +250,7 @@ class Rows:
             if graph.nodes[:known] != self._nodes[: len(graph.nodes)]:
                 self._at, self._sizes, self._rows, self._sums, known = {}, [], [], {}, 0
                 self._moved, self._shared, self._readers = {}, set(), {}
+                self._sums_held = {}
             if len(graph.nodes) > known:
                 for node in graph.nodes[known:]:
                     self._note_reader(self._row(graph, node))

@@ -34,6 +34,7 @@ from superopt.mugraph.graph import (
     SizeOf,
     remap,
 )
+from superopt.mugraph.merge import merge_axes
 from superopt.mugraph.rewrite import absorb_renames
 from superopt.mugraph.share import share
 
@@ -237,7 +238,7 @@ class Converter:
             value = t.node if self.b.dtype(t.node) == out else self.b.map("cast", t.node, dtype=out)
             results.append(Output(f"y{k}", value, t.dims, _order(node.meta["val"])))
         carriers = self._carriers([o.node for o in results], [o.dims for o in results])
-        graph = share(absorb_renames(self.b.build(results)))
+        graph = merge_axes(share(absorb_renames(self.b.build(results))))
         graph, kept = _needed(graph, carriers, self._ranks())
         return Piece(graph, tuple(self.inputs[k] for k in kept), tuple(outputs))
 

@@ -41,25 +41,19 @@ def why_not_split(
     """
     if any(axis in graph.nodes[i].axes for i in outputs):
         return f"an output has the axis {axis.name!r}"
-    inside = set(body)
     nodes = graph.nodes
     partial = {i: 1 << k for k, i in enumerate(reduced_over(graph, body, axis))}
-    below: dict[
-        int, int
-    ] = {}  # the partial reductions that a value depends on, where there are any
+    below: dict[int, int] = {}  # the partial reductions that each value depends on
     for i in body:
         node = nodes[i]
-        if (
-            isinstance(node, View | Gather)
-            and node.args[0] in inside
-            and not isinstance(nodes[node.args[0]], Input)  # it is there as a whole
-            and axis in nodes[node.args[0]].axes
-        ):
-            return f"%{i} reads other places of the axis {axis.name!r} than its own"
         mine = 0
+        if isinstance(node, View | Gather):
+            a = node.args[0]
+            # An input is there as a whole.
+            if a in below and not isinstance(nodes[a], Input) and axis in nodes[a].axes:
+                return f"%{i} reads other places of the axis {axis.name!r} than its own"
         for a in node.args:
-            if a in below:
-                mine |= below[a]
+            mine |= below.get(a, 0)
         if i in partial:
             stat = stat_of.get(i)
             if stat is not None and stat not in partial:
@@ -67,8 +61,7 @@ def why_not_split(
             if mine & ~(partial[stat] if stat is not None else 0):
                 return f"the reduction %{i} over {axis.name!r} needs another one to be complete"
             mine |= partial[i]
-        if mine:
-            below[i] = mine
+        below[i] = mine
     return None
 
 

@@ -27,8 +27,8 @@ def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tupl
     dependence has no multiplicative character, it gets no carry (it then needs a pass of its own).
     """
     inside = set(body)
-    below: dict[int, frozenset[int]] = {}
     sums = [i for i in body if isinstance(graph.nodes[i], Reduce)]
+    below = _below(graph, body, sums)
     out = []
     for i in sums:
         node = graph.nodes[i]
@@ -37,20 +37,14 @@ def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tupl
         looped = [a for a in node.over if a in axes]
         if not looped:
             continue
-        reach = _below(graph, i, inside, below)
-        stats = [
-            s
-            for s in sums
-            if s in reach and set(_over(graph, s)) & set(looped) and _op(graph, s) in ("max", "min")
-        ]
-        others = [
-            s for s in sums if s in reach and s not in stats and set(_over(graph, s)) & set(looped)
-        ]
+        reach = [s for s in below[i] if not set(looped).isdisjoint(_over(graph, s))]
+        stats = [s for s in reach if _op(graph, s) in ("max", "min")]
+        others = [s for s in reach if s not in stats]
         if not stats and len(others) == 1 and _op(graph, others[0]) == "add":
             rank = degree(graph, node.operand, others[0])
             if rank is not None and 0 < rank <= MOST_RANK:
                 out.append(Carry(i, others[0], 1.0, rank))
-        if len(stats) != 1 or any(stats[0] in _below(graph, o, inside, below) for o in others):
+        if len(stats) != 1 or any(stats[0] in below[o] for o in others):
             continue
         c = character(graph, node.operand, stats[0], inside)
         if c:
@@ -234,13 +228,14 @@ def _depends(graph: Graph, i: int, stat: int, inside: set[int]) -> bool:
     return False
 
 
-def _below(
-    graph: Graph, i: int, inside: set[int], memo: dict[int, frozenset[int]]
-) -> frozenset[int]:
-    if i not in memo:
-        out: set[int] = set()
+def _below(graph: Graph, body: list[int], sums: list[int]) -> dict[int, list[int]]:
+    """For each reduction of a kernel, those that lie below it, ascending."""
+    bit = {s: 1 << k for k, s in enumerate(sums)}
+    masks: dict[int, int] = {}
+    for i in body:  # ascending, so what is read comes first
+        mask = 0
         for a in graph.nodes[i].args:
-            if a in inside:
-                out |= _below(graph, a, inside, memo) | {a}
-        memo[i] = frozenset(out)
-    return memo[i]
+            if a in masks:
+                mask |= masks[a] | bit.get(a, 0)
+        masks[i] = mask
+    return {s: [t for t in sums if masks[s] & bit[t]] for s in sums}

@@ -85,6 +85,11 @@ class Cutter:
         return frozenset(place.contiguous(self.graph))
 
     @cached_property
+    def splits(self) -> place.Splits:
+        """Which reductions can be made in parts."""
+        return place.Splits(self.graph)
+
+    @cached_property
     def forced(self) -> frozenset[int]:
         """The values that every cut stores; an input among them is an output itself, and copied."""
         outputs = frozenset(o.node for o in self.graph.outputs)
@@ -253,7 +258,7 @@ class Cutter:
                 self.memo[key] = INFINITE
             else:
                 cost = self.cost(self.graph, body, reads, outputs)
-                self.memo[key] = place.coarse_seconds(self.graph, body, outputs, self.wide, cost)
+                self.memo[key] = place.coarse_seconds(self.splits, body, outputs, self.wide, cost)
         return self.memo[key]
 
     def _too_large(self, body: list[int]) -> bool:

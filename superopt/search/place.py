@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from superopt.mugraph.axes import Axis, hint
-from superopt.mugraph.graph import Graph, Input, Reduce
-from superopt.mugraph.parts import why_not_split
+from superopt.mugraph.graph import Gather, Graph, Input, Reduce, View
+from superopt.mugraph.parts import reduced_over, why_not_split
 from superopt.mugraph.placement import Carry, Kernel, Lane, Placement, Split
 from superopt.search.carry import find_carries
 
@@ -72,7 +72,7 @@ def placeable(
 
 
 def coarse_seconds(
-    graph: Graph, body: list[int], outputs: tuple[int, ...], wide: frozenset[Axis], cost: Cost
+    splits: Splits, body: list[int], outputs: tuple[int, ...], wide: frozenset[Axis], cost: Cost
 ) -> float:
     """The seconds of the best coarse placement; infinite where none fits the device.
 
@@ -80,7 +80,7 @@ def coarse_seconds(
 
     Whether an axis can be in parts is only asked where that would be faster.
     """
-    axes, long = _unsplit(graph, body, outputs, wide)
+    axes, long = _unsplit(splits.graph, body, outputs, wide)
     grids, loops = choices(axes, quick=True)
 
     def seconds(parts: list[list[Split]]) -> tuple[float, bool]:
@@ -92,7 +92,7 @@ def coarse_seconds(
     if not any(parted for _, parted in split):
         return split[0][0] if split else seconds([])[0]
     for a, (found, _) in zip(long, split, strict=True):
-        if _splits(graph, body, outputs, a):
+        if splits(body, outputs, a):
             return found
     return seconds([])[0]
 
@@ -123,6 +123,49 @@ def _unsplit(
     return Axes(grid, loop, wide), long
 
 
+class Splits:
+    """Whether the reductions over an axis can be made in parts, for many kernels of one graph.
+
+    What counts is which reductions a kernel has, what of the ways between them, and what it reads at
+    other coordinates; kernels that differ in other nodes are asked about once.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._known: dict[tuple[Axis, tuple[int, ...], frozenset[int]], bool] = {}
+        self._ways: dict[tuple[Axis, tuple[int, ...]], frozenset[int]] = {}
+
+    def __call__(self, body: list[int], outputs: tuple[int, ...], axis: Axis) -> bool:
+        """Whether a kernel can."""
+        if any(axis in self.graph.nodes[i].axes for i in outputs):
+            return False
+        sums = tuple(reduced_over(self.graph, body, axis))
+        if (axis, sums) not in self._ways:
+            self._ways[axis, sums] = self._between(axis, sums)
+        key = axis, sums, self._ways[axis, sums].intersection(body)
+        if key not in self._known:
+            self._known[key] = _splits(self.graph, body, outputs, axis)
+        return self._known[key]
+
+    def _between(self, axis: Axis, sums: tuple[int, ...]) -> frozenset[int]:
+        """The nodes on the ways between these, and those that read the axis at other places."""
+        nodes = self.graph.nodes
+        above, below = {*sums}, {*sums}
+        for i in range(min(sums), max(sums) + 1):
+            if not above.isdisjoint(nodes[i].args):
+                above.add(i)
+        for i in range(max(sums), min(sums) - 1, -1):
+            if i in below:
+                below.update(nodes[i].args)
+        readers = {
+            j
+            for i, n in enumerate(nodes)
+            if isinstance(n, View | Gather) and axis in nodes[n.args[0]].axes
+            for j in (i, n.args[0])
+        }
+        return frozenset((above & below) | readers)
+
+
 def _splits(graph: Graph, body: list[int], outputs: tuple[int, ...], axis: Axis) -> bool:
     """Whether the reductions over an axis can be made in parts."""
     if why_not_split(graph, body, outputs, axis, {}) is None:
@@ -137,8 +180,6 @@ def _splits(graph: Graph, body: list[int], outputs: tuple[int, ...], axis: Axis)
 
 def contiguous(graph: Graph) -> Iterable[Axis]:
     """The axes that are innermost in some input or output: the ones that vectors run along."""
-    from superopt.mugraph.graph import View
-
     for node in graph.nodes:
         if isinstance(node, Input) and node.dims and node.dims[-1]:
             yield node.dims[-1][-1]

@@ -20,6 +20,7 @@ from superopt.mugraph.graph import (
     Dims,
     Graph,
     Input,
+    Map,
     Output,
     Reduce,
     dense_strides,
@@ -28,9 +29,10 @@ from superopt.mugraph.graph import (
 from superopt.mugraph.layout import axis_ranks, layout_order
 from superopt.mugraph.placement import Kernel, MuGraph, Split
 from superopt.mugraph.rewrite import in_order, with_axes
+from superopt.mugraph.scalars import adds
 from superopt.search.cut import compact, renumbered
 from superopt.search.cut_points import reduces_below
-from superopt.search.regions import is_algebraic, streams
+from superopt.search.regions import is_algebraic, is_transparent, streams
 
 SMALL = 64
 """Nodes up to which a program is one segment."""
@@ -120,12 +122,43 @@ def _segment(graph: Graph, makes: list[int], stored: set[int], ranks: dict[Axis,
         at[i] = b.add(remap(node, at))
     back = {new: old for old, new in at.items()}
     results = tuple(Output(f"out{k}", at[i], dims(i)) for k, i in enumerate(makes))
-    form = alike(Graph(graph.name, tuple(b.nodes), results))
+    form = alike(_as_stored(Graph(graph.name, tuple(b.nodes), results)))
     return Segment(form, tuple(back[i] for i in form.inputs), tuple(makes))
 
 
+def _as_stored(graph: Graph) -> Graph:
+    """The segment with the input of a residual stream in the type and layout of the stream's sums.
+
+    The first layer adds to an input, which it casts first, where the others add to a stored sum. The
+    cast is made where the segments are joined.
+    """
+    users, nodes = graph.users(), list(graph.nodes)
+    terms = {a for o in graph.outputs if _sums(graph, o.node) for a in graph.nodes[o.node].args}
+    at = list(range(len(nodes)))
+    for i, node in enumerate(graph.nodes):
+        if not isinstance(node, Input) or node.strides != dense_strides(node.dims):
+            continue
+        casts = {*users[i]}
+        if len(casts) != 1 or not is_transparent(graph, cast := casts.pop()) or cast not in terms:
+            continue
+        if all(isinstance(graph.nodes[u], Map | Reduce) for u in users[cast]):
+            dims = tuple((a,) for dim in node.dims for a in dim)
+            dtype = graph.nodes[cast].dtype
+            nodes[i] = replace(node, dtype=dtype, dims=dims, strides=dense_strides(dims))
+            at[cast] = i
+    return Graph(graph.name, tuple(remap(n, at) for n in nodes), graph.outputs)
+
+
+def _sums(graph: Graph, i: int) -> bool:
+    node = graph.nodes[i]
+    return isinstance(node, Map) and adds(node.op)
+
+
 def joined(graph: Graph, parts: Sequence[tuple[Segment, MuGraph]]) -> MuGraph:
-    """The placed program made of placed segments, each given in the names of its normal form."""
+    """The placed program made of placed segments, each given in the names of its normal form.
+
+    A value that a segment takes in another type is read through a cast.
+    """
     b = Builder(graph.name)
     made: dict[int, int] = {}  # node of the program -> node of the placed one
     for i, node in enumerate(graph.nodes):
@@ -138,7 +171,9 @@ def joined(graph: Graph, parts: Sequence[tuple[Segment, MuGraph]]) -> MuGraph:
         given = {f"in{k}": made[i] for k, i in enumerate(segment.reads)}
         for j, node in enumerate(placed.graph.nodes):
             if isinstance(node, Input):
-                at[j] = given[node.name]
+                read = given[node.name]
+                same = b.dtype(read) == node.dtype
+                at[j] = read if same else b.map("cast", read, dtype=node.dtype)
             else:
                 at[j] = b.add(in_order(with_axes(remap(node, at), names)))
         for i, out in zip(segment.makes, placed.graph.outputs, strict=True):

@@ -56,7 +56,9 @@ def test_the_suite_holds_what_it_is_asked_for() -> None:
     assert names >= {w.name for w in MIRAGE}
     assert names >= {"llama-3.2-1b.layer", "qwen3-0.6b.layer", "qwen3-30b-a3b.layer"}
     assert {(c.max_block_ops, c.operators) for c in cases(7)} == {(7, None)}
-    assert {c.workload for c in cases(only=["*.layer"])} == set(search.LAYERS)
+    assert {c.workload for c in cases(only=["*.layer", "*-layers"])} == set(search.LAYERS)
+    deep = [c for c in every if c.workload.endswith("28-layers")]
+    assert len(deep) == 2 and all(c.variations() == ("",) for c in deep)
     with pytest.raises(BadOption, match="did you mean 'lora'"):
         cases(only=["lorra"])
 

@@ -116,7 +116,7 @@ def test_no_placement_is_beyond_the_limit() -> None:
     never = limited(DEVICE, 64)
     assert place.best(axes, never(graph, body, reads, (out,)), quick=False, keep=9) == []
     quick = place.coarse_seconds(
-        graph, body, (out,), cutter.wide, never(graph, body, reads, (out,))
+        place.Splits(graph), body, (out,), cutter.wide, never(graph, body, reads, (out,))
     )
     assert math.isinf(quick)
     assert math.isinf(KernelCost(shape, never.device)(Placement()))

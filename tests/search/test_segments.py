@@ -9,8 +9,13 @@ import sys
 import pytest
 import torch
 
+from superopt.bench.deep import stacked
+from superopt.bench.workloads import workload
+from superopt.codegen.lower import why_not_lowerable
 from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
+from superopt.frontend.capture import capture
+from superopt.frontend.partition import partition
 from superopt.mugraph.algebras.floats import run
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.wellformed import check_mugraph
@@ -53,6 +58,29 @@ def test_the_work_does_not_grow_with_the_layers() -> None:
     few, many = (searched(deep(n, False)).stats for n in (5, 12))
     assert many["states"] == few["states"]
     assert many["graphs"] == few["graphs"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama-3.2-1b.layer", "qwen3-0.6b.layer"])
+def test_decoder_layers_have_few_forms_however_many_there_are(
+    name: str, dtype: torch.dtype
+) -> None:
+    """Attention, MLP, and the last MLP, which rounds its result; what was found is shown equal."""
+    forms = []
+    for layers in (2, 5):
+        deep = stacked(workload(name), layers)
+        args = tuple(torch.empty(s.shape, dtype=s.dtype(dtype)) for s in deep.specs(deep.grid[0]))
+        (piece,) = partition(capture(deep.reference, args), "default").supported
+        parts = segments(piece.graph)
+        assert len(parts) == 2 * layers
+        forms.append({str(p.form.graph) for p in parts})
+    assert forms[0] == forms[1] and len(forms[0]) <= 3
+    found = searched(piece.graph, 9)
+    assert found.stats["distinct_segments"] == len(forms[1])
+    for candidate in found.candidates[:2]:
+        check_mugraph(candidate.mugraph)
+        assert why_not_lowerable(candidate.mugraph) is None
+        assert Checker(0).rewritten(piece.graph, candidate.mugraph.graph)
 
 
 def test_candidates_are_the_same_again() -> None:
