@@ -303,3 +303,24 @@ def test_what_asks_for_a_state_has_no_lasting_identity(fn: Callable[..., Any]) -
 )
 def test_what_is_made_of_operators_has_one(fn: Callable[..., Any]) -> None:
     assert identity(fn) is not None
+
+
+FAR: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "layer norm": (lambda x: F.layer_norm(x, (x.shape[-1],)), (4, 64)),
+    "group norm": (lambda x: F.group_norm(x, 2), (4, 8, 9)),
+    "covariance": (
+        lambda x: (x - x.mean(-1, keepdim=True)) @ (x - x.mean(-1, keepdim=True)).mT,
+        (4, 64),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_the_first_inputs_may_lie_far_from_zero(name: str, warnings: Warnings) -> None:
+    """PyTorch's own rounding there is large, and says nothing of what was captured."""
+    fn, shape = FAR[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    fast = superoptimize(fn, fallbacks=(), strict=True)
+    fast(x + 1e6)
+    torch.testing.assert_close(fast(x), fn(x), rtol=1e-4, atol=1e-4)
+    assert warnings() == []
