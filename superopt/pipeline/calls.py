@@ -184,6 +184,6 @@ def _dynamic_ranges(parameters: inspect.Signature | None, options: Options) -> d
                 "option dynamic",
                 closest(axis.argument, parameters.parameters),
             )
-        if axis.name:
+        if axis.name and not axis.fixed:
             out.setdefault(axis.argument, {})[axis.dim] = (axis.name, axis.low, axis.high)
     return out

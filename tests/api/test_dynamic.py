@@ -105,6 +105,21 @@ def test_sizes_outside_the_range_specialize(count: Count) -> None:
     assert len(fast._results) == 3
 
 
+@pytest.mark.parametrize("size", [1, 33])
+def test_a_range_of_one_size_is_a_size(size: int) -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x * 3, -1)
+
+    dynamic: dict[str, Any] = {"x": {1: ("n", size, size)}}
+    for more in ({}, {0: ("m", 2, 64)}):
+        fast = superoptimize(fn, dynamic={"x": dynamic["x"] | more}, fallbacks=(), strict=True)
+        for shape in ((7, size), (7, 5), (9, size)):
+            x = r(shape)
+            torch.testing.assert_close(fast(x), fn(x))
+    with pytest.raises(BadOption, match="no argument"):
+        superoptimize(fn, dynamic={"z": {0: ("n", 3, 3)}})
+
+
 def test_an_operator_left_to_pytorch_specializes() -> None:
     fast = superoptimize(around_a_scan, dynamic={"x": {0: TOKENS}}, fallbacks=())
     for n in (7, 70):
