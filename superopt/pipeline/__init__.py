@@ -32,6 +32,7 @@ from superopt.frontend.observe import (
 )
 from superopt.frontend.observe import observe as observe
 from superopt.frontend.observe import unheard as unheard
+from superopt.frontend.where import raised_at as raised_at
 from superopt.mugraph.dispatch import ORIGINAL, Dispatch
 from superopt.mugraph.placement import MuGraph
 from superopt.runtime.bucketed import Bucketed
