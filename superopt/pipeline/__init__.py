@@ -67,6 +67,16 @@ class Result:
     boundaries: tuple[Any, ...] = ()
     pieces: tuple[Built, ...] = field(default=(), repr=False)
 
+    def serves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the range of sizes of a program that is one piece includes those of a call."""
+        if self.boundaries or not self.pieces or self.pieces[0].rule is None:
+            return False
+        try:
+            self.run(args, kwargs, None)
+        except SuperoptError:  # a size outside, or an index: PyTorch's own error is the better one
+            return False
+        return True
+
 
 def optimize(
     fn: Callable[..., Any],
@@ -97,8 +107,14 @@ def optimize(
                 from superopt.frontend.capture import capture
                 from superopt.frontend.partition import partition
 
-                wishes = options.dynamic_shapes() or None
-                program = partition(capture(fn, args, kwargs, wishes), options.precision)
+                def captured(args: Any, kwargs: Any, wishes: Any) -> Any:
+                    return partition(capture(fn, args, kwargs, wishes), options.precision)
+
+                program = captured(args, kwargs, options.dynamic_shapes() or None)
+                if options.dynamic:
+                    from superopt.pipeline.smallest import from_one
+
+                    program = from_one(program, captured, args, kwargs, options)
             for b in program.boundaries:
                 trace.log("fallback", f"{b.op} at {b.where}: {b.reason}")
         if not program.supported:
