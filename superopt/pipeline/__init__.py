@@ -52,7 +52,8 @@ class Result:
     generated: the generated kernels alone; winner: "generated", "eager", "inductor", or "by size"
     where symbolic sizes decide between the first two, bucket by bucket; timings in seconds; states:
     values and kernels that the search looked at; cache: "warm" when every kernel came from the
-    cache; boundaries: what was left to PyTorch, and why; pieces: what was built.
+    cache; boundaries: what was left to PyTorch, and why; pieces: what was built; serves: whether the
+    range of sizes, of a program that is one piece, includes those of (args, kwargs).
     """
 
     run: Run
@@ -66,16 +67,9 @@ class Result:
     cache: str
     boundaries: tuple[Any, ...] = ()
     pieces: tuple[Built, ...] = field(default=(), repr=False)
-
-    def serves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether the range of sizes of a program that is one piece includes those of a call."""
-        if self.boundaries or not self.pieces or self.pieces[0].rule is None:
-            return False
-        try:
-            self.run(args, kwargs, None)
-        except SuperoptError:  # a size outside, or an index: PyTorch's own error is the better one
-            return False
-        return True
+    serves: Callable[[tuple[Any, ...], dict[str, Any]], bool] = field(
+        default=lambda args, kwargs: False, repr=False
+    )
 
 
 def optimize(
@@ -174,6 +168,19 @@ def optimize(
         if rules and "eager" in options.fallbacks:
             run = running(calls(True))
 
+        def serves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+            def look(piece: Any, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+                built[id(piece)].kernels.plan.sizes(inputs)  # raises for sizes outside
+                raise _Serves
+
+            try:
+                program.run(args, kwargs, look)
+            except _Serves:
+                return whole and bool(rules)
+            except SuperoptError:
+                pass
+            return False
+
         def generated(*args: Any, **kwargs: Any) -> Any:
             return alone(args, kwargs, None)
 
@@ -200,7 +207,12 @@ def optimize(
         warm,
         program.boundaries,
         pieces,
+        serves,
     )
+
+
+class _Serves(Exception):
+    """The sizes of a call are in the range of the kernels."""
 
 
 class _LeftToOriginal(Exception):

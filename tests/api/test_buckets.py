@@ -142,7 +142,7 @@ def test_the_certificate_states_the_domain_and_every_bucket() -> None:
     (piece,) = result.pieces
     proof = certificate.loads(certificate.dumps(piece.certificate))
     (domain,) = proof["domain"]
-    assert (domain["low"], domain["high"], domain["read"]) == (2, 700, ["dim 0 of x0"])
+    assert (domain["low"], domain["high"], domain["read"]) == (1, 700, ["dim 0 of x0"])
     assert [b["guard"] for b in proof["buckets"]] == [
         [list(g) for g in b.guard] for b in found.rule.buckets
     ]
