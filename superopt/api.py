@@ -104,6 +104,8 @@ class Optimized:
             found = self._results.get(signature)
         except Exception as error:
             return self._original(error, args, kwargs)
+        if found is None and self.options.dynamic:
+            found = self._of_range(signature, args, kwargs)
         if found is None:
             return self._first_call(signature, args, kwargs)
         try:
@@ -113,6 +115,16 @@ class Optimized:
         except SuperoptError as error:
             # A kernel refuses what it was not made for before it writes anything.
             return self._original(error, args, kwargs)
+
+    def _of_range(
+        self, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> pipeline.Result | None:
+        """What serves a call with a dynamic size of 1, where a program's range begins there."""
+        found = self._results.get(self._calls.look(args, kwargs, least=1)[0])
+        if found is None or not found.serves(args, kwargs):
+            return None
+        self._results[signature] = found
+        return found
 
     def _first_call(
         self, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -177,7 +189,8 @@ class Optimized:
     def result(self, *args: Any, **kwargs: Any) -> pipeline.Result:
         """What the search found for these arguments (searching now if it has not yet)."""
         signature = self._calls.signature(args, kwargs)
-        return self._results.get(signature) or self._specialize(signature, args, kwargs)
+        known = self._results.get(signature) or self._of_range(signature, args, kwargs)
+        return known or self._specialize(signature, args, kwargs)
 
     def _specialize(
         self,

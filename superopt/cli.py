@@ -119,16 +119,9 @@ def explain(
     with _told(json_):
         from superopt.bench.inputs import make_inputs
         from superopt.bench.load import load_function
+        from superopt.config import Options
 
-        args = make_inputs(inputs, seed)
-        fn = load_function(where)
-        import torch
-
-        from superopt import api, pipeline, report
-
-        # An already decorated function keeps its body, and takes the options given here.
-        optimized = api.superoptimize(
-            fn.fn if isinstance(fn, api.Optimized) else fn,
+        options = Options.of(
             target=target,
             budget=budget,
             precision=precision,
@@ -137,6 +130,14 @@ def explain(
             workers=workers,
             checkpoint=checkpoint,
         )
+        args = make_inputs(inputs, seed)
+        fn = load_function(where)
+        import torch
+
+        from superopt import api, pipeline, report
+
+        # An already decorated function keeps its body, and takes the options given here.
+        optimized = api.Optimized(fn.fn if isinstance(fn, api.Optimized) else fn, options)
         with torch.no_grad():  # kernels are for inference, and a module's weights want gradients
             try:
                 result = _result(optimized, args)
@@ -153,18 +154,14 @@ def explain(
 
 
 def _result(optimized: Any, args: Sequence[Any]) -> Any:
+    from superopt.bench.load import unfit
+
     try:
         return optimized.result(*args)
     except SuperoptError:
         raise
-    except (TypeError, RuntimeError, ValueError) as error:
-        # Shapes that do not fit fail inside PyTorch when the function is traced.
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadOption(
-            f"the function does not run on these inputs: {first}",
-            "option --inputs",
-            "give the tensors that it takes, in its order",
-        ) from error
+    except Exception as error:
+        raise unfit(error) from error
 
 
 @app.command()
@@ -217,10 +214,10 @@ def bench(
 
             document = search.run_search_suite(
                 max_block_ops=max_block_ops,
-                dtypes=_words(dtypes or "bf16"),
+                dtypes=_words("bf16" if dtypes is None else dtypes, "--dtypes"),
                 json_path=None if to_stdout else json_,
                 threads=threads,
-                only=_words(only),
+                only=_words(only, "--only"),
                 seconds=seconds or search.SECONDS,
                 values=states,
                 resume=resume,
@@ -237,16 +234,19 @@ def bench(
             )
         document = run_suite(
             suite,
-            peers=_words(peers),
-            dtypes=_words(dtypes or "f32,bf16"),
+            peers=_words(peers, "--peers"),
+            dtypes=_words("f32,bf16" if dtypes is None else dtypes, "--dtypes"),
             json_path=None if to_stdout else json_,
             threads=threads,
-            only=_words(only),
+            only=_words(only, "--only"),
             seconds=seconds or 2.0,
             cold=not warm,
             resume=resume,
             ours=ours,
-            options=Options.of(budget=budget, fallbacks=tuple(_words(fallbacks))),
+            options=Options.of(
+                budget=budget,
+                fallbacks=tuple(_words(fallbacks, "--fallbacks")),
+            ),
             progress=_say,
         )
         if to_stdout:
@@ -262,8 +262,11 @@ def _say(done: int, total: int, label: str) -> None:
     typer.echo(f"[{done}/{total}] {time.monotonic() - _begun:6.0f} s  {label}", err=True)
 
 
-def _words(text: str) -> list[str]:
-    return [w.strip() for w in text.split(",") if w.strip()]
+def _words(text: str, option: str) -> list[str]:
+    words = [w.strip() for w in text.split(",") if w.strip()]
+    if not words and (text or option == "--dtypes"):
+        raise BadOption(f"{text!r} names nothing", f"option {option}", "give words with commas")
+    return words
 
 
 def _list_bench(path: Path | None) -> None:

@@ -23,11 +23,14 @@ def parse_bytes(text: str) -> int:
     word = text.strip().upper().removesuffix("B").removesuffix("I")
     digits = word.rstrip("KMGT")
     unit = word[len(digits) :]
-    if unit not in _UNITS:
+    try:
+        size = float(digits) if unit in _UNITS else math.nan
+    except ValueError:
+        size = math.nan
+    if math.isnan(size):
         raise ValueError("expected a size such as 800M or 4G")
-    size = float(digits)
     if not 0 <= size < 1 << 50:
-        raise ValueError("expected a size that is not negative")
+        raise ValueError("expected a size that is not negative, such as 800M or 4G")
     return int(size * _UNITS[unit])
 
 
@@ -143,7 +146,8 @@ class DynamicAxis:
 
     ``high`` None means no upper bound. ``hint`` keeps a nameless wish of torch.export: ``auto``,
     ``dynamic`` or ``static``; then ``name`` is empty. ``scale`` and ``offset`` stand for a derived
-    size, ``scale * name + offset``; the range is that of ``name``.
+    size, ``scale * name + offset``; the range is that of ``name``. A range of one value is no wish
+    at all (``fixed``): such a size is known when the program is made.
     """
 
     argument: str
@@ -154,6 +158,11 @@ class DynamicAxis:
     hint: str = ""
     scale: int = 1
     offset: int = 0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the range holds one size alone."""
+        return self.low == self.high and not self.hint
 
 
 @dataclass(frozen=True)
@@ -215,6 +224,8 @@ class Options:
                 except ValueError as error:
                     raise _bad(name, values[name], str(error)) from error
         if values.get("checkpoint") is not None:
+            if not str(values["checkpoint"]):
+                raise _bad("checkpoint", values["checkpoint"], "name a file")
             values["checkpoint"] = str(values["checkpoint"])
         return cls(**values)
 
@@ -236,8 +247,10 @@ class Options:
         symbols: dict[str, Any] = {}
         shapes: dict[str, dict[int, Any]] = {}
         for axis in self.dynamic:
-            if axis.hint:
-                size: Any = getattr(Dim, axis.hint.upper())
+            if axis.fixed:
+                size: Any = None
+            elif axis.hint:
+                size = getattr(Dim, axis.hint.upper())
                 if axis.low or axis.high is not None:
                     size = size(min=axis.low, max=axis.high)
             else:

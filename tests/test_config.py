@@ -147,6 +147,9 @@ def test_a_misspelt_option_is_named():
         {"fallbacks": ("egaer",)},
         {"strict": 1},
         {"seed": -1},
+        {"seed": 99999999999999999999},
+        {"memory": "lots"},
+        {"checkpoint": ""},
         {"seed": 1.0},
         {"dynamic": [0]},
         {"dynamic": {"x": 0}},
@@ -180,6 +183,17 @@ def test_dynamic_sizes_as_torch_export_writes_them():
     assert shapes["y"] == {0: Dim.AUTO}
     assert Options.of(dynamic=shapes).dynamic == options.dynamic
     assert Options.of(dynamic={"x": {0: Dim("m")}}).dynamic == (DynamicAxis("x", 0, "m"),)
+
+
+def test_a_range_of_one_size_is_no_wish():
+    options = Options.of(
+        dynamic={"x": {0: ("n", 33, 33), 1: ("m", 2, 64)}, "y": {0: ("n", 33, 33)}}
+    )
+    assert [a.fixed for a in options.dynamic] == [True, False, True]
+    shapes = options.dynamic_shapes()
+    assert shapes["x"][0] is None and shapes["y"] == {0: None} and shapes["x"][1].max == 64
+    with pytest.raises(BadOption):
+        Options.of(dynamic={"x": {0: ("n", 33, 33)}, "y": {0: ("n", 33, 34)}})
 
 
 def test_dynamic_sizes_run_through_torch_export():

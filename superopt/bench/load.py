@@ -1,4 +1,4 @@
-"""Finds the function that a user names on the command line, in a file or in a module."""
+"""Finds the function that a user names on the command line, and tells why it does not run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from superopt.errors import BadOption, closest
+from superopt.errors import BadOption, SuperoptError, closest
 
 
 def load_function(where: str) -> Callable[..., Any]:
@@ -60,3 +61,26 @@ def _member(module: Any, name: str, where: str) -> Callable[..., Any]:
     if not callable(found):
         raise BadOption(f"{where} cannot be called", "argument MOD.py:FN", "name a function")
     return found
+
+
+def unfit(error: Exception) -> SuperoptError:
+    """An error of the user's function, or of PyTorch inside it; anything else is a defect here."""
+    from superopt import pipeline
+
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = pipeline.raised_at(error)
+    # Shapes that do not fit fail inside PyTorch when the function is traced.
+    if not line and not isinstance(error, (TypeError, RuntimeError, ValueError)):
+        return SuperoptError(
+            f"superopt itself failed: {type(error).__name__}: {first}",
+            "explain",
+            "please report it with the log file",
+            details="".join(traceback.format_exception(error)),
+        )
+    if not isinstance(error, (RuntimeError, ValueError)):
+        first = f"{type(error).__name__}: {first}"
+    return BadOption(
+        f"the function does not run on these inputs: {first}",
+        ", ".join(filter(None, ("option --inputs", line and f"at {line}"))),
+        "give the tensors that it takes, in its order",
+    )

@@ -48,6 +48,22 @@ def reach(graph: Graph, body: set[int]) -> dict[int, frozenset[int]]:
     return out
 
 
+def followers(
+    looped: Mapping[int, Axis], carry: Mapping[int, Carry], added: Mapping[int, int]
+) -> dict[int, Axis]:
+    """The looped reductions, without sums of derivatives whose owner moves with no statistic here.
+
+    looped and added: as for ``phases``. A derivative may lack an axis that its owner keeps, and so
+    come up in an outer loop than its owner; where the statistic is complete, it moves no more.
+    """
+
+    def moves(i: int) -> bool:
+        stat = carry[i].stat
+        return i in looped and stat in looped and looped[i] == looped[stat]
+
+    return {i: axis for i, axis in looped.items() if i not in added or moves(added[i])}
+
+
 def phases(
     looped: Mapping[int, Axis],
     deps: Mapping[int, frozenset[int]],
@@ -57,7 +73,7 @@ def phases(
     """The pass in which each looped reduction is made: after those that it waits for.
 
     looped: reductions with the axis of their next loop; added: those that belong to another one's
-    carry. What follows a statistic of the same loop shares its pass.
+    carry, which is looped as well. What follows a statistic of the same loop shares its pass.
     """
     out: dict[int, int] = {}
     for i in sorted(looped):

@@ -14,11 +14,12 @@ Nothing here knows an operator by name beyond the structure of a row (its arity,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from superopt import trace
 from superopt.codegen.accumulators import (
     as_reduce,
     buffers_used,
+    followers,
     here,
     identity_of,
     phases,
@@ -28,6 +29,7 @@ from superopt.codegen.accumulators import (
 )
 from superopt.codegen.expressions import Expressions, NotLowerable, Reader
 from superopt.codegen.moments import moments, taylor_terms, whole_from_part
+from superopt.codegen.scope import Scope
 from superopt.codegen.split import Piece, pieces
 from superopt.codegen.storage import (
     axis_ranks,
@@ -45,7 +47,6 @@ from superopt.codegen.tileir import (
     Load,
     Loop,
     Program,
-    Stmt,
 )
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import compute_dtype
@@ -59,12 +60,17 @@ def why_not_lowerable(mugraph: MuGraph, kernels: Sequence[int] | None = None) ->
     """The reason why a placed graph cannot be lowered, or None when it can.
 
     kernels: the positions of those that are looked at, all by default. Whether one can be lowered
-    does not depend on how others are placed.
+    does not depend on how others are placed. Whatever goes wrong is a reason: one placement must not
+    take the others with it.
     """
     try:
         lower(mugraph, kernels)
     except NotLowerable as reason:
         return str(reason)
+    except Exception as error:
+        why = f"lowering failed: {type(error).__name__}: {error}"
+        trace.warn_once("codegen", f"a candidate is left out, {why}", error=error)
+        return why
     return None
 
 
@@ -80,28 +86,6 @@ def lower(mugraph: MuGraph, kernels: Sequence[int] | None = None) -> tuple[Progr
         for k in (range(len(mugraph.kernels)) if kernels is None else kernels)
         for piece in pieces(Piece(mugraph, k, stored, outputs, scratch, ranks))
     )
-
-
-@dataclass
-class Scope:
-    """The statements at one place of the loop nest, and what has a tile buffer there."""
-
-    parent: Scope | None
-    open: frozenset[Axis]
-    running: frozenset[int] = frozenset()
-    body: list[Stmt] = field(default_factory=list)
-    tiles: dict[int, Buffer] = field(default_factory=dict)
-    partial: dict[int, Buffer] = field(default_factory=dict)
-    added: set[int] = field(default_factory=set)
-
-    def find(self, i: int) -> Buffer | None:
-        """The tile buffer of a node, here or in an enclosing scope."""
-        scope: Scope | None = self
-        while scope is not None:
-            if i in scope.tiles:
-                return scope.tiles[i]
-            scope = scope.parent
-        return None
 
 
 class _Lowering:
@@ -164,6 +148,7 @@ class _Lowering:
             for i in stores or []
             if not self._loop_axes(i) <= scope.open
         }
+        looped = followers(looped, self.carry, self.moments.added)
         phase = phases(looped, self.deps, self.carry, self.moments.added)
         when = dict(phase)
         for i in late:
@@ -217,9 +202,7 @@ class _Lowering:
         """The accumulator of a reduction, filled with the identity where it is first needed."""
         root = self.shared.get(i, i)
         if root not in scope.partial:
-            node = self.graph.nodes[i]
-            if not isinstance(node, Reduce):
-                raise NotLowerable(f"%{i} is not a reduction", self.kernel.name)
+            node = scope.begin(as_reduce(self.graph, i))
             buffer = self._new_tile(f"acc{root}", node.axes, node.dtype)
             scope.body.append(Compute(buffer, buffer.axes, Lit(identity_of(node.op), node.dtype)))
             scope.partial[root] = buffer
@@ -348,7 +331,7 @@ class _Lowering:
             self._sum(home, i, members)
             return
         if isinstance(node, Reduce):
-            expr = self._value(home, node.operand, node)
+            expr = self._value(home, node.operand, home.begin(node))
             buffer = self._new_tile(f"r{i}", node.axes, node.dtype)
             home.body.append(Compute(buffer, buffer.axes, expr, node.op, node.over, False))
         else:
@@ -387,7 +370,7 @@ class _Lowering:
             and targets[0].dtype == node.dtype
             and i not in self.shared
         ):
-            expr = self._value(scope, node.operand, node)
+            expr = self._value(scope, node.operand, scope.begin(node))
             scope.body.append(Compute(targets[0], targets[0].axes, expr, node.op, node.over, False))
             return
         if len(targets) > 1 or isinstance(node, Reduce) or i in self.shared:

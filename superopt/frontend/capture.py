@@ -25,7 +25,7 @@ from superopt.frontend.leftovers import forgotten, let_go
 from superopt.frontend.live import Live, found_in, layout, literal, state
 from superopt.frontend.names import name_of
 from superopt.frontend.readings import heard
-from superopt.frontend.where import UNKNOWN, location, recorded
+from superopt.frontend.where import UNKNOWN, location, raised_at, recorded
 from superopt.mugraph.axes import Sym
 
 NO_BOUND = 1 << 40
@@ -169,7 +169,7 @@ def _export(
         try:
             return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=strict)
         except GuardOnDataDependentSymNode as error:
-            where = _raised_at(error)
+            where = raised_at(error)
             raise UnsupportedOperator(
                 "control flow depends on the data of a tensor",
                 where or name,
@@ -188,23 +188,10 @@ def _export(
         ) from first
     raise UnsupportedOperator(
         f"torch.export cannot capture it: {(text.splitlines() or [type(first).__name__])[0][:200]}",
-        (first and _raised_at(first)) or name,
+        (first and raised_at(first)) or name,
         "opaque calls and control flow that depends on data stay in PyTorch",
         details=text,
     ) from first
-
-
-def _raised_at(error: BaseException) -> str:
-    """The user's line under which an error arose."""
-    import traceback
-
-    from superopt.frontend.where import internal
-
-    frames = traceback.extract_tb(error.__traceback__)
-    users = [f for f in frames if not internal(f.filename)]
-    if not users:
-        return ""
-    return f"{users[-1].filename}:{users[-1].lineno}, in {users[-1].name}: {users[-1].line}"
 
 
 def _functional(program: Any, name: str) -> Any:

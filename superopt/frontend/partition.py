@@ -32,7 +32,8 @@ Env = dict[fx.Node, Any]
 class Supported:
     """A run of operators with a graph; ``inputs`` and ``outputs`` are FX values in graph order.
 
-    literals: the tensor literals among what ``nodes`` read, which the graph holds as constants.
+    literals: the tensor literals among what ``nodes`` read, which the graph holds as constants; shown:
+    how the graph was shown to hold at sizes for which it was not captured.
     """
 
     graph: Graph
@@ -40,6 +41,7 @@ class Supported:
     outputs: tuple[fx.Node, ...]
     nodes: tuple[fx.Node, ...]
     literals: Mapping[fx.Node, torch.Tensor]
+    shown: tuple[Any, ...] = ()
 
     @functools.cached_property
     def _only_shapes(self) -> tuple[fx.Node, ...]:

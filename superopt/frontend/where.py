@@ -62,3 +62,12 @@ def location(node: Any) -> str:
 
 def _file(line: str) -> str:
     return line.removeprefix("File ").split('"')[1] if '"' in line else ""
+
+
+def raised_at(error: BaseException) -> str:
+    """The user's line under which an error arose: ``file:line, in function: text``, or nothing."""
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [f for f in frames if not internal(f.filename)]
+    if not users:
+        return ""
+    return f"{users[-1].filename}:{users[-1].lineno}, in {users[-1].name}: {users[-1].line}"

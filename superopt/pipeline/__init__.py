@@ -32,6 +32,7 @@ from superopt.frontend.observe import (
 )
 from superopt.frontend.observe import observe as observe
 from superopt.frontend.observe import unheard as unheard
+from superopt.frontend.where import raised_at as raised_at
 from superopt.mugraph.dispatch import ORIGINAL, Dispatch
 from superopt.mugraph.placement import MuGraph
 from superopt.runtime.bucketed import Bucketed
@@ -51,7 +52,8 @@ class Result:
     generated: the generated kernels alone; winner: "generated", "eager", "inductor", or "by size"
     where symbolic sizes decide between the first two, bucket by bucket; timings in seconds; states:
     values and kernels that the search looked at; cache: "warm" when every kernel came from the
-    cache; boundaries: what was left to PyTorch, and why; pieces: what was built.
+    cache; boundaries: what was left to PyTorch, and why; pieces: what was built; serves: whether the
+    range of sizes, of a program that is one piece, includes those of (args, kwargs).
     """
 
     run: Run
@@ -65,6 +67,9 @@ class Result:
     cache: str
     boundaries: tuple[Any, ...] = ()
     pieces: tuple[Built, ...] = field(default=(), repr=False)
+    serves: Callable[[tuple[Any, ...], dict[str, Any]], bool] = field(
+        default=lambda args, kwargs: False, repr=False
+    )
 
 
 def optimize(
@@ -96,8 +101,14 @@ def optimize(
                 from superopt.frontend.capture import capture
                 from superopt.frontend.partition import partition
 
-                wishes = options.dynamic_shapes() or None
-                program = partition(capture(fn, args, kwargs, wishes), options.precision)
+                def captured(args: Any, kwargs: Any, wishes: Any) -> Any:
+                    return partition(capture(fn, args, kwargs, wishes), options.precision)
+
+                program = captured(args, kwargs, options.dynamic_shapes() or None)
+                if options.dynamic:
+                    from superopt.pipeline.smallest import from_one
+
+                    program = from_one(program, captured, args, kwargs, options)
             for b in program.boundaries:
                 trace.log("fallback", f"{b.op} at {b.where}: {b.reason}")
         if not program.supported:
@@ -157,6 +168,19 @@ def optimize(
         if rules and "eager" in options.fallbacks:
             run = running(calls(True))
 
+        def serves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+            def look(piece: Any, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+                built[id(piece)].kernels.plan.sizes(inputs)  # raises for sizes outside
+                raise _Serves
+
+            try:
+                program.run(args, kwargs, look)
+            except _Serves:
+                return whole and bool(rules)
+            except SuperoptError:
+                pass
+            return False
+
         def generated(*args: Any, **kwargs: Any) -> Any:
             return alone(args, kwargs, None)
 
@@ -183,7 +207,12 @@ def optimize(
         warm,
         program.boundaries,
         pieces,
+        serves,
     )
+
+
+class _Serves(Exception):
+    """The sizes of a call are in the range of the kernels."""
 
 
 class _LeftToOriginal(Exception):

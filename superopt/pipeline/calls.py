@@ -36,9 +36,11 @@ class Calls:
         return self.look(args, kwargs)[0]
 
     def look(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], least: int = 2
     ) -> tuple[Signature, list[torch.Tensor]]:
         """The signature of a call, and the tensors that the function holds now.
+
+        least: the smallest size that a dynamic dimension has; below, it is a size like another.
 
         Raises SuperoptError for a call that is PyTorch's own: traced, autocast, odd tensors.
         """
@@ -70,7 +72,7 @@ class Calls:
         ]
         if len({id(leaf) for leaf in leaves}) < len(leaves):
             key.append(repeats(leaves))
-        ranges = self.ranges(args, kwargs) if self._dynamic else {}
+        ranges = self.ranges(args, kwargs, least) if self._dynamic else {}
         for leaf in leaves:
             if isinstance(leaf, torch.Tensor):
                 if odd := _odd(leaf):
@@ -97,7 +99,9 @@ class Calls:
         read, tensors = state(self.fn, leaves)
         return (tuple(key), *read), tensors
 
-    def ranges(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Ranges]:
+    def ranges(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], least: int = 2
+    ) -> dict[int, Ranges]:
         """The dynamic dimensions of these tensors, by identity; empty unless all sizes fit."""
         if self._parameters is None:
             return {}
@@ -119,7 +123,7 @@ class Calls:
                     )
                 size = tensor.shape[dim]
                 # Sizes 0 and 1 mean something else to broadcasting and layouts: they specialize.
-                fits = max(low, 2) <= size and (high is None or size <= high)
+                fits = max(low, least) <= size and (high is None or size <= high)
                 if not fits or sizes.setdefault(name, size) != size:
                     return {}
         return {id(given[argument]): ranges for argument, ranges in self._dynamic.items()}
@@ -184,6 +188,6 @@ def _dynamic_ranges(parameters: inspect.Signature | None, options: Options) -> d
                 "option dynamic",
                 closest(axis.argument, parameters.parameters),
             )
-        if axis.name:
+        if axis.name and not axis.fixed:
             out.setdefault(axis.argument, {})[axis.dim] = (axis.name, axis.low, axis.high)
     return out

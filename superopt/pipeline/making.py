@@ -94,6 +94,7 @@ def _make(
     with trace.stage("verify") as shifting:
         show = Checker(options.seed)
         graph, shifts = _stable(piece.graph, show)
+        shifts = [*piece.shown, *shifts]
     compiler = site.compiler or find_compiler(config)
     threads = config.threads or torch.get_num_threads()
     device = cpu_device(cpu_features(), threads, config.tile_memory)

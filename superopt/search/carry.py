@@ -23,8 +23,9 @@ from superopt.mugraph.scalars import Arg
 def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tuple[Carry, ...]:
     """The reductions of a kernel body that can share a pass with a statistic they depend on.
 
-    ``axes``: those that are looped or in parts. Where a reduction depends on two statistics, or its
-    dependence has no multiplicative character, it gets no carry (it then needs a pass of its own).
+    ``axes``: those that are looped or in parts. Where a reduction depends on two statistics, or on
+    one along an axis that it sums over, or its dependence has no multiplicative character, it gets
+    no carry (it then needs a pass of its own).
     """
     inside = set(body)
     sums = [i for i in body if isinstance(graph.nodes[i], Reduce)]
@@ -40,6 +41,8 @@ def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tupl
         reach = [s for s in below[i] if not set(looped).isdisjoint(_over(graph, s))]
         stats = [s for s in reach if _op(graph, s) in ("max", "min")]
         others = [s for s in reach if s not in stats]
+        if any(not set(graph.nodes[s].axes) <= set(node.axes) for s in reach):
+            continue  # it has an axis that is summed over: no one factor moves the sum
         if not stats and len(others) == 1 and _op(graph, others[0]) == "add":
             rank = degree(graph, node.operand, others[0])
             if rank is not None and 0 < rank <= MOST_RANK:

@@ -12,13 +12,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from superopt import trace
-from superopt.errors import CheckpointMismatch
+from superopt.errors import BadOption, CheckpointMismatch
 from superopt.mugraph.axes import sort_axes
 from superopt.mugraph.graph import Graph
 from superopt.search.cut import Cut
@@ -28,6 +28,8 @@ from superopt.search.tasks import Scored
 
 FORMAT = 1
 
+T = TypeVar("T")
+
 Identity = Mapping[str, Any]
 """What a search is of, as plain JSON: program, device, version, seed, budget in candidates, options."""
 
@@ -35,12 +37,12 @@ Identity = Mapping[str, Any]
 class Checkpoint:
     """Finished work of one search, in the file ``path``; None: nothing is read or kept.
 
-    named: whether the user named the file: then one of another search is an error and not replaced.
-    A file that cannot be written costs a log line: the search does without.
+    named: whether the user named the file: then one of another search is an error and not replaced,
+    as is one that cannot be written (BadOption). Else both cost a line: the search does without.
     """
 
     def __init__(self, path: Path | None, identity: Identity, named: bool = False) -> None:
-        self.path = path
+        self.path, self.named = path, named
         self.identity = {"format": FORMAT, **json.loads(json.dumps(identity))}
         self._known: dict[str, Any] = {}
         self._file: Any = None
@@ -49,15 +51,16 @@ class Checkpoint:
             return
         whole = self._read(path, named)
         self._unread = {n for n in self._known if not n.startswith("elapsed")}
-        with contextlib.suppress(OSError):
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered and appending: a record is one write, wherever the process ends.
             self._file = path.open("ab", buffering=0)
             self._file.truncate(whole)
-        if self._file is None:
-            trace.log("search", f"no checkpoint: {path} cannot be written")
-        elif whole == 0:
-            self._write("search", self.identity)
+            if whole == 0:
+                self._file.write(_record("search", self.identity))
+        except OSError as error:
+            self.close()
+            self._unusable(path, "written", error)
 
     @property
     def elapsed(self) -> float:
@@ -78,6 +81,35 @@ class Checkpoint:
         """What was kept under a name, or None."""
         self._unread.discard(name)
         return self._known.get(name)
+
+    def read(self, name: str, made: Callable[[Any], T]) -> T | None:
+        """What ``made`` makes of what was kept under a name, or None.
+
+        A whole record of another form is refused where the user named the file (CheckpointMismatch).
+        """
+        value = self.get(name)
+        try:
+            return made(value)
+        except (TypeError, ValueError, LookupError, AttributeError, ZeroDivisionError) as error:
+            self._malformed(f"{name!r}: {type(error).__name__}: {error}")
+        return None
+
+    def _unusable(self, path: Path, how: str, error: OSError) -> None:
+        if self.named:
+            raise BadOption(
+                f"the checkpoint cannot be {how}: {error.strerror or error}",
+                f"option checkpoint, {str(path)!r}",
+                "name a file in a folder that you can write",
+            ) from error
+        trace.log("search", f"no checkpoint: {path} cannot be {how}: {error}")
+
+    def _malformed(self, why: str) -> None:
+        what = f"a record is not of the form that this version writes ({why})"
+        if self.named:
+            raise CheckpointMismatch(what, str(self.path))
+        trace.warn_once(
+            "search", f"{what}; that work is done again", key=("record", str(self.path))
+        )
 
     def put(self, name: str, value: Any) -> None:
         """Keeps plain JSON under a name."""
@@ -103,9 +135,8 @@ class Checkpoint:
                 self.path.unlink()
 
     def _write(self, name: str, value: Any) -> None:
-        body = json.dumps([name, value], separators=(",", ":")).encode()
         try:
-            self._file.write(_sum(body) + b" " + body + b"\n")
+            self._file.write(_record(name, value))
         except OSError as error:  # the disk is full, say
             trace.log("search", f"no more is kept in {self.path}: {error}")
             self.close()
@@ -114,14 +145,22 @@ class Checkpoint:
         """Reads the records; how many bytes of the file are whole and of this search."""
         try:
             data = path.read_bytes()
-        except OSError:
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            self._unusable(path, "read", error)
             return 0
         whole, first = 0, True
         for line in data.splitlines(keepends=True):
             body = line[17:].rstrip(b"\n")
             if not line.endswith(b"\n") or line[:16] != _sum(body):
                 break
-            name, value = json.loads(body)
+            try:
+                name, value = _parsed(body)
+            except ValueError as error:
+                self._malformed(str(error))
+                self._known.clear()
+                return 0
             if first:
                 if name != "search" or value != self.identity:
                     return self._other(path, named, value)
@@ -146,6 +185,21 @@ class Checkpoint:
             raise CheckpointMismatch(what, str(path))
         trace.log("search", f"{path}: {what}; it is begun anew")
         return 0
+
+
+def _record(name: str, value: Any) -> bytes:
+    body = json.dumps([name, value], separators=(",", ":")).encode()
+    return _sum(body) + b" " + body + b"\n"
+
+
+def _parsed(body: bytes) -> tuple[str, Any]:
+    """The name and the value of a record; ValueError where it has another form."""
+    record = json.loads(body)
+    if not isinstance(record, list) or len(record) != 2 or not isinstance(record[0], str):
+        raise ValueError("no pair of a name and a value")
+    if record[0] == "elapsed" and not isinstance(record[1], int | float):
+        raise ValueError("'elapsed' is no number")
+    return record[0], record[1]
 
 
 def _sum(body: bytes) -> bytes:
@@ -176,6 +230,8 @@ def space_from_json(graph: Graph, region: Region, data: Any) -> Space | None:
     """The space that ``space_to_json`` wrote; None if it is of another region."""
     if data is None or data["region"] != _of(region):
         return None
+    if not isinstance(data["stats"], dict) or not isinstance(data["closed"], bool):
+        raise TypeError("no statistics of a space")
     axes = _axes(graph)
     classes = tuple(
         ValueClass(

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from superopt import trace
@@ -210,7 +211,8 @@ class Rounds:
     ) -> list[Space]:
         spaces: list[Space | None] = []
         for (_, graph, region), name in zip(wave, names, strict=True):
-            spaces.append(space_from_json(graph, region, self.checkpoint.get(name)))
+            made = partial(space_from_json, graph, region)
+            spaces.append(self.checkpoint.read(name, made))
         seconds, states = self.budget.region()
         states = 0 if full else states
         memory = None if self.memory is None else self.memory // self._shares
@@ -277,9 +279,9 @@ class Rounds:
             name = f"cut {term.program} {self._cuts[term.program]}"
             self._cuts[term.program] += 1
             names.append(name)
-            data = self.checkpoint.get(name)
-            out.append(scored_from_json(_nodes(term), data))
-            if data is not None and out[-1] is None:
+            kept = self.checkpoint.get(name) is not None
+            out.append(self.checkpoint.read(name, partial(scored_from_json, _nodes(term))))
+            if kept and out[-1] is None:
                 trace.log("search", "the checkpoint holds other term graphs; they are cut again")
         new = [k for k, scored in enumerate(out) if scored is None]
         if new:

@@ -17,8 +17,8 @@ from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.axes import Axis, extent
 from superopt.mugraph.dtypes import DTYPES, is_float
-from superopt.mugraph.evaluate import apply_node
-from superopt.mugraph.graph import Graph, Input, Map, Node, Output, Reduce
+from superopt.mugraph.evaluate import Axes, apply_node
+from superopt.mugraph.graph import Gather, Graph, Input, Map, Node, Output, Reduce
 from superopt.mugraph.rewrite import dims_with_axes, with_axes
 from superopt.verify.sizes import Sizing, assignments
 
@@ -92,10 +92,20 @@ def values_of(a: Graph, b: Graph, max_cells: int) -> tuple[list[Value], list[Val
     return out[0], out[1]
 
 
+class _Clamped(floats.Contracting):
+    """Computed indices beyond an axis that was made small read its end, as they do in the field."""
+
+    def gather(
+        self, node: Gather, value: Any, axes: Axes, at: torch.Tensor, at_axes: Axes
+    ) -> torch.Tensor:
+        last = max(extent(node.along.size, self.sizes) - 1, 0)
+        return super().gather(node, value, axes, at.clamp(0, last), at_axes)
+
+
 def _run(graph: Graph, inputs: Mapping[str, torch.Tensor]) -> list[Value]:
     """Samples of the values of all nodes; the values themselves live until their last use."""
     users = graph.users()
-    algebra = floats.Contracting(inputs)
+    algebra = _Clamped(inputs)
     env: dict[int, Any] = {}
     out: list[Value] = []
     for i, node in enumerate(graph.nodes):

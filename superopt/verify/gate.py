@@ -8,6 +8,7 @@ from functools import cache, partial
 
 import torch
 
+from superopt.errors import IndexOutside
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, from_torch
 from superopt.verify.inputs import CLASSES, Inputs
 
@@ -190,7 +191,14 @@ class _Runs:
     ) -> list[ClassResult]:
         """A result for each output, or one for all where the candidate is no kernel of this form."""
         before = [x.clone() if x.numel() < 1 << 16 else None for x in tensors]
-        mine = _outputs(self.candidate(tensors))
+        try:
+            mine = _outputs(self.candidate(tensors))
+        except IndexOutside:  # an index that is computed from these values
+            same = self._no_answer(tensors)
+            reason = (
+                "" if same else "the kernel meets an index outside of its axis, PyTorch does not"
+            )
+            return [ClassResult(name, 0, 0, 0, 0, same, reason)]
         if any(b is not None and not _same(b, x) for b, x in zip(before, tensors, strict=True)):
             return [ClassResult(name, 0, 0, 0, 0, False, "it wrote to an input")]
         pair = known.get(name) if known is not None else None
@@ -213,6 +221,15 @@ class _Runs:
             _compare(name, f"output {k}", y, e, r, partial(_pick, nudged, k), self.factor)
             for k, (y, e, r) in enumerate(zip(mine, theirs, right, strict=True))
         ]
+
+    def _no_answer(self, tensors: list[torch.Tensor]) -> bool:
+        """Whether eager PyTorch, or the program in float64, raises for an index as well."""
+        for run, given in ((self.eager, tensors), (self.exact, self.wide(tensors))):
+            try:
+                run(*given)
+            except (IndexError, RuntimeError):
+                return True
+        return False
 
 
 def _compare(

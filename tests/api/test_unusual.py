@@ -112,6 +112,33 @@ def test_an_index_outside_raises_the_error_of_pytorch(pick: str, wild: int) -> N
     torch.testing.assert_close(fast(table, good), fn(table, good))
 
 
+COMPUTED: dict[str, tuple[Callable[..., torch.Tensor], list[float], list[float]]] = {
+    "square": (lambda t, i: t[i * i] * 2, [0, 2, 5], [0, 7, 1]),
+    "next": (lambda t, i: t[i + 1] * 2, [0, 38], [0, 39]),
+    "gather": (lambda t, i: t.gather(0, (i * i)[:, None].expand(-1, 5)) * 2, [1, 6], [1, 7]),
+    "wraps around": (lambda t, i: t[(i * 7) % 40] * 2, [1, 2, 6], []),
+    "of floats": (lambda t, y: t[(y.abs() * 3).long()] * 2, [0.1, 2.5, 13.1], [0.1, 99.0, 0.2]),
+    "of the largest": (lambda t, y: t[y.view(3, -1).argmax(-1)] * 2, [0.5, 0.7] * 6, []),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_indices_that_are_computed(name: str) -> None:
+    """The verifier's small sizes and the gate's large values lead outside; so may a call."""
+    fn, good, bad = COMPUTED[name]
+    table, at = torch.randn(40, 5), torch.tensor(good)
+    fast = superoptimize(fn, fallbacks=(), strict=True)
+    for _ in range(2):
+        torch.testing.assert_close(fast(table, at), fn(table, at))
+    assert fast.result(table, at).winner == "generated"
+    if bad:
+        with pytest.raises((IndexError, RuntimeError)) as theirs:
+            fn(table, torch.tensor(bad))
+        with pytest.raises(theirs.type) as mine:
+            fast(table, torch.tensor(bad)[: len(good)])
+        assert str(mine.value) == str(theirs.value)
+
+
 ROUNDED: dict[str, Callable[..., Any]] = {
     "what bf16 leaves": lambda x: x - x.bfloat16().float(),
     "both halves": lambda x: (x.half(), (x - x.half().float()).half()),
@@ -303,3 +330,24 @@ def test_what_asks_for_a_state_has_no_lasting_identity(fn: Callable[..., Any]) -
 )
 def test_what_is_made_of_operators_has_one(fn: Callable[..., Any]) -> None:
     assert identity(fn) is not None
+
+
+FAR: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "layer norm": (lambda x: F.layer_norm(x, (x.shape[-1],)), (4, 64)),
+    "group norm": (lambda x: F.group_norm(x, 2), (4, 8, 9)),
+    "covariance": (
+        lambda x: (x - x.mean(-1, keepdim=True)) @ (x - x.mean(-1, keepdim=True)).mT,
+        (4, 64),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_the_first_inputs_may_lie_far_from_zero(name: str, warnings: Warnings) -> None:
+    """PyTorch's own rounding there is large, and says nothing of what was captured."""
+    fn, shape = FAR[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    fast = superoptimize(fn, fallbacks=(), strict=True)
+    fast(x + 1e6)
+    torch.testing.assert_close(fast(x), fn(x), rtol=1e-4, atol=1e-4)
+    assert warnings() == []

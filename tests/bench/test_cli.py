@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from superopt.bench.load import load_function
+from superopt.bench.load import load_function, unfit
 from superopt.cli import app
 from superopt.errors import BadOption, SuperoptError
 
@@ -100,6 +100,58 @@ def test_explain_tells_inputs_that_do_not_fit(program):
     assert "Traceback" not in done.output and done.output.startswith("superopt: ")
 
 
+RAISING = """
+def key(x):
+    return {}["nothing"]
+
+def index(x):
+    return [1][x.shape[0]]
+
+def own(x):
+    raise NotImplementedError
+
+def rank(x):
+    return x.sum(7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("key", ("KeyError: 'nothing'", "in key: return {}")),
+        ("index", ("IndexError: list index out of range", "in index: return [1]")),
+        ("own", ("NotImplementedError", "in own: raise")),
+        ("rank", ("IndexError: Dimension out of range", "in rank: return x.sum(7)")),
+    ],
+)
+def test_explain_tells_what_the_function_raises(tmp_path, name, said):
+    path = tmp_path / "raising_for_cli.py"
+    path.write_text(RAISING)
+    done = invoke("explain", f"{path}:{name}", "--inputs", "f32[3]", status=2)
+    assert done.output.startswith("superopt: the function does not run on these inputs: ")
+    assert all(part in done.output for part in said), done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "99999999999999999999"], "fix: give an integer from 0 to 2**63 - 1"),
+        (["--memory", "lots"], "fix: expected a size such as 800M or 4G"),
+        (["--memory", "nan"], "fix: expected a size such as 800M or 4G"),
+        (["--checkpoint", ""], "option checkpoint"),
+    ],
+)
+def test_explain_reads_its_options_first(program, words, said):
+    done = invoke("explain", f"{program}:scale", "--inputs", "f32[2],f32[2]", *words, status=2)
+    assert said in done.output and "Traceback" not in done.output
+
+
+def test_an_error_of_our_own_is_told_as_one():
+    error = unfit(KeyError(12))
+    assert "superopt itself failed: KeyError: 12" in str(error) and "log" in error.fix
+    assert "KeyError: 12" in error.details and not isinstance(error, BadOption)
+
+
 def test_a_function_of_a_module():
     import math
 
@@ -128,6 +180,11 @@ def test_bench_tells_mistakes():
     assert "did you mean 'mirage'" in invoke("bench", "--suite", "mirag", status=2).output
     assert "did you mean 'eager'" in invoke("bench", "--peers", "egaer", status=2).output
     assert "nothing to resume" in invoke("bench", "--resume", status=2).output
+    for words in (["--dtypes", ""], ["--dtypes", ","], ["--only", ",,"], ["--peers", ","]):
+        assert f"option {words[0]}" in invoke("bench", *words, status=2).output
+    for words in (["--dtypes", ""], ["--only", ",,"]):
+        done = invoke("bench", "--suite", "search", *words, status=2)
+        assert f"{words[1]!r} names nothing" in done.output
     assert "budget" in invoke("bench", "--budget", "soon", status=2).output
     assert "rmsnorm_linear" in invoke("bench", "--list").output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import subprocess
@@ -10,10 +11,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGINT, SIGKILL
+from typing import Any
 
 import pytest
 
-from superopt.errors import CheckpointMismatch
+from superopt import trace
+from superopt.errors import BadOption, CheckpointMismatch
 from superopt.search import rounds
 from superopt.search.checkpoint import Checkpoint, space_from_json, space_to_json
 from superopt.search.enumerate import explore
@@ -148,6 +151,45 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path, whole):
     place = tmp_path / "file"
     place.write_text("")
     assert digest(searched(NAME, CANDIDATES, checkpoint=opened(place / "x.jsonl"))) == whole[0]
+
+
+def test_a_named_file_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (
+        tmp_path,
+        tmp_path / "file" / "x",
+        Path("/dev/null/x/ck"),
+        Path("/proc/x"),
+        Path(""),
+    ):
+        with pytest.raises(BadOption, match="checkpoint cannot be") as caught:
+            opened_named(path)
+        assert caught.value.fix and repr(str(path)) in caught.value.where
+        opened(path).close()  # found by its key, it is done without
+
+
+def test_a_whole_record_of_another_form(tmp_path, whole, caplog):
+    """Refused where the user named the file; else its work is done again, with a warning."""
+    want, lines = whole
+    bad: list[Any] = [5, [1, 2], ["region 0", 1, 2], {"a": 1}, None, ["elapsed", None]]
+    names = [json.loads(line[17:])[0] for line in lines]
+    kept = [n for n in names if n.startswith("cut ") or n not in ("search", "elapsed")]
+    bad += [[n, form] for n in (kept[0], kept[-1]) for form in (7, [], {}, {"outputs": 3}, "x")]
+    tried = 0
+    for record in bad:
+        body = json.dumps(record).encode()
+        line = hashlib.sha256(body).hexdigest()[:16].encode() + b" " + body + b"\n"
+        path = tmp_path / f"{tried}.jsonl"
+        path.write_bytes(lines[0] + line)
+        with pytest.raises(CheckpointMismatch, match="form"):
+            searched(NAME, CANDIDATES, checkpoint=opened_named(path))
+        assert path.read_bytes().startswith(lines[0] + line)
+        trace.forget_warnings()
+        caplog.clear()
+        assert digest(searched(NAME, CANDIDATES, checkpoint=opened(path))) == want
+        assert any("not of the form" in r.getMessage() for r in caplog.records)
+        tried += 1
+    assert tried == 16
 
 
 def test_time_that_was_spent_counts(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -89,3 +89,55 @@ def test_other_sizes_stay_in_range_and_inputs_follow() -> None:
     y = resized(graph.inputs[0], x, {"t": 6})
     assert torch.equal(y, torch.cat([x, x[:, :2]], 1))
     assert y.is_contiguous()
+
+
+def norm_graph(n: int = 64) -> Graph:
+    b = Builder("norm")
+    rows, columns = Axis("r", 4), Axis("c", n)
+    x = b.input("x0", ((rows,), (columns,)), "f32")
+    return b.build([("y0", ops.layer_norm(b, x, [columns], 1e-5), ((rows,), (columns,)))])
+
+
+def normed(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.layer_norm(x, x.shape[-1:])
+
+
+def far(offset: float) -> torch.Tensor:
+    return torch.randn(4, 64, generator=torch.Generator().manual_seed(1)) + offset
+
+
+SAME: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "any type": normed,
+    "a type of its own": lambda x: normed(x.float()).to(x.dtype),
+    "a step of its own": lambda x: normed(x - x.float().mean(-1, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e5, 1e6])
+def test_rounding_far_from_zero_is_no_other_program(name: str, offset: float) -> None:
+    """The first inputs decide nothing: at 1e6, PyTorch itself is off by some percent."""
+    x = far(offset)
+    assert admit(norm_graph(), lambda xs: [normed(xs[0])], lambda x: [SAME[name](x)], [x], {})
+
+
+OTHER: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "scaled": lambda x: 1.01 * normed(x),
+    "scaled, in a type of its own": lambda x: 1.01 * normed(x.float()).to(x.dtype),
+    "no mean": lambda x: x * torch.rsqrt(x.var(-1, correction=0, keepdim=True) + 1e-5),
+    "another variance": lambda x: normed(x) * (63 / 64) ** 0.5,
+    "another axis": lambda x: normed(x.T.contiguous()).T.contiguous(),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
+def test_another_program_is_refused_far_from_zero(name: str, offset: float) -> None:
+    with pytest.raises(VerificationFailed, match="does not compute"):
+        admit(
+            norm_graph(),
+            lambda xs: [normed(xs[0])],
+            lambda x: [OTHER[name](x)],
+            [far(offset)],
+            {},
+        )
