@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from superopt.codegen.sums import WIDE, sum_dtype
 from superopt.codegen.tileir import Buffer, Part
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import compute_dtype
@@ -88,7 +89,7 @@ class _Splitting:
             f"part{self.piece.position}_{i}",
             "scratch",
             axes,
-            compute_dtype(node.dtype),
+            compute_dtype(sum_dtype(self.graph, i)),
             tuple(strides[a] for a in axes),
         )
 
@@ -183,13 +184,18 @@ class _Splitting:
             raise TypeError("only reductions are made in parts")
         carry = next((c for c in self.kernel.carries if c.reduce == i), None)
         value = self._parts_of(b, i, stored)
+        wide = b.dtype(value) != node.dtype
         if carry is not None:
             moved = (self._parts_of(b, carry.stat, stored), at[carry.stat])
-            value = b.map("mul", value, build_term(b, carry.factor, moved))
-        return b.reduce(node.op, value, [self.number])
+            factor = build_term(b, carry.factor, moved)
+            value = b.map("mul", value, b.map("cast", factor, dtype=b.dtype(value)))
+        joined = b.reduce(node.op, value, [self.number])
+        # Parts in double are added up as they are; the sum is what the whole one would be.
+        return b.add(replace(b.nodes[joined], dtype=node.dtype)) if wide else joined
 
     def _parts_of(self, b: Builder, i: int, stored: dict[int, Buffer]) -> int:
-        buffer, dtype = self.buffers[i], self.graph.nodes[i].dtype
+        buffer = self.buffers[i]
+        dtype = WIDE if buffer.dtype == WIDE else self.graph.nodes[i].dtype
         node = b.add(_given(buffer.axes, dtype, buffer.name))
         stored[node] = buffer
         return node

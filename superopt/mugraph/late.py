@@ -22,7 +22,9 @@ class Late:
 
     def __getattr__(self, name: str) -> Late:
         if name.startswith("__"):
-            raise AttributeError(name)  # what copies, pickles or inspects asks for more than there is
+            raise AttributeError(
+                name
+            )  # what copies, pickles or inspects asks for more than there is
         return Late(self.module, (*self.path, name))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -85,8 +85,29 @@ template <class T, class S> SO_INLINE T so_cvt1(S x) {  // scalars, storage type
     return T(y);
   } else return T(x);
 }
+#if defined(__AVX512F__)
+constexpr size_t so_width = 64;  // bytes of a register
+#elif defined(__AVX2__)
+constexpr size_t so_width = 32;
+#else
+constexpr size_t so_width = 16;
+#endif
+// What is wider than a register is worked on half by half: the compiler would take single lanes.
+template <class V> SO_INLINE auto so_half(V v, int k) {
+  so_vec<so_elem<V>, so_lanes_of<V> / 2> h;
+  std::memcpy(&h, reinterpret_cast<const char*>(&v) + k * sizeof(h), sizeof(h));
+  return h;
+}
+template <class H> SO_INLINE auto so_both(H lo, H hi) {
+  so_vec<so_elem<H>, 2 * so_lanes_of<H>> v;
+  std::memcpy(&v, &lo, sizeof(lo));
+  std::memcpy(reinterpret_cast<char*>(&v) + sizeof(lo), &hi, sizeof(hi));
+  return v;
+}
 template <class T, int N, class V> SO_INLINE so_vec<T, N> so_cvt(V x) {
   if constexpr (std::is_same_v<so_elem<V>, T>) return x;
+  else if constexpr (N > 2 && (sizeof(so_vec<T, N>) > so_width || sizeof(V) > so_width))
+    return so_both(so_cvt<T, N / 2>(so_half(x, 0)), so_cvt<T, N / 2>(so_half(x, 1)));
   else if constexpr (std::is_integral_v<T> && sizeof(T) < 4 && std::is_floating_point_v<so_elem<V>>)
     return __builtin_convertvector(__builtin_convertvector(x, so_vec<int32_t, N>), so_vec<T, N>);
   else return __builtin_convertvector(x, so_vec<T, N>);
@@ -101,6 +122,10 @@ template <class T, int N> SO_INLINE so_vec<T, N> so_from_mask(so_mask<N> m) {  /
 // -- loads: N elements in storage type S, as lanes of type T --------------------------------------
 
 template <class S, int N, class P> SO_INLINE so_vec<S, N> so_raw(const S* p, P part) {
+  if constexpr (std::is_same_v<P, so_part> && sizeof(so_vec<S, N>) > so_width && N > 2) {
+    const int n = part.n < N / 2 ? part.n : N / 2;
+    return so_both(so_raw<S, N / 2>(p, so_part{n}), so_raw<S, N / 2>(p + n, so_part{part.n - n}));
+  }
   so_vec<S, N> v;
   if constexpr (std::is_same_v<P, so_full>) {
     std::memcpy(&v, p, sizeof(v));
@@ -173,6 +198,11 @@ template <class T, int N, class P, class F> SO_INLINE so_vec<T, N> so_lanes(P pa
 // -- stores: lanes into storage type S ------------------------------------------------------------
 
 template <class S, int N, class P> SO_INLINE void so_put(S* p, so_vec<S, N> v, P part) {
+  if constexpr (std::is_same_v<P, so_part> && sizeof(so_vec<S, N>) > so_width && N > 2) {
+    const int n = part.n < N / 2 ? part.n : N / 2;
+    so_put<S, N / 2>(p, so_half(v, 0), so_part{n});
+    return so_put<S, N / 2>(p + n, so_half(v, 1), so_part{part.n - n});
+  }
   if constexpr (std::is_same_v<P, so_full>) {
     std::memcpy(p, &v, sizeof(v));
   } else {
@@ -295,16 +325,48 @@ template <int N, class F> SO_INLINE void so_steps(int64_t n, F f) {
   for (; i + N <= n; i += N) f(i, so_full{});
   if (i < n) f(i, so_part{int(n - i)});
 }
-// The sum of many rows, one chain of float additions, with what each addition loses kept apart
-// (Kahan, CACM 8(1), 1965). Where a sum is infinite or NaN nothing is kept: it stays what it is.
-template <class V> struct so_rows {
-  V sum{}, lost{};
-  SO_INLINE void add(V row) {
-    const V y = row - lost, t = sum + y, d = (t - sum) - y;
-    lost = d - d == 0.0f ? d : V{};
-    sum = t;
+// A sum of floats, kept in double. Terms come as sums of a few, made as a tree: adding equals to
+// equals rounds either way, where adding to one growing float would round the same way each time.
+template <class V> struct so_sum {
+  double total = 0;
+  SO_INLINE void add(V x) { total += double(x); }
+  SO_INLINE double value() const { return total; }
+};
+template <so_vector V> struct so_sum<V> {
+  static constexpr int N = so_lanes_of<V>, H = N > 2 ? N / 2 : N;
+  so_vec<double, H> part[N / H]{};
+  SO_INLINE void add(V x) {
+    if constexpr (N == H) part[0] += so_cvt<double, H>(x);
+    else part[0] += so_cvt<double, H>(so_half(x, 0)), part[1] += so_cvt<double, H>(so_half(x, 1));
+  }
+  SO_INLINE so_vec<double, N> value() const {
+    if constexpr (N == H) return part[0];
+    else return so_both(part[0], part[1]);
+  }
+  SO_INLINE double folded() const {
+    const auto plus = [](auto a, auto b) SO_LAMBDA { return a + b; };
+    if constexpr (N == H) return so_fold(part[0], plus);
+    else return so_fold(part[0] + part[1], plus);
   }
 };
+template <int U, class F> SO_INLINE auto so_tree(int64_t u, F f) {
+  if constexpr (U == 1) return f(u);
+  else return so_tree<U / 2>(u, f) + so_tree<U / 2>(u + U / 2, f);
+}
+// Adds f(0), ..., f(n - 1) to a sum, U at a time.
+template <int U, class V, class F> SO_INLINE void so_add(so_sum<V>& sum, int64_t n, F f) {
+  int64_t i = 0;
+  for (; i + U <= n; i += U) sum.add(so_tree<U>(i, f));
+  for (; i < n; ++i) sum.add(f(i));
+}
+// The same along the lanes: f(i, part) gives N elements.
+template <int N, int U, class V, class F> SO_INLINE void so_add_lanes(so_sum<V>& sum, int64_t n, F f) {
+  int64_t i = 0;
+  for (; i + U * N <= n; i += U * N)
+    sum.add(so_tree<U>(0, [&](int64_t u) SO_LAMBDA { return f(i + u * N, so_full{}); }));
+  for (; i + N <= n; i += N) sum.add(f(i, so_full{}));
+  if (i < n) sum.add(so_keep(f(i, so_part{int(n - i)}), V{}, int(n - i)));
+}
 // op over f(0), ..., f(n - 1) in U independent chains.
 template <int U, class T, class Op, class F> SO_INLINE T so_reduce(int64_t n, T start, Op op, F f) {
   T a[U];
