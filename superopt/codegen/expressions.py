@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 
 from superopt.codegen.shared import unrolled
@@ -57,11 +57,17 @@ def _unrounded(graph: Graph) -> frozenset[int]:
 class Expressions:
     """Expressions over the body of one kernel; ``stored`` nodes are read from global buffers."""
 
-    def __init__(self, graph: Graph, body: set[int], stored: dict[int, Buffer]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        body: set[int],
+        stored: dict[int, Buffer],
+        looped: Collection[Axis] = (),
+    ) -> None:
         self.graph, self.body, self.stored = graph, body, stored
         self.sums: frozenset[int] = frozenset()  # maps whose terms share one accumulator
         self.exact = _unrounded(graph)
-        self.wide = wide_nodes(graph, body, stored)
+        self.wide = wide_nodes(graph, body, stored, looped)
         self.users: dict[int, set[int]] = {i: set() for i in body}
         for i in body:
             for a in graph.nodes[i].args:

@@ -37,7 +37,7 @@ from superopt.codegen.storage import (
     scratch_buffers,
     tile_buffer,
 )
-from superopt.codegen.sums import kept_in, read_as
+from superopt.codegen.sums import kept_in, made_in, read_as
 from superopt.codegen.tileir import (
     Apply,
     Buffer,
@@ -125,7 +125,7 @@ class _Lowering:
         self.carry = self.moments.carry
         self.tiles: list[Buffer] = []
         self.deps = reach(self.graph, self.body)
-        self.exprs = Expressions(self.graph, self.body, self.stored)
+        self.exprs = Expressions(self.graph, self.body, self.stored, self.loops)
         self.shared = shared_accumulators(self.graph, self.body, self.exprs.users, mine, self.carry)
         self.exprs.sums = frozenset(self.shared.values())
 
@@ -352,7 +352,7 @@ class _Lowering:
             return
         if isinstance(node, Reduce):
             expr = self._value(home, node.operand, node)
-            buffer = self._new_tile(f"r{i}", node.axes, kept_in(self.graph, [i]))
+            buffer = self._new_tile(f"r{i}", node.axes, made_in(self.graph, i))
             home.body.append(Compute(buffer, buffer.axes, expr, node.op, node.over, False))
         else:
             expr = self._value(home, i, None, top=True)

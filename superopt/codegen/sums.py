@@ -8,17 +8,21 @@ it is used. A contraction is kept in single precision, as BLAS does.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+import math
+from collections.abc import Collection, Container, Sequence
 from functools import cache
 
 from superopt.codegen.analysis import parts
 from superopt.codegen.tileir import Apply, Buffer, Coord, Expr, Load
-from superopt.mugraph.axes import Axis
+from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import compute_dtype
 from superopt.mugraph.graph import Const, Graph, Map, Reduce, SizeOf
 from superopt.mugraph.scalars import SCALARS
 
 WIDE = "f64"
+
+SHORT = 1024
+"""Elements up to which a sum that is made at once is rounded at once: little is lost by it."""
 
 
 def sum_dtype(graph: Graph, i: int) -> str:
@@ -35,6 +39,16 @@ def kept_in(graph: Graph, sums: Sequence[int]) -> str:
     return dtypes.pop() if len(dtypes) == 1 else graph.nodes[sums[0]].dtype
 
 
+def made_in(graph: Graph, i: int) -> str:
+    """The dtype in which a reduction is kept that one statement makes."""
+    node = graph.nodes[i]
+    return node.dtype if isinstance(node, Reduce) and _short(node) else sum_dtype(graph, i)
+
+
+def _short(node: Reduce) -> bool:
+    return math.prod(a.size.hi if isinstance(a.size, Sym) else a.size for a in node.over) <= SHORT
+
+
 def read_as(buffer: Buffer, dtype: str) -> str:
     """The dtype in which a value of this dtype is read where it is kept in a buffer."""
     return WIDE if buffer.dtype == WIDE else dtype
@@ -49,7 +63,9 @@ def contracts(graph: Graph, node: Reduce) -> bool:
     return bool((a ^ b) & set(node.axes)) and bool(a & b & set(node.over))
 
 
-def wide_nodes(graph: Graph, body: set[int], stored: Container[int]) -> frozenset[int]:
+def wide_nodes(
+    graph: Graph, body: set[int], stored: Container[int], looped: Collection[Axis]
+) -> frozenset[int]:
     """The values of a kernel body that are kept, or follow by field operations alone, in double."""
     out: set[int] = set()
     for i in sorted(body):
@@ -57,7 +73,8 @@ def wide_nodes(graph: Graph, body: set[int], stored: Container[int]) -> frozense
         if i in stored:
             continue
         if isinstance(node, Reduce):
-            if sum_dtype(graph, i) == WIDE:
+            steps = any(a in looped for a in node.over)
+            if (sum_dtype(graph, i) if steps else made_in(graph, i)) == WIDE:
                 out.add(i)
         elif isinstance(node, Map) and _follows(node):
             inputs = set(node.operands)

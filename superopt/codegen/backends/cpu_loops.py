@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -266,15 +267,30 @@ class _Printer:
             ]
         else:
             body = self._inner(nest, head, value, dtype, across, vec, start, exact)
-        if exact:
+        if exact and vec:
+            if (lines := self._kept(nest, head)) is not None:
+                return [*out, *body, *lines]
+            body.append(f"const {ctype} sum = total.value();")
+        elif exact:
             dtype = sum_dtype(stmt)
             body.append(f"const auto sum = total.{'folded' if across else 'value'}();")
         return [*out, *body, *self._finish(nest, head, dtype, vec)]
 
+    def _kept(self, nest: Nest, head: int) -> list[str] | None:
+        """Stores sums of lanes in double, as they are; None where the result is not kept so."""
+        target, tail = self._target(), Nest(self.scope, nest.order[:head], self.lane, self.lanes)
+        tail.at, tail._count = nest.at, 500
+        coef = tail.lane_coef(target)
+        if target.dtype != "f64" or coef is None or coef.value != 1:
+            return None
+        base, step = tail.address(target, write=True)
+        add = str(self.stmt.accumulate).lower()
+        return [*itertools.chain(*tail.lines), f"total.store({base} + {step}, {add}, part);"]
+
     def _short(self, loops: tuple[Axis, ...], across: bool) -> bool:
         """Whether a sum is so short that it is made as one tree: nothing is gained in double."""
         n = extents(self.scope.ranges, loops).value
-        return n is not None and n <= UNROLL * (self.lanes if across else 1)
+        return n is not None and n <= 2 * UNROLL * (self.lanes if across else 1)
 
     def _combine(self, dtype: str, a: str, b: str) -> str:
         text = f"op({a}, {b})"

@@ -92,22 +92,56 @@ constexpr size_t so_width = 32;
 #else
 constexpr size_t so_width = 16;
 #endif
-// What is wider than a register is worked on half by half: the compiler would take single lanes.
-template <class V> SO_INLINE auto so_half(V v, int k) {
-  so_vec<so_elem<V>, so_lanes_of<V> / 2> h;
-  std::memcpy(&h, reinterpret_cast<const char*>(&v) + k * sizeof(h), sizeof(h));
+// Half K of a vector, and a vector of two halves; by way of memory, these would wait for the store.
+template <int K, class V> SO_INLINE auto so_half(V v) {
+  using H = so_vec<so_elem<V>, so_lanes_of<V> / 2>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return (H)_mm512_extractf64x4_pd((__m512d)v, K);
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) return (H)_mm256_extractf128_pd((__m256d)v, K);
+#endif
+  H h;
+  std::memcpy(&h, reinterpret_cast<const char*>(&v) + K * sizeof(h), sizeof(h));
   return h;
 }
 template <class H> SO_INLINE auto so_both(H lo, H hi) {
-  so_vec<so_elem<H>, 2 * so_lanes_of<H>> v;
+  using V = so_vec<so_elem<H>, 2 * so_lanes_of<H>>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64)
+    return (V)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)lo), (__m256d)hi, 1);
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32)
+    return (V)_mm256_insertf128_pd(_mm256_castpd128_pd256((__m128d)lo), (__m128d)hi, 1);
+#endif
+  V v;
   std::memcpy(&v, &lo, sizeof(lo));
   std::memcpy(reinterpret_cast<char*>(&v) + sizeof(lo), &hi, sizeof(hi));
   return v;
 }
+// The part of a step that falls on half K of its lanes.
+template <int K, int N> SO_INLINE so_full so_half_of(so_full) { return {}; }
+template <int K, int N> SO_INLINE so_part so_half_of(so_part p) {
+  const int n = p.n < N / 2 ? p.n : N / 2;
+  return {K == 0 ? n : p.n - n};
+}
 template <class T, int N, class V> SO_INLINE so_vec<T, N> so_cvt(V x) {
   if constexpr (std::is_same_v<so_elem<V>, T>) return x;
+#if defined(__AVX512F__)
+  else if constexpr (N == 8 && std::is_same_v<T, double> && std::is_same_v<so_elem<V>, float>)
+    return (so_vec<T, N>)_mm512_cvtps_pd((__m256)x);
+  else if constexpr (N == 8 && std::is_same_v<T, float> && std::is_same_v<so_elem<V>, double>)
+    return (so_vec<T, N>)_mm512_cvtpd_ps((__m512d)x);
+#endif
+#if defined(__AVX__)
+  else if constexpr (N == 4 && std::is_same_v<T, double> && std::is_same_v<so_elem<V>, float>)
+    return (so_vec<T, N>)_mm256_cvtps_pd((__m128)x);
+  else if constexpr (N == 4 && std::is_same_v<T, float> && std::is_same_v<so_elem<V>, double>)
+    return (so_vec<T, N>)_mm256_cvtpd_ps((__m256d)x);
+#endif
   else if constexpr (N > 2 && (sizeof(so_vec<T, N>) > so_width || sizeof(V) > so_width))
-    return so_both(so_cvt<T, N / 2>(so_half(x, 0)), so_cvt<T, N / 2>(so_half(x, 1)));
+    return so_both(so_cvt<T, N / 2>(so_half<0>(x)), so_cvt<T, N / 2>(so_half<1>(x)));
   else if constexpr (std::is_integral_v<T> && sizeof(T) < 4 && std::is_floating_point_v<so_elem<V>>)
     return __builtin_convertvector(__builtin_convertvector(x, so_vec<int32_t, N>), so_vec<T, N>);
   else return __builtin_convertvector(x, so_vec<T, N>);
@@ -122,10 +156,6 @@ template <class T, int N> SO_INLINE so_vec<T, N> so_from_mask(so_mask<N> m) {  /
 // -- loads: N elements in storage type S, as lanes of type T --------------------------------------
 
 template <class S, int N, class P> SO_INLINE so_vec<S, N> so_raw(const S* p, P part) {
-  if constexpr (std::is_same_v<P, so_part> && sizeof(so_vec<S, N>) > so_width && N > 2) {
-    const int n = part.n < N / 2 ? part.n : N / 2;
-    return so_both(so_raw<S, N / 2>(p, so_part{n}), so_raw<S, N / 2>(p + n, so_part{part.n - n}));
-  }
   so_vec<S, N> v;
   if constexpr (std::is_same_v<P, so_full>) {
     std::memcpy(&v, p, sizeof(v));
@@ -153,6 +183,9 @@ template <class S, int N, class P> SO_INLINE so_vec<S, N> so_raw(const S* p, P p
 }
 
 template <class T, int N, class S, class P> SO_INLINE so_vec<T, N> so_load(const S* p, P part) {
+  if constexpr (sizeof(S) * N > so_width && N > 2)  // half by half, as in all that follows
+    return so_both(so_load<T, N / 2>(p, so_half_of<0, N>(part)),
+                   so_load<T, N / 2>(p + N / 2, so_half_of<1, N>(part)));
   if constexpr (std::is_same_v<S, so_bf16>) {
     const auto u = so_raw<uint16_t, N>(reinterpret_cast<const uint16_t*>(p), part);
     const auto w = __builtin_convertvector(u, so_vec<uint32_t, N>) << 16;
@@ -198,10 +231,9 @@ template <class T, int N, class P, class F> SO_INLINE so_vec<T, N> so_lanes(P pa
 // -- stores: lanes into storage type S ------------------------------------------------------------
 
 template <class S, int N, class P> SO_INLINE void so_put(S* p, so_vec<S, N> v, P part) {
-  if constexpr (std::is_same_v<P, so_part> && sizeof(so_vec<S, N>) > so_width && N > 2) {
-    const int n = part.n < N / 2 ? part.n : N / 2;
-    so_put<S, N / 2>(p, so_half(v, 0), so_part{n});
-    return so_put<S, N / 2>(p + n, so_half(v, 1), so_part{part.n - n});
+  if constexpr (sizeof(v) > so_width && N > 2) {
+    so_put<S, N / 2>(p, so_half<0>(v), so_half_of<0, N>(part));
+    return so_put<S, N / 2>(p + N / 2, so_half<1>(v), so_half_of<1, N>(part));
   }
   if constexpr (std::is_same_v<P, so_full>) {
     std::memcpy(p, &v, sizeof(v));
@@ -283,10 +315,7 @@ template <class F, so_vector V> SO_INLINE auto so_fold(V v, F f) {
   if constexpr (N == 2) {
     return f(T(v[0]), T(v[1]));
   } else {
-    so_vec<T, N / 2> lo, hi;
-    std::memcpy(&lo, &v, sizeof(lo));
-    std::memcpy(&hi, reinterpret_cast<const char*>(&v) + sizeof(lo), sizeof(hi));
-    return so_fold(f(lo, hi), f);
+    return so_fold(f(so_half<0>(v), so_half<1>(v)), f);
   }
 }
 
@@ -334,19 +363,23 @@ template <class V> struct so_sum {
 };
 template <so_vector V> struct so_sum<V> {
   static constexpr int N = so_lanes_of<V>, H = N > 2 ? N / 2 : N;
-  so_vec<double, H> part[N / H]{};
+  so_vec<double, H> lo{}, hi{};
   SO_INLINE void add(V x) {
-    if constexpr (N == H) part[0] += so_cvt<double, H>(x);
-    else part[0] += so_cvt<double, H>(so_half(x, 0)), part[1] += so_cvt<double, H>(so_half(x, 1));
+    if constexpr (N == H) lo += so_cvt<double, H>(x);
+    else lo += so_cvt<double, H>(so_half<0>(x)), hi += so_cvt<double, H>(so_half<1>(x));
   }
-  SO_INLINE so_vec<double, N> value() const {
-    if constexpr (N == H) return part[0];
-    else return so_both(part[0], part[1]);
+  SO_INLINE V value() const {
+    if constexpr (N == H) return so_cvt<float, H>(lo);
+    else return so_both(so_cvt<float, H>(lo), so_cvt<float, H>(hi));
+  }
+  template <class P> SO_INLINE void store(double* p, bool accumulate, P part) const {
+    if constexpr (N == H) return so_put<double, H>(p, accumulate ? so_raw<double, H>(p, part) + lo : lo, part);
+    const auto a = so_half_of<0, N>(part), b = so_half_of<1, N>(part);
+    so_put<double, H>(p, accumulate ? so_raw<double, H>(p, a) + lo : lo, a);
+    so_put<double, H>(p + H, accumulate ? so_raw<double, H>(p + H, b) + hi : hi, b);
   }
   SO_INLINE double folded() const {
-    const auto plus = [](auto a, auto b) SO_LAMBDA { return a + b; };
-    if constexpr (N == H) return so_fold(part[0], plus);
-    else return so_fold(part[0] + part[1], plus);
+    return so_fold(lo + hi, [](auto a, auto b) SO_LAMBDA { return a + b; });
   }
 };
 template <int U, class F> SO_INLINE auto so_tree(int64_t u, F f) {
