@@ -16,7 +16,7 @@ def _cancelling(x: torch.Tensor, _: float) -> None:
     odd.mul_(2.0**-12).add_(1.0).mul_(even).neg_()
 
 
-FAR = 3e4
+FAR = 31415.93
 """How far from zero values lie whose differences matter; within the range of every float type."""
 
 
@@ -53,6 +53,9 @@ CLASSES: dict[str, Fill] = {
     "nan": _sprinkled(float("nan")),
 }
 """Every class but the caller's own inputs ("given"); values are rounded to each input's dtype."""
+
+ALIKE = frozenset({"offset", "ramp", "level"})
+"""Classes whose values are nearly equal, so that the roundings of a sum may all go one way."""
 
 SPECIAL = frozenset({"infinities", "minus_infinity", "nan"})
 """Classes that touch one input alone: in all of them, every element of a product would be NaN."""
