@@ -257,7 +257,7 @@ class _Printer:
         loops = nest.order[head:]
         first = nest.lines[head]
         exact = sum_dtype(stmt) != dtype and not self._short(loops, across)
-        out = [] if exact and not stmt.accumulate else [f"const auto op = {op};"]
+        out = [f"[[maybe_unused]] const auto op = {op};"]
         terms = nest.ctype(dtype, vec or across)
         out.append(f"so_sum<{terms}> total;" if exact else f"{ctype} sum = {start};")
         if not loops:  # the reduced axes have one element each
