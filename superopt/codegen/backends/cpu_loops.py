@@ -260,6 +260,13 @@ class _Printer:
         out = [f"[[maybe_unused]] const auto op = {op};"]
         terms = nest.ctype(dtype, vec or across)
         out.append(f"so_sum<{terms}> total;" if exact else f"{ctype} sum = {start};")
+        if exact and not vec and not expr_axes(stmt.expr) & set(loops):  # the same each time
+            n = extents(self.scope.ranges, loops).text
+            body = [
+                *first,
+                f"const double sum = double({nest.convert(value, dtype, False)}) * ({n});",
+            ]
+            return [out[0], *body, *self._finish(nest, head, sum_dtype(stmt), False)]
         if not loops:  # the reduced axes have one element each
             body = [
                 *first,
