@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 
 from superopt.codegen.shared import unrolled
+from superopt.codegen.sums import applied, read_again, wide_nodes
 from superopt.codegen.tileir import Apply, Buffer, Coord, Expr, Extent, Lit, Load, index_expr
 from superopt.errors import SuperoptError
 from superopt.mugraph.axes import Axis, hint
@@ -56,10 +57,17 @@ def _unrounded(graph: Graph) -> frozenset[int]:
 class Expressions:
     """Expressions over the body of one kernel; ``stored`` nodes are read from global buffers."""
 
-    def __init__(self, graph: Graph, body: set[int], stored: dict[int, Buffer]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        body: set[int],
+        stored: dict[int, Buffer],
+        looped: Collection[Axis] = (),
+    ) -> None:
         self.graph, self.body, self.stored = graph, body, stored
         self.sums: frozenset[int] = frozenset()  # maps whose terms share one accumulator
         self.exact = _unrounded(graph)
+        self.wide = wide_nodes(graph, body, stored, looped)
         self.users: dict[int, set[int]] = {i: set() for i in body}
         for i in body:
             for a in graph.nodes[i].args:
@@ -111,7 +119,11 @@ class Expressions:
                     continue
                 narrow = None if j in self.exact else self._narrow(node, reader)
                 # A product's factors stay apart: each is a candidate for its own buffer.
-                todo += [(a, here, False, narrow) for a in reversed(node.operands)]
+                for a in reversed(node.operands):
+                    if here and j not in self.wide and self._settles(a, reader) and not have(a):
+                        out[a] = narrow or self.graph.nodes[a].dtype
+                        continue
+                    todo.append((a, here, False, narrow))
             elif isinstance(node, View):
                 todo.append((node.operand, False, False, None))
             elif isinstance(node, Gather):
@@ -131,6 +143,13 @@ class Expressions:
         if repeats >= 2 and (reader.reduce is not None or cost >= 4):
             return True
         return len(self.users[j]) >= 2 and cost >= 2
+
+    def _settles(self, j: int, reader: Reader) -> bool:
+        """Whether a value in double is read again and again: it is rounded once, in a buffer."""
+        node = self.graph.nodes[j]
+        if j not in self.wide or not isinstance(node, Map) or not node.axes:
+            return False
+        return read_again(reader.space, node.axes)
 
     def shallow(self, j: int) -> bool:
         """Whether a node reads no buffer (coordinates and literals alone): never worth a tile."""
@@ -220,7 +239,7 @@ class _Writer:
                 args = []
                 for a in node.operands:
                     args.append((yield a, at, here))
-                return _apply(node, tuple(args))
+                return _apply(node, *applied(self.graph, node, args))
             case View():
                 inner = {a: index_expr(ix, lambda b: at[b]) for a, ix in node.index}
                 return (yield node.operand, inner, False)
@@ -240,7 +259,7 @@ class _Writer:
         raise NotLowerable(f"%{i} is a reduction without an accumulator", "kernel body")
 
 
-def _apply(node: Map, args: tuple[Expr, ...]) -> Expr:
+def _apply(node: Map, args: tuple[Expr, ...], dtype: str) -> Expr:
     if node.op == "cast":
         arg = args[0]
         if isinstance(arg, Load) and is_float(arg.dtype) and is_float(node.dtype):
@@ -251,4 +270,4 @@ def _apply(node: Map, args: tuple[Expr, ...]) -> Expr:
     if node.op == "round":
         # The value keeps its accuracy class in registers, but has been through the narrow dtype.
         return Apply("round", args, "f32", node.dtype)
-    return Apply(node.op, args, node.dtype)
+    return Apply(node.op, args, dtype)

@@ -2,7 +2,8 @@
 
 A kernel with a split reduction becomes two first (``split.py``). The named steps, per kernel:
   1. *storage*: inputs, outputs and scratch become global buffers (``storage.py``),
-  2. *accumulators*: sums that are added together share one accumulator,
+  2. *accumulators*: sums that are added together share one accumulator; those that are no
+     contraction have it in double (``sums.py``),
   3. *phases*: reductions over a looped axis are ordered; those that do not wait for one another,
      and those carried by a running statistic, share one pass over the axis,
   4. *statements*: values are computed where their loop axes are open; pure maps are inlined into
@@ -28,7 +29,7 @@ from superopt.codegen.accumulators import (
     term_expr,
 )
 from superopt.codegen.expressions import Expressions, NotLowerable, Reader
-from superopt.codegen.moments import moments, taylor_terms, whole_from_part
+from superopt.codegen.moments import Running, moments
 from superopt.codegen.scope import Scope
 from superopt.codegen.split import Piece, pieces
 from superopt.codegen.storage import (
@@ -38,6 +39,7 @@ from superopt.codegen.storage import (
     scratch_buffers,
     tile_buffer,
 )
+from superopt.codegen.sums import kept_in, made_in, read_as
 from superopt.codegen.tileir import (
     Apply,
     Buffer,
@@ -106,7 +108,7 @@ class _Lowering:
         self.carry = self.moments.carry
         self.tiles: list[Buffer] = []
         self.deps = reach(self.graph, self.body)
-        self.exprs = Expressions(self.graph, self.body, self.stored)
+        self.exprs = Expressions(self.graph, self.body, self.stored, self.loops)
         self.shared = shared_accumulators(self.graph, self.body, self.exprs.users, mine, self.carry)
         self.exprs.sums = frozenset(self.shared.values())
 
@@ -190,7 +192,8 @@ class _Lowering:
             for i in out:
                 if self._loop_axes(i) <= inner.open:
                     self._store(inner, i)
-        scope.body.append(Loop(axis, self.loops[axis], tuple(inner.body)))
+        scope.body += [Loop(axis, self.loops[axis], tuple(inner.body)), *scope.after]
+        scope.after.clear()
         for i in group:
             scope.added.add(i)
             if i not in self.shared:
@@ -203,18 +206,18 @@ class _Lowering:
         root = self.shared.get(i, i)
         if root not in scope.partial:
             node = scope.begin(as_reduce(self.graph, i))
-            buffer = self._new_tile(f"acc{root}", node.axes, node.dtype)
-            scope.body.append(Compute(buffer, buffer.axes, Lit(identity_of(node.op), node.dtype)))
+            members = [m for m, r in self.shared.items() if r == root != m] or [i]
+            buffer = self._new_tile(f"acc{root}", node.axes, kept_in(self.graph, members))
+            identity = Lit(identity_of(node.op), buffer.dtype)
+            scope.body.append(Compute(buffer, buffer.axes, identity))
             scope.partial[root] = buffer
         scope.partial[i] = scope.partial[root]
         return scope.partial[i]
 
     def _accumulate(self, scope: Scope, inner: Scope, i: int) -> None:
-        node = self.graph.nodes[i]
-        buffer = scope.partial[i]
-        if isinstance(node, Reduce):
-            expr = self._value(inner, node.operand, node)
-            inner.body.append(Compute(buffer, buffer.axes, expr, node.op, node.over, True))
+        node, buffer = as_reduce(self.graph, i), scope.partial[i]
+        expr = self._value(inner, node.operand, node)
+        inner.body.append(Compute(buffer, buffer.axes, expr, node.op, node.over, True))
 
     def _move_stat(self, scope: Scope, inner: Scope, i: int, carries: list[Carry]) -> None:
         """Updates a running statistic, and corrects the accumulators that were built on its old value."""
@@ -242,8 +245,9 @@ class _Lowering:
         inner.tiles[i] = safe
         for c in carries:
             acc = scope.partial[c.reduce]
-            factor = self._new_tile(f"fix{c.reduce}", stat.axes, acc.dtype)
-            expr = term_expr(c.factor, [here(old), here(stat)], acc.dtype)
+            dtype = self.graph.nodes[c.reduce].dtype  # what it moves may be kept in double
+            factor = self._new_tile(f"fix{c.reduce}", stat.axes, dtype)
+            expr = term_expr(c.factor, [here(old), here(stat)], dtype)
             same = next((s for s in inner.body if isinstance(s, Compute) and s.expr == expr), None)
             if same is None:
                 inner.body.append(Compute(factor, factor.axes, expr))
@@ -255,25 +259,23 @@ class _Lowering:
 
     def _move_sum(self, scope: Scope, inner: Scope, i: int, carries: list[Carry]) -> None:
         """Updates a running sum, and moves what was built on its old value by Taylor's formula."""
-        stat, over = scope.partial[i], as_reduce(self.graph, i).over
+        node, stat = as_reduce(self.graph, i), scope.partial[i]
         dtype = compute_dtype(stat.dtype)  # what is moved by a rounded shift would not add up
         likely, old, shift = (
             self._new_tile(f"{name}{i}", stat.axes, dtype) for name in ("likely", "old", "shift")
         )
         count = self._new_tile(f"count{i}", (), dtype)
-        for buffer in (likely, count):
-            scope.body.append(Compute(buffer, buffer.axes, Lit(0.0, dtype)))
-        inner.body.append(Compute(old, old.axes, here(likely)))
-        self._accumulate(scope, inner, i)
-        inner.body.append(Compute(count, (), Lit(1.0, dtype), "add", over, True))
-        inner.body.append(Compute(likely, likely.axes, whole_from_part(stat, count, over)))
-        difference = Apply("sub", (here(likely), here(old)), dtype)
-        inner.body.append(Compute(shift, shift.axes, difference))
         # The highest rank first: each is moved by the old values of those below it.
-        for c in sorted(carries, key=lambda c: -c.rank):
-            acc = scope.partial[c.reduce]
-            below = [scope.partial[s] for s in self.moments.sums[c.reduce]]
-            inner.body.append(Compute(acc, acc.axes, taylor_terms(acc, below, shift)))
+        moved = [
+            (scope.partial[c.reduce], [scope.partial[s] for s in self.moments.sums[c.reduce]])
+            for c in sorted(carries, key=lambda c: -c.rank)
+        ]
+        running = Running(stat, likely, old, shift, count, node.over, compute_dtype(node.dtype))
+        scope.body += running.start()
+        inner.body += running.before()
+        self._accumulate(scope, inner, i)
+        inner.body += [*running.count_up(), *running.move(moved)]
+        scope.after += running.move(moved, exact=True)
         inner.tiles[i] = likely
 
     def _new_tile(self, name: str, axes: tuple[Axis, ...], dtype: str) -> Buffer:
@@ -309,7 +311,7 @@ class _Lowering:
 
     def _load(self, scope: Scope, j: int) -> Load | None:
         buffer = scope.find(j)
-        return None if buffer is None else here(buffer, self.graph.nodes[j].dtype)
+        return None if buffer is None else here(buffer, read_as(buffer, self.graph.nodes[j].dtype))
 
     def _tile(self, scope: Scope, i: int, dtype: str) -> None:
         """Gives node ``i`` a tile buffer, in the outermost scope where its value is settled."""
@@ -332,7 +334,7 @@ class _Lowering:
             return
         if isinstance(node, Reduce):
             expr = self._value(home, node.operand, home.begin(node))
-            buffer = self._new_tile(f"r{i}", node.axes, node.dtype)
+            buffer = self._new_tile(f"r{i}", node.axes, made_in(self.graph, i))
             home.body.append(Compute(buffer, buffer.axes, expr, node.op, node.over, False))
         else:
             expr = self._value(home, i, None, top=True)
@@ -353,7 +355,7 @@ class _Lowering:
                 home.body.append(Compute(buffer, buffer.axes, expr, term.op, term.over, True))
         for a in node.args:
             if a not in members:
-                expr = Apply(node.op, (here(buffer), self._value(home, a, None)), node.dtype)
+                expr = Apply(node.op, (here(buffer), self._value(home, a, None)), buffer.dtype)
                 home.body.append(Compute(buffer, buffer.axes, expr))
         home.tiles[i] = buffer
 
@@ -367,7 +369,7 @@ class _Lowering:
             isinstance(node, Reduce)
             and scope.find(i) is None
             and len(targets) == 1
-            and targets[0].dtype == node.dtype
+            and targets[0].dtype in (node.dtype, kept_in(self.graph, [i]))
             and i not in self.shared
         ):
             expr = self._value(scope, node.operand, scope.begin(node))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from superopt.codegen.accumulators import here
-from superopt.codegen.tileir import Apply, Buffer, Expr, Extent, Lit
+from superopt.codegen.tileir import Apply, Buffer, Compute, Expr, Extent, Lit, Stmt
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Builder, Graph, Reduce
 from superopt.mugraph.moments import summands
@@ -57,17 +57,61 @@ def moments(graph: Graph, kernel: Kernel) -> Moments:
     return Moments(Graph(graph.name, tuple(b.nodes), graph.outputs), carry, sums)
 
 
-def whole_from_part(stat: Buffer, count: Buffer, over: Sequence[Axis]) -> Expr:
-    """What a sum over these axes comes to if the rest is like the ``count`` elements seen so far.
+@dataclass(frozen=True)
+class Running:
+    """The buffers that follow a running sum, and the statements that move what is built on it.
 
-    Values near the running mean are what makes the sums of their squares small, and so exact; when
-    all has been seen it is the sum itself.
+    likely: what the sum over ``over`` comes to if the rest is like the ``count`` elements seen so
+    far; old: what that was one step before; shift: the difference; rounded: the dtype of elements.
     """
-    total: Expr = Extent(over[0], count.dtype)
-    for axis in over[1:]:
-        total = Apply("mul", (total, Extent(axis, count.dtype)), count.dtype)
-    share = Apply("div", (total, here(count)), count.dtype)
-    return Apply("mul", (here(stat), share), count.dtype)
+
+    stat: Buffer
+    likely: Buffer
+    old: Buffer
+    shift: Buffer
+    count: Buffer
+    over: Sequence[Axis]
+    rounded: str
+
+    def start(self) -> list[Stmt]:
+        """Before the loop."""
+        zero = Lit(0.0, self.likely.dtype)
+        return [Compute(b, b.axes, zero) for b in (self.likely, self.count)]
+
+    def before(self) -> list[Stmt]:
+        """In the loop, before the elements of a step are added."""
+        return [Compute(self.old, self.old.axes, here(self.likely))]
+
+    def count_up(self) -> list[Stmt]:
+        """In the loop, after that."""
+        return [Compute(self.count, (), Lit(1.0, self.rounded), "add", tuple(self.over), True)]
+
+    def move(
+        self, moved: Sequence[tuple[Buffer, Sequence[Buffer]]], exact: bool = False
+    ) -> list[Stmt]:
+        """Moves accumulators, each given with its sums of derivatives, to the new likely sum.
+
+        Values near the running mean are what makes the sums of their squares small, and so exact.
+        Elements are worked on in their own dtype, so in the loop the likely mean is one that this
+        dtype holds: what is moved is then what was added up. After it (``exact``) it is the sum
+        itself.
+        """
+        out: list[Stmt] = self.before() if exact else []
+        out.append(Compute(self.likely, self.likely.axes, self._whole(exact)))
+        difference = Apply("sub", (here(self.likely), here(self.old)), self.shift.dtype)
+        out.append(Compute(self.shift, self.shift.axes, difference))
+        return out + [Compute(a, a.axes, taylor_terms(a, s, self.shift)) for a, s in moved]
+
+    def _whole(self, exact: bool) -> Expr:
+        dtype = self.likely.dtype
+        seen = Apply("max", (here(self.count), Lit(1.0, dtype)), dtype)
+        mean: Expr = Apply("div", (here(self.stat), seen), dtype)
+        if not exact and self.rounded != dtype:
+            mean = Apply("cast", (mean,), self.rounded)
+        total: Expr = Extent(self.over[0], dtype)
+        for axis in self.over[1:]:
+            total = Apply("mul", (total, Extent(axis, dtype)), dtype)
+        return Apply("mul", (mean, total), dtype)
 
 
 def taylor_terms(acc: Buffer, sums: Sequence[Buffer], shift: Buffer) -> Expr:

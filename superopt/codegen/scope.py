@@ -18,6 +18,7 @@ class Scope:
     open: frozenset[Axis]
     running: frozenset[int] = frozenset()
     body: list[Stmt] = field(default_factory=list)
+    after: list[Stmt] = field(default_factory=list)  # of the loop that is being made
     tiles: dict[int, Buffer] = field(default_factory=dict)
     partial: dict[int, Buffer] = field(default_factory=dict)
     added: set[int] = field(default_factory=set)

@@ -27,6 +27,7 @@ from superopt.mugraph.graph import (
 from superopt.mugraph.layout import layout_order
 from superopt.mugraph.parts import build_term, reduced_over, split_axes
 from superopt.mugraph.placement import Kernel, MuGraph, Placement, Split, kernel_body
+from superopt.mugraph.sums import WIDE, sum_dtype
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class _Splitting:
             f"part{self.piece.position}_{i}",
             "scratch",
             axes,
-            compute_dtype(node.dtype),
+            compute_dtype(sum_dtype(self.graph, i)),
             tuple(strides[a] for a in axes),
         )
 
@@ -186,13 +187,18 @@ class _Splitting:
             raise TypeError("only reductions are made in parts")
         carry = next((c for c in self.kernel.carries if c.reduce == i), None)
         value = self._parts_of(b, i, stored)
+        wide = b.dtype(value) != node.dtype
         if carry is not None:
             moved = (self._parts_of(b, carry.stat, stored), at[carry.stat])
-            value = b.map("mul", value, build_term(b, carry.factor, moved))
-        return b.reduce(node.op, value, [self.number])
+            factor = build_term(b, carry.factor, moved)
+            value = b.map("mul", value, b.map("cast", factor, dtype=b.dtype(value)))
+        joined = b.reduce(node.op, value, [self.number])
+        # Parts in double are added up as they are; the sum is what the whole one would be.
+        return b.add(replace(b.nodes[joined], dtype=node.dtype)) if wide else joined
 
     def _parts_of(self, b: Builder, i: int, stored: dict[int, Buffer]) -> int:
-        buffer, dtype = self.buffers[i], self.graph.nodes[i].dtype
+        buffer = self.buffers[i]
+        dtype = WIDE if buffer.dtype == WIDE else self.graph.nodes[i].dtype
         node = b.add(_given(buffer.axes, dtype, buffer.name))
         stored[node] = buffer
         return node

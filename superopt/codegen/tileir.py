@@ -123,8 +123,8 @@ class Compute:
 
     ``dst`` is indexed by its own axes. With ``reduce`` None the value is stored. With a reduction,
     ``accumulate`` says whether the old content takes part (True) or not (False: starts from the
-    row's identity). The result is converted to the buffer's dtype; sums are kept in ``acc``.
-    ``axes`` holds every axis of ``dst``.
+    row's identity). A sum of floats is kept in double while the statement makes it, unless it is a
+    contraction; the result is converted to the buffer's dtype. ``axes`` holds every axis of ``dst``.
     """
 
     dst: Buffer

@@ -17,6 +17,7 @@ from superopt.mugraph.graph import Graph, Input, Map, Reduce
 from superopt.mugraph.moments import MOST_RANK, degree
 from superopt.mugraph.placement import Placement
 from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.sums import WIDE, fixed, follows, sum_dtype
 
 if TYPE_CHECKING:
     from superopt.cost.model import KernelShape
@@ -43,7 +44,7 @@ def held_in(
     """What may get a tile buffer in a kernel, and the factors that correct its accumulators."""
     held: list[Held] = []
     factors: list[tuple[frozenset[Axis], int]] = []
-    costs, several = costly(graph), stored_twice(graph)
+    costs, several, wide = costly(graph), stored_twice(graph), in_double(graph)
     sums = [i for i in body if isinstance(graph.nodes[i], Reduce)]
     below = {i: set(graph.reachable([i])) for i in sums}
     # What is read through a layout operator is read at other coordinates, and never held.
@@ -55,12 +56,12 @@ def held_in(
         node = graph.nodes[i]
         axes = frozenset(node.axes)
         if isinstance(node, Reduce):
-            held.append(Held(axes, wide_bytes(node.dtype), frozenset(node.over)))
-            follow = [j for j in sums if j != i and i in below[j] and follows(graph, j, i)]
+            held.append(Held(axes, kept_bytes(graph, i), frozenset(node.over)))
+            follow = [j for j in sums if j != i and i in below[j] and carries(graph, j, i)]
             if follow:
-                held += [Held(axes, wide_bytes(node.dtype))] * PER_STAT
+                held += [Held(axes, kept_bytes(graph, i))] * PER_STAT
             for j in follow:
-                factors.append((axes, wide_bytes(graph.nodes[j].dtype)))
+                factors.append((axes, kept_bytes(graph, j)))
                 held += moved_with(graph, j, i)
         elif isinstance(node, Map) and costs[i] and i in here:
             by = set(readers.get(i, []))
@@ -68,16 +69,29 @@ def held_in(
                 isinstance(n := graph.nodes[j], Map) and not set(n.axes) <= axes for j in by
             )
             if len(by) > 1 or wider or (i in several and i in outputs):
-                held.append(Held(axes, DTYPES[node.dtype].bytes))
+                held.append(Held(axes, 8 if wide[i] else DTYPES[node.dtype].bytes))
     return tuple(held), tuple(factors)
 
 
-def wide_bytes(dtype: str) -> int:
-    """Bytes of an accumulator's element."""
-    return max(DTYPES[dtype].bytes, DTYPES[compute_dtype(dtype)].bytes)
+def kept_bytes(graph: Graph, i: int) -> int:
+    """Bytes of an element of a reduction's accumulator."""
+    dtypes = graph.nodes[i].dtype, compute_dtype(graph.nodes[i].dtype), sum_dtype(graph, i)
+    return max(DTYPES[d].bytes for d in dtypes)
 
 
-def follows(graph: Graph, reduce: int, stat: int) -> bool:
+def in_double(graph: Graph) -> list[bool]:
+    """Of each node whether it may be kept in double though its own dtype is narrower."""
+    out: list[bool] = []
+    for i, node in enumerate(graph.nodes):
+        if isinstance(node, Map) and follows(node):
+            own = any(out[a] for a in node.args)
+            out.append(own and all(out[a] or fixed(graph, a) for a in node.args))
+        else:
+            out.append(sum_dtype(graph, i) == WIDE != node.dtype)
+    return out
+
+
+def carries(graph: Graph, reduce: int, stat: int) -> bool:
     """Whether a reduction may be carried by another that it depends on: they share an axis."""
     nodes = (graph.nodes[reduce], graph.nodes[stat])
     over = [set(n.over) for n in nodes if isinstance(n, Reduce)]
@@ -94,8 +108,8 @@ def moved_with(graph: Graph, reduce: int, stat: int) -> list[Held]:
     if not rank:
         return []
     inner = graph.nodes[node.operand]
-    added = [Held(frozenset(node.axes), wide_bytes(node.dtype), frozenset(node.over))] * rank
-    between = [Held(frozenset(inner.axes), wide_bytes(inner.dtype))] * rank
+    added = [Held(frozenset(node.axes), kept_bytes(graph, reduce), frozenset(node.over))] * rank
+    between = [Held(frozenset(inner.axes), 8)] * rank
     return [*added, *between, Held(frozenset(), 8)]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from superopt.cost.devices import Device
-from superopt.cost.held import PER_STAT, moved_with, stored_twice, wide_bytes
+from superopt.cost.held import PER_STAT, kept_bytes, moved_with, stored_twice
 from superopt.cost.model import (
     MOST_AXES,
     UNITS,
@@ -25,8 +25,9 @@ from superopt.cost.model import (
 from superopt.cost.order import Steps, steps_of
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype
-from superopt.mugraph.graph import Graph, Input, Map, Node, Reduce, View
+from superopt.mugraph.graph import Const, Graph, Input, Map, Node, Reduce, SizeOf, View
 from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.sums import follows
 
 
 class _Ready(KernelCost):
@@ -57,7 +58,8 @@ class _Row:
     adds: bool = False
     over: int = 0
     costly: bool = False
-    wide: float = 0.0  # bytes of an accumulator's element
+    wide: float = 0.0  # bytes of an element where it is kept, if that may be in double
+    fixed: bool = False  # made of literals and sizes
     below: frozenset[int] = frozenset()  # the reductions that a node depends on
 
 
@@ -209,7 +211,7 @@ class Rows:
                     several = stored_twice(graph) if several is None else several
                     keep = i in several
                 if keep:
-                    held.append((row.axes, 0, row.bytes))
+                    held.append((row.axes, 0, row.wide or row.bytes))
         return held, factors
 
     def _held_for(self, graph: Graph, sums: tuple[int, ...]) -> _Buffers:
@@ -286,11 +288,15 @@ class Rows:
                     part=(axes, over, float(DTYPES[compute_dtype(node.dtype)].bytes)),
                     adds=node.op == "add",
                     over=over,
-                    wide=float(wide_bytes(node.dtype)),
+                    wide=float(kept_bytes(graph, len(self._rows))),
                     below=below,
                 )
             case Map():
                 flops = float(max(SCALARS[node.op].flops, 0))
+                double = [r.wide > r.bytes for r in (rows[a] for a in node.args)]
+                settled = [rows[a].fixed for a in node.args]
+                own = follows(node) and any(double)
+                wide = own and all(d or s for d, s in zip(double, settled, strict=True))
                 return _Row(
                     node.args,
                     axes,
@@ -298,6 +304,8 @@ class Rows:
                     flops=flops,
                     product=node.op == "mul",
                     is_map=True,
+                    wide=8.0 if wide else 0.0,
+                    fixed=all(settled),
                     costly=costly or flops > 0,
                     below=below,
                 )
@@ -306,7 +314,8 @@ class Rows:
                 return _Row(node.args, axes, size, axes, steps, costly=costly, below=below)
             case Input():
                 return _Row(node.args, axes, size, None, self._steps(steps_of(node, node)))
-        return _Row(node.args, axes, size, costly=costly, below=below)
+        fixed = isinstance(node, Const | SizeOf)
+        return _Row(node.args, axes, size, costly=costly, below=below, fixed=fixed)
 
     def _steps(self, steps: Steps) -> tuple[tuple[int, float], ...]:
         self._bits([a for a, _ in steps])

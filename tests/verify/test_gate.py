@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from superopt.verify.gate import numeric_gate
-from superopt.verify.inputs import CLASSES
+from superopt.verify.inputs import ALIKE, CLASSES
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -138,6 +138,36 @@ def test_a_wrong_kernel_fails(name):
     found = numeric_gate(lambda xs: WRONG[name](linear(*xs), xs), linear, inputs)
     assert not found.passed
     assert found.reason
+
+
+def _chained(x):
+    """The sum of a vector, added one after the other along 64 lanes in single precision."""
+    total = torch.zeros(64)
+    for row in x.view(-1, 64):
+        total = total + row
+    return total.sum()
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_a_variance_by_long_chains_of_additions_fails(unbiased):
+    def var(x):
+        return x.var(correction=int(unbiased))
+
+    def long(xs, total=_chained):
+        d = xs[0] - total(xs[0]) / len(xs[0])
+        return total(d * d) / (len(d) - int(unbiased))
+
+    inputs = [normal(1 << 18)]
+    known = {}
+    # The classes of values far from zero are enough: without them such kernels were admitted.
+    for name in sorted(ALIKE):
+        found = numeric_gate(long, var, inputs, classes=[name], known=known)
+        assert name in found.reason, (name, found)
+
+    def double(xs):
+        return long(xs, lambda x: x.double().sum().float())
+
+    assert numeric_gate(double, var, inputs, known=known)
 
 
 def test_a_variance_by_difference_of_squares_fails():

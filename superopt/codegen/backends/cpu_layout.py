@@ -79,7 +79,7 @@ inline int int8_t int16_t int32_t int64_t uint8_t uint16_t long mutable namespac
 nullptr operator or private protected public register requires return short signed sizeof static
 std struct switch template this throw true try typedef typename union unsigned using virtual void
 volatile wchar_t while xor main abs exp log sin cos floor ceil sqrt pow erf tanh y0 y1 yn j0 j1 jn
-arena bufs ints lane memory op part status sum task tasks threads wide gamma index time div
+arena bufs ints lane memory op part status sum task tasks threads total wide gamma index time div
 """
 _RESERVED = frozenset(_WORDS.split())
 

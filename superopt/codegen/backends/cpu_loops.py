@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from superopt.codegen.analysis import parts
+from superopt.codegen.analysis import expr_axes, parts
 from superopt.codegen.backends.cpu_expr import (
     Nest,
     NoVector,
     Scope,
     stride_along,
 )
+from superopt.codegen.backends.cpu_layout import extents
 from superopt.codegen.backends.cpu_values import Value, fits32, literal
-from superopt.codegen.backends.types import exact_literal, operand_dtypes, value_dtype
+from superopt.codegen.backends.types import exact_literal, operand_dtypes, sum_dtype, value_dtype
 from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Load
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
@@ -21,6 +23,9 @@ from superopt.mugraph.scalars import SCALARS
 
 UNROLL = 4
 """Independent partial results of a reduction: enough to hide the latency of one operation."""
+
+TREE, SIMPLE = 8, 6
+"""Terms that are added up before they join a sum in double, where one takes few operations."""
 
 
 def print_compute(scope: Scope, stmt: Compute, vector_bytes: int) -> list[str]:
@@ -101,14 +106,18 @@ def lane_choices(
     scope: Scope, stmt: Compute, vector_bytes: int
 ) -> Iterator[tuple[Axis | None, int]]:
     """Lane axes with their vector lengths, cheapest first; ends with (None, 1), the scalar form."""
-    width = 8 if any(_wide(e) for e in parts(stmt.expr)) or DTYPES[stmt.dst.dtype].bytes == 8 else 4
-    lanes = vector_bytes // width
+    wide = [expr_axes(e) for e in parts(stmt.expr) if _wide(e)]
+    if DTYPES[stmt.dst.dtype].bytes == 8 and sum_dtype(stmt) == value_dtype(stmt.expr):
+        wide.append(frozenset(stmt.axes))
     accesses = [e for e in parts(stmt.expr) if isinstance(e, Load)]
     target = Load(stmt.dst, tuple(Coord(a) for a in stmt.dst.axes), stmt.dst.dtype)
     ops = sum(isinstance(e, Apply) for e in parts(stmt.expr)) + 1
 
+    def lanes_of(axis: Axis) -> int:
+        return vector_bytes // (8 if any(axis in axes for axes in wide) else 4)
+
     def price(axis: Axis) -> float:
-        span = scope.ranges[axis]
+        lanes, span = lanes_of(axis), scope.ranges[axis]
         n = span.extent.value or (span.known or (lanes,))[-1]
         total = float(ops)
         reads = [*accesses, target] if axis in stmt.axes else accesses
@@ -129,7 +138,7 @@ def lane_choices(
     scalar = float(ops + len(accesses) + 1)
     for cost, _, axis in scored:
         if cost < scalar:
-            yield axis, lanes
+            yield axis, lanes_of(axis)
     yield None, 1
 
 
@@ -247,21 +256,48 @@ class _Printer:
         start = nest.convert(Value(self._identity(dtype), dtype, False), dtype, vec)
         loops = nest.order[head:]
         first = nest.lines[head]
-        # One chain of float additions over many short rows would lose what eager's tree keeps.
-        exact = len(loops) > 1 and dtype == "f32" and stmt.reduce == "add"
-        out = [f"const auto op = {op};"]
-        out.append(f"so_rows<{ctype}> rows;" if exact else f"{ctype} sum = {start};")
+        exact = sum_dtype(stmt) != dtype and not self._short(loops, across)
+        out = [f"[[maybe_unused]] const auto op = {op};"]
+        terms = nest.ctype(dtype, vec or across)
+        out.append(f"so_sum<{terms}> total;" if exact else f"{ctype} sum = {start};")
+        if exact and not vec and not expr_axes(stmt.expr) & set(loops):  # the same each time
+            n = extents(self.scope.ranges, loops).text
+            body = [
+                *first,
+                f"const double sum = double({nest.convert(value, dtype, False)}) * ({n});",
+            ]
+            return [out[0], *body, *self._finish(nest, head, sum_dtype(stmt), False)]
         if not loops:  # the reduced axes have one element each
             body = [
                 *first,
                 f"sum = {self._combine(dtype, 'sum', nest.convert(value, dtype, vec))};",
             ]
         else:
-            row_sum = "rows.add({})" if exact else "sum = op(sum, {})"
-            body = self._inner(nest, head, value, dtype, across, vec, start, row_sum)
-        if exact:
-            body.append(f"const {ctype} sum = rows.sum;")
+            body = self._inner(nest, head, value, dtype, across, vec, start, exact)
+        if exact and vec:
+            if (lines := self._kept(nest, head)) is not None:
+                return [*out, *body, *lines]
+            body.append(f"const {ctype} sum = total.value();")
+        elif exact:
+            dtype = sum_dtype(stmt)
+            body.append(f"const auto sum = total.{'folded' if across else 'value'}();")
         return [*out, *body, *self._finish(nest, head, dtype, vec)]
+
+    def _kept(self, nest: Nest, head: int) -> list[str] | None:
+        """Stores sums of lanes in double, as they are; None where the result is not kept so."""
+        target, tail = self._target(), Nest(self.scope, nest.order[:head], self.lane, self.lanes)
+        tail.at, tail._count = nest.at, 500
+        coef = tail.lane_coef(target)
+        if target.dtype != "f64" or coef is None or coef.value != 1:
+            return None
+        base, step = tail.address(target, write=True)
+        add = str(self.stmt.accumulate).lower()
+        return [*itertools.chain(*tail.lines), f"total.store({base} + {step}, {add}, part);"]
+
+    def _short(self, loops: tuple[Axis, ...], across: bool) -> bool:
+        """Whether a sum is so short that it is made as one tree: nothing is gained in double."""
+        n = extents(self.scope.ranges, loops).value
+        return n is not None and n <= 2 * UNROLL * (self.lanes if across else 1)
 
     def _combine(self, dtype: str, a: str, b: str) -> str:
         text = f"op({a}, {b})"
@@ -276,7 +312,7 @@ class _Printer:
         across: bool,
         vec: bool,
         start: str,
-        row_sum: str,
+        exact: bool,
     ) -> list[str]:
         """The loops over reduced axes: plain ones outside, an unrolled one innermost."""
         loops = nest.order[head:]
@@ -285,16 +321,17 @@ class _Printer:
         result = nest.convert(value, dtype, vec or across)
         ctype = nest.ctype(dtype, vec or across)
         body = indent([*nest.lines[len(nest.order)], f"return {ctype}({result});"], 2)
-        if across:
-            call = (
-                f"so_reduce_lanes<{self.lanes}, {UNROLL}>({extent}, {start}, op, "
-                f"[&]([[maybe_unused]] int64_t i_{name}, [[maybe_unused]] auto part) "
-                f"SO_LAMBDA {{"
-            )
+        unroll = UNROLL
+        if exact and sum(isinstance(e, Apply) for e in parts(self.stmt.expr)) <= SIMPLE:
+            unroll = TREE
+        lanes = f"_lanes<{self.lanes}, {unroll}>" if across else f"<{unroll}>"
+        given = f"[&]([[maybe_unused]] int64_t i_{name}"
+        given += ", [[maybe_unused]] auto part) SO_LAMBDA {" if across else ") SO_LAMBDA {"
+        if exact:
+            lines = [f"so_add{lanes}(total, {extent}, {given}", *body, "});"]
         else:
-            call = f"so_reduce<{UNROLL}>({extent}, {start}, op, [&](int64_t i_{name}) SO_LAMBDA {{"
-        begin, end = row_sum.split("{}")
-        lines = [f"{begin}{call}", *body, f"}}){end};"]
+            call = f"so_reduce{lanes}({extent}, {start}, op, {given}"
+            lines = [f"sum = op(sum, {call}", *body, "}));"]
         for k in range(len(loops) - 2, -1, -1):
             n = self.scope.names.axis(loops[k])
             stop = self.scope.ranges[loops[k]].extent.text
@@ -313,8 +350,9 @@ class _Printer:
         result = Value("sum", dtype, vec)
         if self.stmt.accumulate:
             old = tail.value(self._target())
-            text = self._combine(dtype, tail.convert(old, dtype, vec), "sum")
-            result = Value(f"({text})", dtype, vec)
+            kind = "f64" if "f64" in (dtype, old.dtype) else dtype
+            terms = (tail.convert(v, kind, vec) for v in (old, result))
+            result = Value(f"({self._combine(kind, *terms)})", kind, vec)
         self._store(tail, head, result)
         for lines in tail.lines:
             out += lines

@@ -19,6 +19,7 @@ from superopt.codegen.backends.types import (
     exact_literal,
     operand_dtypes,
     stored_dtype,
+    sum_dtype,
     value_dtype,
 )
 from superopt.codegen.tileir import (
@@ -164,7 +165,8 @@ class _Task:
             return
         value = value.expand(shape)
         row = SCALARS[stmt.reduce]
-        identity = exact_literal(row.identity or 0.0, value_dtype(stmt.expr))
+        value = value.to(DTYPES[sum_dtype(stmt)].torch)
+        identity = exact_literal(row.identity or 0.0, sum_dtype(stmt))
         start = torch.full(kept, identity, dtype=value.dtype)
         total = _REDUCE[stmt.reduce](value, len(kept)) if 0 not in shape else start
         if stmt.accumulate:

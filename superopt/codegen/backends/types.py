@@ -7,7 +7,7 @@ import math
 import torch
 
 from superopt.codegen.analysis import reads
-from superopt.codegen.tileir import Apply, Buffer, Expr, Program, statements
+from superopt.codegen.tileir import Apply, Buffer, Compute, Expr, Program, statements
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, promote
 from superopt.mugraph.scalars import SCALARS
 
@@ -48,6 +48,16 @@ def stored_dtype(program: Program, buffer: Buffer) -> str:
         if stmt.dst.name == buffer.name and (stmt.accumulate or buffer.name in reads(stmt.expr)):
             return compute_dtype(buffer.dtype)
     return buffer.dtype
+
+
+def sum_dtype(stmt: Compute) -> str:
+    """The dtype in which a reduction is made within one statement: double for a sum of floats.
+
+    A backend may add a few neighbours in single precision first, and may make a contraction (a sum
+    of products of two factors, as of matrices) in single precision as a whole.
+    """
+    dtype = value_dtype(stmt.expr)
+    return "f64" if stmt.reduce == "add" and dtype == "f32" else dtype
 
 
 def exact_literal(value: float | int | bool, dtype: str) -> float | int | bool:

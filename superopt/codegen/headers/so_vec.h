@@ -85,8 +85,63 @@ template <class T, class S> SO_INLINE T so_cvt1(S x) {  // scalars, storage type
     return T(y);
   } else return T(x);
 }
+#if defined(__AVX512F__)
+constexpr size_t so_width = 64;  // bytes of a register
+#elif defined(__AVX2__)
+constexpr size_t so_width = 32;
+#else
+constexpr size_t so_width = 16;
+#endif
+// Half K of a vector, and a vector of two halves; by way of memory, these would wait for the store.
+template <int K, class V> SO_INLINE auto so_half(V v) {
+  using H = so_vec<so_elem<V>, so_lanes_of<V> / 2>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return (H)_mm512_extractf64x4_pd((__m512d)v, K);
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) return (H)_mm256_extractf128_pd((__m256d)v, K);
+#endif
+  H h;
+  std::memcpy(&h, reinterpret_cast<const char*>(&v) + K * sizeof(h), sizeof(h));
+  return h;
+}
+template <class H> SO_INLINE auto so_both(H lo, H hi) {
+  using V = so_vec<so_elem<H>, 2 * so_lanes_of<H>>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64)
+    return (V)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)lo), (__m256d)hi, 1);
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32)
+    return (V)_mm256_insertf128_pd(_mm256_castpd128_pd256((__m128d)lo), (__m128d)hi, 1);
+#endif
+  V v;
+  std::memcpy(&v, &lo, sizeof(lo));
+  std::memcpy(reinterpret_cast<char*>(&v) + sizeof(lo), &hi, sizeof(hi));
+  return v;
+}
+// The part of a step that falls on half K of its lanes.
+template <int K, int N> SO_INLINE so_full so_half_of(so_full) { return {}; }
+template <int K, int N> SO_INLINE so_part so_half_of(so_part p) {
+  const int n = p.n < N / 2 ? p.n : N / 2;
+  return {K == 0 ? n : p.n - n};
+}
 template <class T, int N, class V> SO_INLINE so_vec<T, N> so_cvt(V x) {
   if constexpr (std::is_same_v<so_elem<V>, T>) return x;
+#if defined(__AVX512F__)
+  else if constexpr (N == 8 && std::is_same_v<T, double> && std::is_same_v<so_elem<V>, float>)
+    return (so_vec<T, N>)_mm512_cvtps_pd((__m256)x);
+  else if constexpr (N == 8 && std::is_same_v<T, float> && std::is_same_v<so_elem<V>, double>)
+    return (so_vec<T, N>)_mm512_cvtpd_ps((__m512d)x);
+#endif
+#if defined(__AVX__)
+  else if constexpr (N == 4 && std::is_same_v<T, double> && std::is_same_v<so_elem<V>, float>)
+    return (so_vec<T, N>)_mm256_cvtps_pd((__m128)x);
+  else if constexpr (N == 4 && std::is_same_v<T, float> && std::is_same_v<so_elem<V>, double>)
+    return (so_vec<T, N>)_mm256_cvtpd_ps((__m256d)x);
+#endif
+  else if constexpr (N > 2 && (sizeof(so_vec<T, N>) > so_width || sizeof(V) > so_width))
+    return so_both(so_cvt<T, N / 2>(so_half<0>(x)), so_cvt<T, N / 2>(so_half<1>(x)));
   else if constexpr (std::is_integral_v<T> && sizeof(T) < 4 && std::is_floating_point_v<so_elem<V>>)
     return __builtin_convertvector(__builtin_convertvector(x, so_vec<int32_t, N>), so_vec<T, N>);
   else return __builtin_convertvector(x, so_vec<T, N>);
@@ -128,6 +183,9 @@ template <class S, int N, class P> SO_INLINE so_vec<S, N> so_raw(const S* p, P p
 }
 
 template <class T, int N, class S, class P> SO_INLINE so_vec<T, N> so_load(const S* p, P part) {
+  if constexpr (sizeof(S) * N > so_width && N > 2)  // half by half, as in all that follows
+    return so_both(so_load<T, N / 2>(p, so_half_of<0, N>(part)),
+                   so_load<T, N / 2>(p + N / 2, so_half_of<1, N>(part)));
   if constexpr (std::is_same_v<S, so_bf16>) {
     const auto u = so_raw<uint16_t, N>(reinterpret_cast<const uint16_t*>(p), part);
     const auto w = __builtin_convertvector(u, so_vec<uint32_t, N>) << 16;
@@ -173,6 +231,10 @@ template <class T, int N, class P, class F> SO_INLINE so_vec<T, N> so_lanes(P pa
 // -- stores: lanes into storage type S ------------------------------------------------------------
 
 template <class S, int N, class P> SO_INLINE void so_put(S* p, so_vec<S, N> v, P part) {
+  if constexpr (sizeof(v) > so_width && N > 2) {
+    so_put<S, N / 2>(p, so_half<0>(v), so_half_of<0, N>(part));
+    return so_put<S, N / 2>(p + N / 2, so_half<1>(v), so_half_of<1, N>(part));
+  }
   if constexpr (std::is_same_v<P, so_full>) {
     std::memcpy(p, &v, sizeof(v));
   } else {
@@ -253,10 +315,7 @@ template <class F, so_vector V> SO_INLINE auto so_fold(V v, F f) {
   if constexpr (N == 2) {
     return f(T(v[0]), T(v[1]));
   } else {
-    so_vec<T, N / 2> lo, hi;
-    std::memcpy(&lo, &v, sizeof(lo));
-    std::memcpy(&hi, reinterpret_cast<const char*>(&v) + sizeof(lo), sizeof(hi));
-    return so_fold(f(lo, hi), f);
+    return so_fold(f(so_half<0>(v), so_half<1>(v)), f);
   }
 }
 
@@ -294,44 +353,4 @@ template <int N, class F> SO_INLINE void so_steps(int64_t n, F f) {
   int64_t i = 0;
   for (; i + N <= n; i += N) f(i, so_full{});
   if (i < n) f(i, so_part{int(n - i)});
-}
-// The sum of many rows, one chain of float additions, with what each addition loses kept apart
-// (Kahan, CACM 8(1), 1965). Where a sum is infinite or NaN nothing is kept: it stays what it is.
-template <class V> struct so_rows {
-  V sum{}, lost{};
-  SO_INLINE void add(V row) {
-    const V y = row - lost, t = sum + y, d = (t - sum) - y;
-    lost = d - d == 0.0f ? d : V{};
-    sum = t;
-  }
-};
-// op over f(0), ..., f(n - 1) in U independent chains.
-template <int U, class T, class Op, class F> SO_INLINE T so_reduce(int64_t n, T start, Op op, F f) {
-  T a[U];
-  for (int u = 0; u < U; ++u) a[u] = start;
-  int64_t i = 0;
-  for (; i + U <= n; i += U)
-#pragma GCC unroll 16
-    for (int u = 0; u < U; ++u) a[u] = op(a[u], f(i + u));
-  for (; i < n; ++i) a[0] = op(a[0], f(i));
-#pragma GCC unroll 16
-  for (int u = 1; u < U; ++u) a[0] = op(a[0], a[u]);
-  return a[0];
-}
-// The same along the lanes: f(i, part) gives N elements; the lanes are combined at the end.
-template <int N, int U, class T, class Op, class F>
-SO_INLINE T so_reduce_lanes(int64_t n, T start, Op op, F f) {
-  using V = std::remove_cvref_t<decltype(f(int64_t(0), so_full{}))>;
-  const V identity = V{} + so_elem<V>(std::is_same_v<T, bool> ? -int(start) : start);
-  V a[U];
-  for (int u = 0; u < U; ++u) a[u] = identity;
-  int64_t i = 0;
-  for (; i + U * N <= n; i += U * N)
-#pragma GCC unroll 16
-    for (int u = 0; u < U; ++u) a[u] = op(a[u], f(i + u * N, so_full{}));
-  for (; i + N <= n; i += N) a[0] = op(a[0], f(i, so_full{}));
-  if (i < n) a[1 % U] = op(a[1 % U], so_keep(f(i, so_part{int(n - i)}), identity, int(n - i)));
-#pragma GCC unroll 16
-  for (int u = 1; u < U; ++u) a[0] = op(a[0], a[u]);
-  return T(so_fold(a[0], op));
 }
