@@ -20,12 +20,6 @@ FAR = 31415.93
 """How far from zero values lie whose differences matter; within the range of every float type."""
 
 
-def _ramp(x: torch.Tensor, _: float) -> None:
-    """Values in ascending order: what has been seen is never like what is to come."""
-    torch.linspace(-2.0, 2.0, len(x), out=x)
-    x.add_(FAR)
-
-
 def _sprinkled(*values: float) -> Fill:
     def fill(x: torch.Tensor, _: float) -> None:
         for k, value in enumerate(values):
@@ -40,7 +34,6 @@ CLASSES: dict[str, Fill] = {
     "large": lambda x, _: x.mul_(32.0),
     "tiny_variance": lambda x, _: x.mul_(2.0**-7).add_(100.0),
     "offset": lambda x, _: x.add_(FAR),
-    "ramp": _ramp,
     "level": lambda x, _: x.fill_(FAR + 1 / 3),
     "cancellation": _cancelling,
     "small": lambda x, _: x.mul_(2.0**-20),
@@ -54,7 +47,7 @@ CLASSES: dict[str, Fill] = {
 }
 """Every class but the caller's own inputs ("given"); values are rounded to each input's dtype."""
 
-ALIKE = frozenset({"offset", "ramp", "level"})
+ALIKE = frozenset({"offset", "level"})
 """Classes whose values are nearly equal, so that the roundings of a sum may all go one way."""
 
 SPECIAL = frozenset({"infinities", "minus_infinity", "nan"})
