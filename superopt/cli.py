@@ -214,7 +214,7 @@ def bench(
 
             document = search.run_search_suite(
                 max_block_ops=max_block_ops,
-                dtypes=_words("bf16" if dtypes is None else dtypes, "--dtypes"),
+                dtypes=_words("bf16" if dtypes is None else dtypes, "--dtypes", True),
                 json_path=None if to_stdout else json_,
                 threads=threads,
                 only=_words(only, "--only"),
@@ -235,7 +235,7 @@ def bench(
         document = run_suite(
             suite,
             peers=_words(peers, "--peers"),
-            dtypes=_words("f32,bf16" if dtypes is None else dtypes, "--dtypes"),
+            dtypes=_words("f32,bf16" if dtypes is None else dtypes, "--dtypes", True),
             json_path=None if to_stdout else json_,
             threads=threads,
             only=_words(only, "--only"),
@@ -262,9 +262,9 @@ def _say(done: int, total: int, label: str) -> None:
     typer.echo(f"[{done}/{total}] {time.monotonic() - _begun:6.0f} s  {label}", err=True)
 
 
-def _words(text: str, option: str) -> list[str]:
+def _words(text: str, option: str, needed: bool = False) -> list[str]:
     words = [w.strip() for w in text.split(",") if w.strip()]
-    if not words and (text or option == "--dtypes"):
+    if not words and (text or needed):
         raise BadOption(f"{text!r} names nothing", f"option {option}", "give words with commas")
     return words
 

@@ -19,11 +19,16 @@ from superopt.mugraph.axes import Axis, Sym, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
 from superopt.mugraph.lanes import (
+    COPIED,
+    DOT,
+    MANY_ROWS,
     MOST_ROWS,
+    SCATTERED,
     fitted_tile,
     most_sums,
     steps_of,
     usual_tile,
+    waste,
 )
 from superopt.mugraph.placement import Lane, Placement
 
@@ -38,9 +43,6 @@ CLEAR = 0.96
 
 SLACK = 1.0 - 1e-9
 """Of tiles that take the same, the one of fewer rows is taken."""
-
-MANY_ROWS = 32
-"""Rows from which a block of the other factor is transposed; as ``cpu_match`` has it."""
 
 CHUNK = 64
 """Rows that a result is made in at most at a time, where it goes through a local block."""
@@ -186,22 +188,18 @@ class _Contraction:
             rows, cols, left, right = live[k], live[1 - k], self.sides[k], self.sides[1 - k]
             many = math.prod([size[a] for a in rows]) >= MANY_ROWS
             for x in cols:
-                price = _waste(size[x])
+                price = waste(size[x])
                 if x not in right.along or not right.plain:
-                    price += 0.15 if many and right.plain else 1.5
+                    price += COPIED if many and right.plain else SCATTERED
                 found.append((price, len(found), rows, x))
             for x in self.over:
                 both = left.plain and right.plain and x in left.along and x in right.along
                 if both and len(rows) <= len(cols):
-                    found.append((1.3 * _waste(size[x]), len(found), rows, None))
+                    found.append((DOT * waste(size[x]), len(found), rows, None))
         if not found:
             return None
         _, _, rows, column = min(found, key=lambda f: f[:2])
         return None if column is None else (rows, column)
-
-
-def _waste(n: int) -> float:
-    return -(-n // 16) * 16 / max(n, 1)
 
 
 def _contractions(

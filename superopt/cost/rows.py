@@ -293,7 +293,7 @@ class Rows:
                 )
             case Map():
                 flops = float(max(SCALARS[node.op].flops, 0))
-                double = [r.wide > r.bytes for r in (rows[a] for a in node.args)]
+                double = [r.wide == 8.0 > r.bytes for r in (rows[a] for a in node.args)]
                 settled = [rows[a].fixed for a in node.args]
                 own = follows(node) and any(double)
                 wide = own and all(d or s for d, s in zip(double, settled, strict=True))

@@ -14,8 +14,20 @@ FEW_ROWS = {1: 8, 2: 8, 3: 4, 4: 4}
 MOST_ROWS = 16
 """Rows of a register tile at most: the generated loops over them are unrolled."""
 
+MANY_ROWS = 32
+"""Rows from which transposing a block of the other factor costs less than summing vectors."""
+
+COPIED, SCATTERED, DOT = 0.15, 1.5, 1.3
+"""Prices beside ``waste``: of a factor that many rows copy first, of one that is read out of order, and
+(as a factor) of vectors along the summed axis."""
+
 _USUAL = {64: (8, 2), 32: (6, 2)}
 _MOST_SUMS = {64: 24, 32: 12}
+
+
+def waste(n: int) -> float:
+    """What so many columns cost in whole vectors of sixteen, over what they would."""
+    return -(-n // 16) * 16 / max(n, 1)
 
 
 def usual_tile(vector_bytes: int) -> tuple[int, int]:

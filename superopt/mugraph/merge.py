@@ -37,10 +37,9 @@ def merge_axes(graph: Graph) -> Graph:
 
 def _names(graph: Graph) -> dict[Axis, Axis]:
     """The one name of each axis."""
-    parent = {a: a for a in graph.axes}
-    for node in graph.nodes:
-        for a in _together(graph, node):
-            parent.setdefault(a, a)
+    apart = [_together(graph, node) for node in graph.nodes]
+    apart += [{a for dim in o.dims for a in dim} for o in graph.outputs]
+    parent = {a: a for axes in apart for a in axes}
 
     def find(a: Axis) -> Axis:
         while parent[a] != a:
@@ -49,8 +48,8 @@ def _names(graph: Graph) -> dict[Axis, Axis]:
         return a
 
     where: dict[Axis, set[int]] = {a: set() for a in parent}
-    for i, node in enumerate(graph.nodes):
-        for a in _together(graph, node):
+    for i, axes in enumerate(apart):
+        for a in axes:
             where[a].add(i)
     for node in graph.nodes:
         if not isinstance(node, View):

@@ -11,7 +11,7 @@ import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,7 +51,8 @@ def from_one(
     if program.boundaries or len(program.supported) != 1:
         return program
     piece = program.supported[0]
-    where = _asked(program, args, kwargs, options)
+    call = _Call(program, capture, args, kwargs, options)
+    where = _asked(call)
     ranges = {s.name: s for s in symbols(piece.graph) if s.lo == 2 and s.name in where}
     taken: list[str] = []
     shown: list[Any] = []
@@ -59,7 +60,7 @@ def from_one(
         found: list[Any] = []
         for k in range(len(taken) + 1):
             for others in itertools.combinations(taken, k):
-                check = _shown(program, capture, args, kwargs, options, where, [name, *others])
+                check = _shown(call, where, [name, *others])
                 found += [] if check is None else [check]
         if len(found) == 2 ** len(taken):
             taken.append(name)
@@ -79,10 +80,20 @@ Where = dict[str, list[tuple[str, int, int]]]
 """Symbol -> the (argument, flat position, dimension) that have its size."""
 
 
-def _asked(
-    program: Program, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
-) -> Where:
+@dataclass(frozen=True)
+class _Call:
+    """A program, and the call that it was captured on."""
+
+    program: Program
+    capture: Capture
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: Options
+
+
+def _asked(call: _Call) -> Where:
     """The symbols whose range begins at 0 or 1 as the user gave it, and where they stand."""
+    program, args, kwargs = call.program, call.args, call.kwargs
     fn = program.captured.fn
     target = fn.forward if isinstance(fn, torch.nn.Module) else fn
     given = inspect.signature(target).bind(*args, **kwargs).arguments
@@ -96,7 +107,7 @@ def _asked(
     }
     out: Where = {}
     refused: set[str] = set()
-    for axis in options.dynamic:
+    for axis in call.options.dynamic:
         tensor = given.get(axis.argument)
         k = position.get(id(tensor), -1)
         if axis.fixed or k not in shapes:
@@ -111,19 +122,12 @@ def _asked(
     return {name: places for name, places in out.items() if name not in refused}
 
 
-def _shown(
-    program: Program,
-    capture: Capture,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    options: Options,
-    where: Where,
-    names: Sequence[str],
-) -> Any:
+def _shown(call: _Call, where: Where, names: Sequence[str]) -> Any:
     """How the program was shown to be the function where these symbols are 1; None if it was not."""
     from superopt.verify.cuts import Checker
 
-    leaves, spec = pytree.tree_flatten((args, kwargs))
+    program, options = call.program, call.options
+    leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
     cut = {(argument, dim) for name in names for argument, _, dim in where[name]}
     for name in names:
         for _, k, dim in where[name]:
@@ -137,7 +141,7 @@ def _shown(
             warnings.simplefilter("ignore")
             seen = observe(fn, small_args, small_kwargs)
         refuse_effects(seen, program.captured.name)
-        small = capture(small_args, small_kwargs, wishes)
+        small = call.capture(small_args, small_kwargs, wishes)
         pair = _pair(program, small, names)
         if pair is None:
             return None

@@ -271,7 +271,7 @@ class Cutter:
     def place(self, cut: Cut, keep: int) -> list[tuple[float, MuGraph]]:
         """The cut with its kernels placed, best first: the best of all, and single deviations.
 
-        None where a kernel has no placement that fits the device.
+        Empty where a kernel has no placement that fits the device.
         """
         stored = frozenset(i for g in cut.groups for i in g)
         options: list[list[tuple[float, Kernel]]] = []

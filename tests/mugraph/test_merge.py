@@ -84,6 +84,16 @@ def test_a_value_read_under_two_names_at_once_keeps_them():
     assert sum(isinstance(n, View) for n in graph.nodes) == 1
 
 
+def test_a_result_that_repeats_a_value_keeps_its_axes_apart() -> None:
+    """x[i] expanded along j is a result, and elsewhere x is read along j."""
+    b = Builder("expanded")
+    i, j = Axis("i", 3), Axis("j", 3)
+    x = b.input("x", ((i,),), "f32")
+    e = b.map("exp", b.rename(x, {i: j}))
+    graph = same(b.build([("o", x, ((j,), (i,))), ("p", e, ((j,),))]), 0)
+    assert len({a for dim in graph.outputs[0].dims for a in dim}) == 2
+
+
 def test_a_chain_of_names_is_one():
     b = Builder("chain")
     axes = [Axis(n, 5) for n in "abc"]

@@ -11,11 +11,18 @@ from superopt.codegen.backends.types import value_dtype
 from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Load
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.lanes import FEW, asked_tile, fitted_tile, steps_of
+from superopt.mugraph.lanes import (
+    COPIED,
+    DOT,
+    FEW,
+    MANY_ROWS,
+    SCATTERED,
+    asked_tile,
+    fitted_tile,
+    steps_of,
+    waste,
+)
 from superopt.mugraph.placement import Lane
-
-MANY_ROWS = 32
-"""Rows from which transposing a block of the other factor costs less than summing vectors."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +111,8 @@ def size_of(scope: Scope, axis: Axis) -> int:
 
 
 def _column_price(scope: Scope, stmt: Compute, factor: Expr, axis: Axis) -> float:
-    n = size_of(scope, axis)
-    waste = -(-n // 16) * 16 / max(n, 1)
     own = stride_along(scope, here(stmt.dst), axis)
-    return waste + (0.0 if own is not None and own.value == 1 else 0.2)
+    return waste(size_of(scope, axis)) + (0.0 if own is not None and own.value == 1 else 0.2)
 
 
 def _copy_price(scope: Scope, target: Target, a: Expr, b: Expr, rows: tuple[Axis, ...]) -> float:
@@ -116,12 +121,11 @@ def _copy_price(scope: Scope, target: Target, a: Expr, b: Expr, rows: tuple[Axis
         isinstance(f, Load) and scope.place(f.buffer).dtype == "bf16" for f in (a, b)
     )
     many = math.prod(size_of(scope, x) for x in rows) >= MANY_ROWS
-    return 0.15 if many and plain(scope, b) and not pairs else 1.5
+    return COPIED if many and plain(scope, b) and not pairs else SCATTERED
 
 
 def _dot_price(scope: Scope, axis: Axis) -> float:
-    n = size_of(scope, axis)
-    return 1.3 * -(-n // 16) * 16 / max(n, 1)
+    return DOT * waste(size_of(scope, axis))
 
 
 def here(buffer: Buffer) -> Load:
