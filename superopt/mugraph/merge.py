@@ -39,7 +39,7 @@ def _names(graph: Graph) -> dict[Axis, Axis]:
     """The one name of each axis."""
     apart = [_together(graph, node) for node in graph.nodes]
     apart += [{a for dim in o.dims for a in dim} for o in graph.outputs]
-    parent = {a: a for axes in apart for a in axes}
+    parent = {a: a for axes in (*apart, graph.axes) for a in axes}
 
     def find(a: Axis) -> Axis:
         while parent[a] != a:
