@@ -63,7 +63,13 @@ demo: $(STAMPS)/demo
 test: $(STAMPS)/package
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-test-full: $(STAMPS)/demo
+# With Ray, so that searches on a local cluster are tried too.
+$(STAMPS)/full: $(STAMPS)/demo
+	$(BIN)/python tools/dependencies.py ray > $(STAMPS)/wanted-full.txt
+	$(PIP) -r $(STAMPS)/wanted-full.txt
+	@touch $@
+
+test-full: $(STAMPS)/full
 	$(BIN)/python tests/run_full.py $(PYTEST_ARGS)
 
 lint: $(STAMPS)/package

@@ -20,7 +20,7 @@ from superopt.bench.workloads import workload
 from superopt.errors import BadOption, SuperoptError
 
 TECHNIQUES = ("prune", "share", "bound", "threads")
-"""What is left out in turn: see ``superopt.search.techniques``."""
+"""What is left out in turn: see ``superopt.search.techniques``; threads: all processes but one."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Run:
 
     operators: of a term, at most, None for any; without: the technique that is left out, "" for none;
     seconds, values: after which the exploration of one region is stopped (wall time, terms tried);
-    threads: for PyTorch's row of the device table and for the search.
+    threads: for PyTorch's row of the device table, and processes of the search.
     """
 
     workload: str
@@ -55,8 +55,8 @@ def figures(run: Run) -> dict[str, Any]:
     from superopt.pipeline.search_only import Budget, Techniques, search_function
 
     torch.set_num_threads(run.threads)
-    off: dict[str, Any] = {run.without: False} if run.without else {}
-    off["threads"] = 1 if run.without == "threads" else run.threads
+    processes = 1 if run.without == "threads" else run.threads
+    off = {run.without: False} if run.without not in ("", "threads") else {}
     w = searched_workload(run.workload)
     dtype = parse_dtype(run.dtype)
     # The search does not look at values: memory that nobody writes to takes none.
@@ -69,6 +69,7 @@ def figures(run: Run) -> dict[str, Any]:
             budget=budget,
             techniques=Techniques(**off),
             max_block_ops=run.max_block_ops,
+            processes=processes,
         )
     except BadOption as refused:
         return {"status": "skipped", "reason": str(refused)}

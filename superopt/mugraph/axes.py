@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from superopt.errors import IllFormedGraph
@@ -32,6 +33,15 @@ class Axis:
 
     def __str__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple[Callable[[str, Size], Axis], tuple[str, Size]]:
+        return _one, (self.name, self.size)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _one(name: str, size: Size) -> Axis:
+    """The same object each time: sets of axes that came from another process compare fast."""
+    return Axis(name, size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from superopt.search.cut_points import computes
 from superopt.search.driver import Budget, Found, search
 from superopt.search.gauge import stabilized
 from superopt.search.techniques import ALL, Techniques
+from superopt.search.workers import workers
 
 __all__ = ["ALL", "Budget", "PieceSearch", "ProgramSearch", "Techniques", "search_function"]
 
@@ -85,11 +86,13 @@ def search_function(
     precision: str = "default",
     device: Device | None = None,
     seed: int = 0,
+    processes: int = 1,
 ) -> ProgramSearch:
     """Captures ``fn`` on ``args``, whose values do not matter, and searches every piece.
 
     budget: of each piece, none by default; device: the row of the device table, this machine's by
-    default. Raises SuperoptError where the function cannot be captured.
+    default; processes: that work on a search, see ``Processes``. Raises SuperoptError where the
+    function cannot be captured.
     """
     began = time.perf_counter()
     with trace.stage("frontend"):
@@ -102,17 +105,19 @@ def search_function(
         graph = stabilized(piece.graph) or piece.graph
         mine = replace(spend, started=time.perf_counter(), used=0)
         cpu, wall = time.process_time(), time.perf_counter()
-        with trace.stage("search"):
+        with trace.stage("search"), workers("", processes) as who:
+            who.expect(len(graph.nodes))
             found = search(
                 graph,
                 cost_on(device),
                 mine,
                 seed=seed,
                 lowerable=why_not_lowerable,
+                workers=who,
                 techniques=techniques,
                 max_block_ops=max_block_ops,
             )
-        seconds = (time.perf_counter() - wall, time.process_time() - cpu)
+            seconds = (time.perf_counter() - wall, time.process_time() - cpu)
         pieces.append(_piece(graph.name, len(graph.nodes), found, *seconds))
     boundaries = tuple((b.op, b.reason) for b in program.boundaries)
     return ProgramSearch(tuple(pieces), boundaries, captured_s)

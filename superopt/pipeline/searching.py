@@ -14,7 +14,6 @@ from superopt.runtime.site import Site
 from superopt.search import driver
 from superopt.search.checkpoint import Checkpoint
 from superopt.search.points import points
-from superopt.search.techniques import Techniques
 from superopt.search.workers import Serial, workers
 
 
@@ -54,7 +53,6 @@ def search(graph: Graph, of: Graph, site: Site, device: Device, who: Serial) -> 
             workers=who,
             checkpoint=checkpoint,
             memory=site.memory,
-            techniques=Techniques(threads=1),  # the workers are there for that
             points=points(graph),
         )
     finally:

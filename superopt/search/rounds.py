@@ -25,9 +25,11 @@ from superopt.search.checkpoint import (
     space_from_json,
     space_to_json,
 )
+from superopt.search.cut import Cut
 from superopt.search.cut_bound import EXPANSIONS
 from superopt.search.descend import Descent, Plan
 from superopt.search.enumerate import Space
+from superopt.search.interpreter import tuned
 from superopt.search.points import spaces_at
 from superopt.search.regions import Region, regions
 from superopt.search.tasks import (
@@ -41,10 +43,11 @@ from superopt.search.tasks import (
     bounded,
     explored,
     learn,
+    one_of,
     placed,
     score,
 )
-from superopt.search.workers import GLANCE, Serial, Threads
+from superopt.search.workers import GLANCE, Serial, Task
 
 WAVE = 8
 """Regions that are explored at the same time, at most."""
@@ -149,6 +152,7 @@ class Rounds:
         self._memo = [0] * len(programs)
         self._cuts = [0] * len(programs)
         self._descents: list[Descent] = []
+        self._placed: dict[tuple[Term, Cut], Placed] = {}
         self._shares = 1
         self.clock: list[float] = []
         # The time that an earlier run took counts.
@@ -156,6 +160,10 @@ class Rounds:
 
     def run(self) -> list[One]:
         """Searches every program."""
+        with tuned():
+            return self._run()
+
+    def _run(self) -> list[One]:
         begun = time.perf_counter()
         self.workers.expect(sum(len(g.nodes) for g in self.programs))
         self.workers.tell(begin, (self.given, len(self.programs)))
@@ -219,9 +227,7 @@ class Rounds:
         left = [j for j, space in enumerate(spaces) if space is None]
         most = self.budget.operators
         tasks = [Explore(wave[j][1], wave[j][2], seconds, states, memory, most) for j in left]
-        threads = self.given.techniques.workers if self.workers.count == 1 else 1
-        crew = Threads(threads, self.workers.here) if threads > 1 else self.workers
-        for j, space in zip(left, crew.map(explored, tasks, self.live.note), strict=True):
+        for j, space in zip(left, self.workers.map(explored, tasks, self.live.note), strict=True):
             if memory is not None and int(space.stats["source_held"]) > memory:
                 raise self._too_small()
             if full:
@@ -322,20 +328,32 @@ class Rounds:
         self._tell(list(range(len(self._descents))))
         # The gap that is reported is that of the best graph.
         left = self._seconds_left()
-        tasks = [(p.term, p.cut, EXPANSIONS >> min(4 * n, 4), left) for _, n, p in leading]
-        found = self.workers.map(bounded, tasks, self.live.note)
-        for (descent, _, plan), result in zip(leading, found, strict=True):
+        tasks: list[tuple[Task, Any]] = [
+            (bounded, (p.term, p.cut, EXPANSIONS >> min(4 * n, 4), left)) for _, n, p in leading
+        ]
+        # One of these takes longer than all others: meanwhile the plans are placed as they are.
+        early = self._chosen() if self.workers.count > 1 else []
+        found = self.workers.map(one_of, [*tasks, *((placed, e) for e in early)], self.live.note)
+        self._placed = dict(zip(early, found[len(tasks) :], strict=True))
+        for (descent, _, plan), result in zip(leading, found, strict=False):
             descent.learn(plan, result)
+
+    def _chosen(self) -> list[tuple[Term, Cut]]:
+        """The plans to place, as far as is known now, without those that are placed."""
+        plans = [(p.term, p.cut) for d in self._descents for p in d.chosen()[0]]
+        return [p for p in dict.fromkeys(plans) if p not in self._placed]
 
     def _place(self, spaces: list[list[tuple[Region, Space]]]) -> list[One]:
         descents = self._descents
-        chosen = [d.chosen() for d in descents]
         self._tell(list(range(len(descents))))
-        tasks = [(plan.term, plan.cut) for first, _ in chosen for plan in first]
-        results = self.workers.map(placed, tasks, self.live.note)
+        left = self._chosen()
+        results = self._placed | dict(
+            zip(left, self.workers.map(placed, left, self.live.note), strict=True)
+        )
         out: list[One] = []
+        chosen = [d.chosen() for d in descents]
         for descent, space, (first, rest) in zip(descents, spaces, chosen, strict=True):
-            mine = [(plan, results.pop(0)) for plan in first]
+            mine = [(plan, results[plan.term, plan.cut]) for plan in first]
             own = self.like[len(out)] == len(out)  # what was explored counts once
             out.append(One(space if own else [], descent, mine, rest))
         return out

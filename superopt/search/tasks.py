@@ -23,7 +23,7 @@ from superopt.search.cut_bound import BranchAndBound
 from superopt.search.enumerate import Space, explore
 from superopt.search.regions import Region
 from superopt.search.techniques import ALL, Techniques
-from superopt.search.workers import Here
+from superopt.search.workers import Here, Task
 
 
 class Lowerable(Protocol):
@@ -115,7 +115,6 @@ def explored(here: Here, task: Explore) -> Space:
         candidates=task.states,
         memory=task.memory,
         operators=task.operators,
-        stop=here.stop,
         prune=held.given.techniques.prune,
         share=held.given.techniques.share,
         watch=lambda states, classes: here.note({"states": states, "classes": classes}),
@@ -228,6 +227,12 @@ def _added(graph: Graph, body: Sequence[int], sums: Container[int]) -> set[int]:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(str(value).encode()).hexdigest()[:32]
+
+
+def one_of(here: Here, task: tuple[Task, Any]) -> Any:
+    """Does a task of any kind, so that those of several kinds can go side by side."""
+    function, value = task
+    return function(here, value)
 
 
 Placed = list[tuple[float, MuGraph, str | None, str]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import queue
@@ -31,6 +32,7 @@ def main() -> None:
     here = Here(note=note)
     from superopt.search import tasks  # noqa: F401  the long import, before it says that it is ready
 
+    gc.freeze()  # what was imported stays, and is not looked at again
     send(out, ("ready", None))
     while True:
         kind, content = inbox.get()

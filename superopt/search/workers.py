@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -43,11 +42,10 @@ GLANCE = 0.1
 
 @dataclass
 class Here:
-    """What one worker keeps between tasks, whom its task tells how far it is, and when to stop."""
+    """What one worker keeps between tasks, and whom its task tells how far it is."""
 
     kept: dict[str, Any] = field(default_factory=dict)
     note: Callable[[Figures], None] = lambda _: None
-    stop: Callable[[], bool] | None = None
 
 
 Task = Callable[[Here, Any], Any]
@@ -91,30 +89,6 @@ class Serial:
         self.close()
 
 
-class Threads(Serial):
-    """Threads of this process, for tasks that change nothing and whose work the extension does."""
-
-    def __init__(self, count: int, here: Here) -> None:
-        super().__init__()
-        self.here, self.count = here, count
-
-    def map(self, task: Callable[[Here, T], R], values: Sequence[T], note: Note) -> list[R]:
-        """``count`` values at the same time."""
-        ended = threading.Event()
-
-        def one(item: tuple[int, T]) -> R:
-            k, value = item
-            here = Here(self.here.kept, lambda figures: note(k, figures), ended.is_set)
-            return task(here, value)
-
-        with ThreadPoolExecutor(min(self.count, max(len(values), 1))) as pool:
-            try:
-                return list(pool.map(one, enumerate(values)))
-            except BaseException:
-                ended.set()  # an interrupt reaches this thread alone
-                raise
-
-
 class Processes(Serial):
     """This process and ``count - 1`` others on the same machine.
 
@@ -144,22 +118,22 @@ class Processes(Serial):
 
     def map(self, task: Callable[[Here, T], R], values: Sequence[T], note: Note) -> list[R]:
         """The values are taken one by one by whoever is free, this process among them."""
-        begun = time.perf_counter()
-        if not self._alone and not self._children and self._earned <= 0 and len(values) > 1:
-            self._start()
         job = _Job(task, values, note, self._told, self._forgotten)
         for child in self._children:
             child.jobs.put(job)
         try:
             while (k := job.take()) is not None:
+                begun = time.perf_counter()
+                if self._earned <= 0 and k + 1 < len(values):
+                    self._start(job)
                 job.results[k] = self._run(task, values[k], k, note)
+                self._earned -= time.perf_counter() - begun
             while not job.wait(GLANCE):
                 note(-1, {})
             for k in job.lost:
                 job.results[k] = self._run(task, values[k], k, note)
         finally:
             job.stop()
-        self._earned -= time.perf_counter() - begun
         self._forget()
         if job.error is not None:
             raise job.error
@@ -169,13 +143,17 @@ class Processes(Serial):
         """Starts the others if there will be enough to do."""
         if nodes > LARGE:
             self._earned = 0
-            if not self._alone and not self._children:
-                self._start()
+            self._start()
 
-    def _start(self) -> None:
+    def _start(self, *jobs: _Job) -> None:
+        """Starts the others, unless they are there, and gives them a job that has begun."""
+        if self._alone or self._children:
+            return
         try:
             for k in range(1, self.count):
                 self._children.append(_Child(k))
+                for job in jobs:
+                    self._children[-1].jobs.put(job)
         except (OSError, TypeError, ValueError) as error:  # Python is embedded, say
             trace.log("search", f"one process: no other can be started ({error})")
             self.close()

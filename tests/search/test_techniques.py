@@ -16,7 +16,7 @@ from superopt.mugraph.placement import MuGraph, kernel_body
 from superopt.mugraph.wellformed import check_mugraph
 from superopt.search import driver
 from superopt.search.techniques import Techniques
-from tests.programs import PROGRAMS, attention, lora, rmsnorm_linear, tensors
+from tests.programs import PROGRAMS, lora, rmsnorm_linear, tensors
 from tests.verify.test_sweep import deep
 
 COST = cost_on(cpu_device(frozenset({"avx512f"}), 2))
@@ -90,15 +90,6 @@ def test_without_pruning_the_operators_that_were_tried_are_told() -> None:
     assert closed["closed"] and closed["operators"] is None and closed["rank"] == 3
 
 
-def test_threads_change_no_result() -> None:
-    graph = attention(2, 64, 512, 64)
-    one, many = (searched(graph, techniques=Techniques(threads=n)) for n in (1, 4))
-    assert one.stats["regions"] > 1
-    assert [str(c.mugraph) for c in one.candidates] == [str(c.mugraph) for c in many.candidates]
-    keys = ("values", "classes", "removed", "spaces", "graphs")
-    assert [one.stats[k] for k in keys] == [many.stats[k] for k in keys]
-
-
 def test_phases_and_spaces_are_told() -> None:
     stats = searched(deep(3, False)).stats
     assert min(stats[k] for k in ("algebra_s", "cut_s", "placement_s")) > 0
@@ -112,8 +103,6 @@ def test_impossible_bounds_are_refused(how: dict) -> None:
         searched(lora(), **how)
 
 
-def test_impossible_threads_are_refused() -> None:
-    with pytest.raises(BadOption, match="threads"):
-        Techniques(threads=0)
+def test_techniques_are_constant() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Techniques().prune = False  # type: ignore[misc]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from superopt.search import rounds
+from superopt.mugraph.axes import Axis
+from superopt.search import interpreter, rounds
+from superopt.search.interpreter import tuned
 from superopt.search.workers import Here, Processes, Serial, workers
 from tests.search.searches import digest, searched
 
@@ -112,6 +116,47 @@ def test_little_work_starts_no_process():
         who.map(square, range(3), ignore)
         assert not who._children  # type: ignore[attr-defined]
     assert type(workers("1", 1)) is Serial
+
+
+def test_work_that_takes_long_starts_the_others_meanwhile():
+    with Processes(2, earned=0.05) as who:
+        who.tell(add, 7)
+        done = who.map(square, range(2000), ignore)
+        assert [x for x, _ in done] == [k * k + 7 for k in range(2000)]
+        assert len({pid for _, pid in done}) == 2 and done[0][1] == os.getpid()
+
+
+def test_settings_of_the_interpreter_come_back():
+    before = sys.getswitchinterval(), gc.get_threshold()
+    inner, first_left = tuned(), threading.Event()
+
+    def other() -> None:
+        with inner:
+            first_left.wait(10)
+
+    thread = threading.Thread(target=other)
+    with tuned():
+        assert sys.getswitchinterval() < before[0] and gc.get_threshold()[0] > before[1][0]
+        thread.start()
+        while interpreter._running < 2:
+            time.sleep(0.001)
+    # The other search still runs.
+    assert sys.getswitchinterval() < before[0]
+    first_left.set()
+    thread.join()
+    assert (sys.getswitchinterval(), gc.get_threshold()) == before
+    gc.set_threshold(0)
+    try:
+        with tuned():
+            assert gc.get_threshold()[0] == 0  # off stays off
+    finally:
+        gc.set_threshold(*before[1])
+
+
+def test_axes_that_were_sent_are_one_object():
+    axis = Axis("sent", 64)
+    a, b = (pickle.loads(pickle.dumps({axis})) for _ in range(2))
+    assert a == b == {axis} and next(iter(a)) is next(iter(b))
 
 
 @pytest.fixture(scope="module")
