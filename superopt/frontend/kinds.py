@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Hashable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -125,13 +126,35 @@ _STANDARD = sysconfig.get_paths()["stdlib"]
 
 @functools.lru_cache(maxsize=1024)
 def of_users(bases: tuple[type, ...]) -> tuple[type, ...]:
-    """Those classes that are neither a library's nor Python's."""
+    """Those classes that are no library's, no package's that was installed, and not Python's."""
     return tuple(
         base
         for base in bases
         if not is_library(base)
+        and not is_installed(base)
         and (base.__module__ in _OF_NO_FILE or not is_standard(base.__module__))
     )
+
+
+def is_installed(thing: types.FunctionType | types.ModuleType | type) -> bool:
+    """Whether a function, module or class is of a package that was installed, not of the user's code.
+
+    Its code counts as constant; what its objects hold does not.
+    """
+    if isinstance(thing, types.FunctionType):
+        return _of_package(thing.__code__.co_filename)
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else str(thing.__module__)
+    return _module_of_package(name)
+
+
+@functools.lru_cache(maxsize=4096)
+def _module_of_package(name: str) -> bool:
+    return _of_package(getattr(sys.modules.get(name), "__file__", None) or "")
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_package(file: str) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 
 def is_plain(value: Any) -> bool:

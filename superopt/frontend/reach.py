@@ -21,6 +21,7 @@ from superopt.frontend.kinds import (
     decorated,
     draws,
     is_c_data,
+    is_installed,
     is_library,
     is_memo,
     is_number,
@@ -79,7 +80,8 @@ def reached(fn: Any) -> list[Held]:
     methods it names in turn, modules with their parameters, buffers and forward hooks, and
     attributes and elements of other objects: ``DEPTH`` levels deep all of them, and deeper those
     whose names occur in the code; containers in containers ``DEEPEST`` levels. Functions count by
-    their code, classes and functions of libraries by identity. Not seen are the environment, files,
+    their code, classes and functions of libraries by identity, and so do those that the functions
+    of an installed package call. Not seen are the environment, files,
     and attributes deeper than that whose names are put together at run time.
 
     Keys, values and marks (where a thing is opened, met again, and closed) tell the whole structure:
@@ -134,6 +136,7 @@ class _Walk:
         self.held: list[tuple[Any, Any, Any]] = []
         self.places: list[tuple[Any, Any, Any]] = []
         self.add = self.held.append
+        self.installed = False  # whether this is what an installed package's code or module names
 
     def root(self, fn: Any) -> None:
         """Where the walk begins."""
@@ -190,10 +193,12 @@ class _Walk:
             self.value(cell, "cell_contents", value, DEPTH)
         for name, item in fn.__dict__.items():
             self.value(fn.__dict__, name, item, DEPTH)
+        before, self.installed = self.installed, is_installed(fn)
         self.namespace(fn.__globals__, read_globals(fn.__code__), mentioned(fn.__code__))
-        for name in imported(fn.__code__):
+        for name in imported(fn.__code__) if not self.installed else ():
             if name in sys.modules:
                 self.value(sys.modules, name, sys.modules[name], DEPTH)
+        self.installed = before
 
     def namespace(
         self, table: dict[str, Any], read: tuple[str, ...], names: tuple[str, ...]
@@ -279,7 +284,11 @@ class _Walk:
             self.add((owner, key, kind))
             self.value(value, None, value(), depth)
         elif isinstance(value, types.ModuleType):
+            before, self.installed = self.installed, self.installed or is_installed(value)
             self.namespace({key: value}, (key,), tuple(self.names))
+            self.installed = before
+        elif self.installed and isinstance(value, types.FunctionType) and is_installed(value):
+            self.add((owner, key, value))
         elif isinstance(value, types.FunctionType) and (
             value.__closure__ or "__wrapped__" in value.__dict__ or not is_library(value)
         ):  # a library's decorator may hold a user's function

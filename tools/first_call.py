@@ -2,7 +2,7 @@
 
 Of RMSNorm+Linear, and of a whole transformer block with GPT-2's sizes and code as users write it.
 Each call runs in a process of its own, and is timed there from the call to its result; importing
-torch and superopt is timed apart. Usage: python benchmarks/first_call.py [--json OUT] [--cold N] [--warm N]
+torch and superopt is timed apart. Usage: python tools/first_call.py [--json OUT] [--cold N] [--warm N]
 """
 
 from __future__ import annotations
