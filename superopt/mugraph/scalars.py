@@ -69,7 +69,7 @@ def _rows() -> tuple[Scalar, ...]:
             field="mul",
             abstract="mul",
             fn=torch.mul,
-            c="({0} * {1})",
+            c="so_mul({0}, {1})",
             identity=1.0,
             laws=AC,
             torch=("mul",),
@@ -84,7 +84,7 @@ def _rows() -> tuple[Scalar, ...]:
             body=("mul", A, A),
             abstract="expand",
             fn=torch.square,
-            c="({0} * {0})",
+            c="so_mul({0}, {0})",
             torch=("square",),
         ),
         # -- the field

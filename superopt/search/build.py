@@ -147,13 +147,14 @@ class _Rebuild:
 def dtypes_of(graph: Graph, region: Region, space: Space) -> dict[int, str]:
     """The element type of each class that the source has."""
     inside = set(region.nodes)
+    # A cast that several regions read is in none of them; what it widens is read wide all the same.
+    read = {a for i in region.nodes for a in graph.nodes[i].args}.union(region.leaves)
     out: dict[int, str] = {}
     for cls in space.classes:
         mine = [
             i
             for i in cls.nodes
-            if i in inside
-            or (not cls.derivations and (i in region.leaves or not is_transparent(graph, i)))
+            if i in inside or (not cls.derivations and (i in read or not is_transparent(graph, i)))
         ]
         names = [graph.nodes[i].dtype for i in mine if is_float(graph.nodes[i].dtype)]
         if names and cls.id not in space.literals:

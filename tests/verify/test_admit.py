@@ -9,6 +9,7 @@ import torch
 
 from superopt.errors import VerificationFailed
 from superopt.mugraph import ops
+from superopt.mugraph.algebras import floats
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.graph import Builder, Graph
 from superopt.verify.admit import admit, other_sizes, resized
@@ -141,3 +142,50 @@ def test_another_program_is_refused_far_from_zero(name: str, offset: float) -> N
             [far(offset)],
             {},
         )
+
+
+def chaotic_graph(tokens: int, width: int) -> Graph:
+    """softmax(norm(x) wq (norm(x) wk).T) norm(x), in 16 bits."""
+    b = Builder("attention")
+    rows, keys, columns = Axis("r", tokens), Axis("k", tokens), Axis("c", width)
+    x = b.input("x0", ((rows,), (columns,)), "bf16")
+    ws = [b.input(f"x{k}", ((Axis("d", width),), (columns,)), "bf16") for k in (1, 2)]
+    h = b.map("cast", x, dtype="f32")
+    mean = b.map("div", b.reduce("add", b.map("square", h), [columns]), b.size_of(columns))
+    h = b.map("mul", h, b.map("rsqrt", b.map("add", mean, b.const(1e-5))))
+    q, k = (b.reduce("add", b.map("mul", h, b.map("cast", w, dtype="f32")), [columns]) for w in ws)
+    k, v = (b.rename(t, {rows: keys}) for t in (k, h))
+    scores = b.reduce("add", b.map("mul", q, k), [Axis("d", width)])
+    out = b.reduce("add", b.map("mul", ops.softmax(b, scores, [keys]), v), [keys])
+    return b.build([("y0", b.map("cast", out, dtype="bf16"), ((rows,), (columns,)))])
+
+
+def chaotic(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor) -> torch.Tensor:
+    h = torch.nn.functional.rms_norm(x.float(), x.shape[-1:], None, 1e-5).to(torch.bfloat16)
+    return torch.softmax((h @ wq.T.to(h)) @ (h @ wk.T.to(h)).T, -1).to(h) @ h
+
+
+WRONG: dict[str, Callable[..., torch.Tensor]] = {
+    "scaled": lambda x, wq, wk: chaotic(x, wq, wk) * 1.5,
+    "other weights": lambda x, wq, wk: chaotic(x, wk, wk),
+    "no query": lambda x, wq, wk: chaotic(x, wq * 0, wk),
+}
+
+
+@pytest.mark.parametrize("wrong", [None, *WRONG])
+def test_scores_that_rounding_decides_are_no_other_program(wrong: str | None) -> None:
+    """With weights of spread 1 each of PyTorch's roundings to 16 bits decides the softmax."""
+    g = torch.Generator().manual_seed(5)
+    graph, n = chaotic_graph(24, 128), 128
+    x, wq, wk = (torch.randn(k, n, generator=g) for k in (24, n, n))
+    given = [t.to(torch.bfloat16) for t in (x, wq / n**0.75, wk / n**0.75)]
+    fn = chaotic if wrong is None else WRONG[wrong]
+
+    def kernel(xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [t.to(torch.bfloat16) for t in floats.run(graph, [t.double() for t in xs], {})]
+
+    if wrong is None:
+        assert admit(graph, kernel, lambda *xs: [fn(*xs)], given, {})
+        return
+    with pytest.raises(VerificationFailed, match="does not compute"):
+        admit(graph, kernel, lambda *xs: [fn(*xs)], given, {})

@@ -48,13 +48,20 @@ class Scope:
 class Nest:
     """The loop nest of one statement: ``lines[d]`` belongs inside the first ``d`` loops of ``order``.
 
-    ``lane`` is the axis that runs along the lanes (``lanes`` of them), or None.
+    ``lane`` is the axis that runs along the lanes (``lanes`` of them), or None. ``added`` is what a sum
+    adds up, if that is all that reads it.
     """
 
     def __init__(
-        self, scope: Scope, order: tuple[Axis, ...], lane: Axis | None, lanes: int
+        self,
+        scope: Scope,
+        order: tuple[Axis, ...],
+        lane: Axis | None,
+        lanes: int,
+        added: Expr | None = None,
     ) -> None:
         self.scope, self.order, self.lane, self.lanes = scope, order, lane, lanes
+        self.added = added
         self.lines: list[list[str]] = [[] for _ in range(len(order) + 1)]
         self._memo: dict[Expr, Value] = {}
         self._pointers: dict[tuple[int, str, str], str] = {}
@@ -179,6 +186,8 @@ class Nest:
             text = f"so_round_to<{target.c}>({texts[0]})" if target.bytes == 2 else texts[0]
         else:
             text = (row.c or "").format(*texts)
+            if expr is self.added and expr.op == "mul":
+                text = f"({texts[0]} * {texts[1]})"  # may be fused into the addition
             if row.result == "bool" and vec and wanted[0] in ("f64", "i64"):
                 text = f"so_to_mask<{self.lanes}>({text})"
             elif not vec and DTYPES[dtype].kind == "int" and DTYPES[dtype].bytes < 4:

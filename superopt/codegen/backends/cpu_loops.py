@@ -171,7 +171,8 @@ class _Printer:
             order = (*(a for a in kept if a != lane), *((lane,) if lane else ()), *self.over)
         else:
             order = (*kept, *(a for a in self.over if a != lane), lane)
-        nest = Nest(self.scope, order, lane, self.lanes)
+        added = stmt.expr if stmt.reduce == "add" else None
+        nest = Nest(self.scope, order, lane, self.lanes, added)
         for a in (*stmt.axes, *stmt.over):
             nest.at.setdefault(a, "0")
         value = nest.value(stmt.expr)

@@ -136,8 +136,8 @@ template <so_fvec V> SO_INLINE V so_expm1_core(V r) {  // e^r - 1 for |r| <= ln(
 template <so_fvec V> SO_INLINE V so_exp_split(V x, V& r) {
   const V big = so_all<V>(12582912.0f);
   const V n = (x * 1.44269504088896341f + big) - big;
-  r = n * -0.693145751953125f + x;
-  r = n * -1.42860682030941723212e-6f + r;
+  r = so_fma(n, so_all<V>(-0.693145751953125f), x);
+  r = so_fma(n, so_all<V>(-1.42860682030941723212e-6f), r);
   return n;
 }
 // exp: at most 1.5 ulp, denormal results included; +-inf and NaN as in IEEE.
@@ -245,9 +245,9 @@ template <so_fvec V> SO_INLINE V so_sin_cos(V x, int quarter) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   const V big = so_all<V>(12582912.0f);
   const V n = (x * 0.636619772367581343f + big) - big;
-  V r = n * -1.57079637050628662109375f + x;
-  r = n * 4.37113900018624283e-8f + r;
-  r = n * 1.71512449944e-15f + r;
+  V r = so_fma(n, so_all<V>(-1.57079637050628662109375f), x);
+  r = so_fma(n, so_all<V>(4.37113900018624283e-8f), r);
+  r = so_fma(n, so_all<V>(1.71512449944e-15f), r);
   const so_ints<V> k = __builtin_convertvector(n, so_ints<V>) + quarter;
   const V z = r * r;
   V s = z * -1.9515295891e-4f + 8.3321608736e-3f;

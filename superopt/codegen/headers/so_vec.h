@@ -5,7 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
-#if defined(__AVX512F__) || defined(__AVX2__) || defined(__F16C__)
+#if defined(__AVX512F__) || defined(__AVX2__) || defined(__F16C__) || defined(__FMA__)
 #include <immintrin.h>
 #endif
 
@@ -119,6 +119,39 @@ template <class H> SO_INLINE auto so_both(H lo, H hi) {
   std::memcpy(&v, &lo, sizeof(lo));
   std::memcpy(reinterpret_cast<char*>(&v) + sizeof(lo), &hi, sizeof(hi));
   return v;
+}
+// A product that is rounded: the same number wherever it is read. Without this, compilers fuse it into
+// one of the additions that read it, and x * y - max(x * y) is not 0 at the maximum.
+template <class V> SO_INLINE V so_rounded(V x) {
+  if constexpr (!std::is_floating_point_v<so_elem<V>>) return x;
+  else if constexpr (sizeof(V) > so_width) return so_both(so_rounded(so_half<0>(x)), so_rounded(so_half<1>(x)));
+  else {
+#if defined(__AVX512F__)
+    asm("" : "+v"(x));
+#elif defined(__x86_64__)
+    asm("" : "+x"(x));
+#elif defined(__aarch64__)
+    asm("" : "+w"(x));
+#else
+    asm("" : "+m"(x));
+#endif
+    return x;
+  }
+}
+template <class A, class B> SO_INLINE auto so_mul(A a, B b) { return so_rounded(a * b); }
+// a * b + c, rounded once where the processor can do that in one step.
+template <class V> SO_INLINE V so_fma(V a, V b, V c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && std::is_same_v<so_elem<V>, float>)
+    return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#endif
+#if defined(__FMA__)
+  if constexpr (sizeof(V) == 32 && std::is_same_v<so_elem<V>, float>)
+    return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+  if constexpr (sizeof(V) == 16 && std::is_same_v<so_elem<V>, float>)
+    return (V)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+#endif
+  return a * b + c;
 }
 // The part of a step that falls on half K of its lanes.
 template <int K, int N> SO_INLINE so_full so_half_of(so_full) { return {}; }
