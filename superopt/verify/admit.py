@@ -65,9 +65,9 @@ def admit(
         far = _strays(graph, found)
         for name, (strays, by) in far.items():
             own = name == "given" and any(c.name == "normal" for c in found.classes)
-            if name == "normal" and "given" not in far:
-                if _near_the_given(eager, graph, there, tensors, seed):
-                    continue
+            like = name == "normal" and "given" not in far
+            if like and _near_the_given(eager, graph, there, tensors, seed):
+                continue
             if not _rounds(eager, graph, there, _of_class(name, tensors, seed), by, own):
                 what = f"the graph does not compute the program {strays}"
                 raise VerificationFailed(what, graph.name)

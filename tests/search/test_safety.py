@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
+from superopt.codegen.lower import why_not_lowerable
 from superopt.mugraph.axes import Axis
-from superopt.mugraph.graph import Builder, Graph
+from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.graph import Builder, Graph, Map, Reduce
+from superopt.search import driver
 from superopt.search.enumerate import REDUCE, Space, explore
 from superopt.search.regions import regions
 from superopt.search.safety import safe_derivations
+from tests.search.searches import COST
 
 B, K = Axis("b", 5), Axis("k", 37)
 
@@ -47,3 +53,35 @@ def test_what_the_author_wrote_stays() -> None:
 
 def test_products_are_rounded_in_any_case() -> None:
     assert ways(mean(scale_first=False, squared=True))[1] == {"mul", REDUCE + "add"}
+
+
+def _of_16_bits(kind: int) -> Graph:
+    """A 16-bit input whose cast several regions read, as those of a mean and of what it is compared to."""
+    b = Builder(f"wide {kind}")
+    rows, columns = Axis("r", 13), Axis("c", 13)
+    x = b.input("x0", ((rows,), (columns,)), ("bf16", "f16")[kind % 2])
+    wide = b.map("cast", x, dtype="f32")
+    total = b.reduce("add", wide, [rows, columns])
+    mean = b.map("div", total, b.map("mul", b.size_of(rows), b.size_of(columns)))
+    above = b.map("cast", b.map("gt", mean, wide), dtype="f32")
+    first = b.map("mul", mean, above) if kind < 2 else b.map("mul", wide, above)
+    outs = (first, b.map("mul", mean, b.const(1.5)))
+    dims = ((rows,), (columns,))
+    cast = [b.map("cast", y, dtype=b.dtype(x)) for y in outs]
+    return b.build([("y0", cast[0], dims), ("y1", cast[1], ())])
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_nothing_is_computed_in_16_bits(kind: int) -> None:
+    """What a candidate stores between its kernels is rounded no more than what the source computes."""
+    budget = driver.Budget(None, 60)
+    found = driver.search(_of_16_bits(kind), COST, budget, lowerable=why_not_lowerable)
+    looked = 0
+    for c in found.candidates:
+        graph = c.mugraph.graph
+        results = {o.node for o in graph.outputs}
+        for i, node in enumerate(graph.nodes):
+            if isinstance(node, Map | Reduce) and DTYPES[node.dtype].bytes == 2:
+                assert i in results, f"{node} in\n{c.mugraph}"
+            looked += isinstance(node, Reduce)
+    assert looked >= 4, f"only {looked} sums were looked at"

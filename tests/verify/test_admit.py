@@ -176,7 +176,7 @@ WRONG: dict[str, Callable[..., torch.Tensor]] = {
 def test_scores_that_rounding_decides_are_no_other_program(wrong: str | None) -> None:
     """With weights of spread 1 each of PyTorch's roundings to 16 bits decides the softmax."""
     g = torch.Generator().manual_seed(5)
-    graph, n = chaotic_graph(24, 128), 128
+    graph, n = chaotic_graph(24, 512), 512
     x, wq, wk = (torch.randn(k, n, generator=g) for k in (24, n, n))
     given = [t.to(torch.bfloat16) for t in (x, wq / n**0.75, wk / n**0.75)]
     fn = chaotic if wrong is None else WRONG[wrong]
