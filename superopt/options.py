@@ -266,7 +266,7 @@ class Options:
 
 
 def _bad(name: str, value: object, fix: str) -> BadOption:
-    return BadOption(f"{name}={value!r} is not a {name}", f"option {name}", fix)
+    return BadOption(f"{name}={value!r} makes no sense", f"option {name}", fix)
 
 
 def _fallbacks(given: Any) -> tuple[str, ...]:

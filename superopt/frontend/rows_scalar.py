@@ -220,6 +220,10 @@ def _pow(cx: Context, out: torch.dtype, x: Any, e: Any) -> Tensor:
     if isinstance(e, Tensor) or not isinstance(x, Tensor):
         if not floating(out):
             raise NotSupported("integer powers")
+        if x == 2 and not isinstance(
+            x, Tensor
+        ):  # an exponential, which is shifted where it must be
+            return cx.formula(FORMULAS["exp2"][0], [e], out)
         return cx.elementwise("pow", [x, e], out, out)
     if e == 0:
         return cx.value(1.0 if floating(out) else 1, out).spread(x.dims)

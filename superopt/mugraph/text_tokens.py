@@ -42,6 +42,8 @@ class Cursor:
     """A cursor over the tokens of a text; each method reads one construct, or raises ParseError."""
 
     def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise ParseError(f"{type(text).__name__} is no text", "the textual form", "give a str")
         self.tokens = _scan(text)
         self.at = 0
         self.axes: dict[str, Axis] = {}

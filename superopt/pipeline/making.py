@@ -104,7 +104,11 @@ def _make(
     ledger = Ledger(found.rejected)
     try:
         if not found.candidates:
-            raise SuperoptError(f"the search found no kernel: {found.why_none}", graph.name)
+            raise SuperoptError(
+                f"the search found no kernel: {found.why_none}",
+                graph.name,
+                "raise the limit that it names, or let the program run in PyTorch",
+            )
         isa = cpu.Isa.of_target(options.target.arch if options.target else "native")
         build = partial(_compile, isa, config, compiler, folder, who)
         work = _Work(graph, found.candidates, show, build, ledger)

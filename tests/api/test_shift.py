@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -26,9 +27,15 @@ def attention(x: torch.Tensor) -> torch.Tensor:
     return (p @ x) / p.sum(-1, keepdim=True)
 
 
+def base_two(x: torch.Tensor) -> torch.Tensor:
+    e = 2**x
+    return e / e.sum(-1, keepdim=True)
+
+
 EXACT: dict[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]] = {
     softmax: lambda x: torch.softmax(x, -1),
     log_sum: lambda x: torch.logsumexp(x, -1),
+    base_two: lambda x: torch.softmax(x * math.log(2), -1),
     attention: lambda x: torch.softmax(x @ x.mT, -1) @ x,
 }
 

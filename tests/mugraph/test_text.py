@@ -144,6 +144,13 @@ def test_bad_text_is_told_where_and_what(text, where, expected):
     assert expected in caught.value.what
 
 
+@pytest.mark.parametrize("text", [None, 5, b"graph f", ["graph f"]])
+def test_what_is_no_text_is_refused(text: object) -> None:
+    for parse in (parse_graph, parse_mugraph):
+        with pytest.raises(ParseError, match="no text"):
+            parse(text)  # type: ignore[arg-type]
+
+
 def test_a_factor_may_not_be_endlessly_deep():
     text = print_mugraph(attention_placed())
     deep = "exp(" * 100_000 + "$0" + ")" * 100_000
