@@ -118,7 +118,8 @@ bool Engine::seed() {
         const Terms& t = algebra_.terms(forms[n]);
         if (problem_.steps[n].kind != StepKind::function || t.size() != 1) continue;
         const Mono& m = algebra_.mono(t[0].first);
-        if (m.free.empty() && m.groups.empty()) literals.push_back(t[0].second);
+        const bool constant = m.free.empty() && m.groups.empty();
+        literals.push_back(constant ? t[0].second : t[0].second.abs());  // 1 / (x / 64) is 64 times 1 / x
     }
     int negations = 0;
     std::vector<Num> kept;

@@ -17,6 +17,7 @@ from superopt.errors import StaysWhole, SuperoptError
 from superopt.frontend import rows_contract, rows_index, rows_layout, rows_reduce, rows_scalar
 from superopt.frontend.cleanup import op_name
 from superopt.frontend.context import Context
+from superopt.frontend.logs import quotients
 from superopt.frontend.numbers import free, hint_of, stride_of
 from superopt.frontend.rows import ROWS
 from superopt.frontend.tensors import NotSupported, Tensor, Tensors, compute_name, floating
@@ -239,6 +240,7 @@ class Converter:
             results.append(Output(f"y{k}", value, t.dims, _order(node.meta["val"])))
         carriers = self._carriers([o.node for o in results], [o.dims for o in results])
         graph = merge_axes(share(absorb_renames(self.b.build(results))))
+        graph = share(quotients(graph))
         graph, kept = _needed(graph, carriers, self._ranks())
         return Piece(graph, tuple(self.inputs[k] for k in kept), tuple(outputs))
 

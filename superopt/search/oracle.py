@@ -302,13 +302,15 @@ class _Engine:
 
 
 def literals_of(problem: Problem, forms: list[Poly]) -> tuple[list[Fraction], int]:
-    """The rational factors that the source consumes (once per use), and its changes of sign."""
+    """The rational factors that the source consumes (once per use), and its changes of sign.
+
+    Those that a function makes are among them: 1 / (x / 64) is 64 times 1 / x.
+    """
     out = list(problem.literals)
     for step, form in zip(problem.steps, forms, strict=True):
         if step.kind == "fn" and len(form) == 1:
             ((mono, c),) = form
-            if mono == UNIT:
-                out.append(c)
+            out.append(c if mono == UNIT else abs(c))
     return [c for c in out if c and abs(c) != 1], sum(c < 0 for c in out)
 
 

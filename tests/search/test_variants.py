@@ -115,6 +115,18 @@ VARIANTS: dict[str, tuple[Callable[..., Tensor], tuple, Device, Callable[[MuGrap
         EIGHT,
         flash,
     ),
+    "by a log-sum-exp": (
+        lambda q, k, v: torch.exp((s := q @ k.mT) - torch.logsumexp(s, -1, keepdim=True)) @ v,
+        KEYS,
+        EIGHT,
+        flash,
+    ),
+    "by a log-softmax": (
+        lambda q, k, v: F.log_softmax(q @ k.mT / 8, -1).exp() @ v,
+        KEYS,
+        EIGHT,
+        flash,
+    ),
     "normalized q and k with gains": (attended, (*KEYS, (64,), (64,)), WIDE, flash),
     "one query, no shift": (one_query, ((2, 1, 64), *((2, 32767, 64),) * 2), EIGHT, split_keys),
 }
@@ -133,4 +145,4 @@ def test_the_best_known_graph_is_found(name: str) -> None:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(VARIANTS) >= 13
+    assert len(VARIANTS) >= 15
