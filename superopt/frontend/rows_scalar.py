@@ -220,9 +220,7 @@ def _pow(cx: Context, out: torch.dtype, x: Any, e: Any) -> Tensor:
     if isinstance(e, Tensor) or not isinstance(x, Tensor):
         if not floating(out):
             raise NotSupported("integer powers")
-        if x == 2 and not isinstance(
-            x, Tensor
-        ):  # an exponential, which is shifted where it must be
+        if not isinstance(x, Tensor) and x == 2:  # an exponential: it gets a shift where it must
             return cx.formula(FORMULAS["exp2"][0], [e], out)
         return cx.elementwise("pow", [x, e], out, out)
     if e == 0:

@@ -267,14 +267,19 @@ def _near_the_given(
 
 
 def _like(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Random values with the mean and the spread of a tensor; itself if they are not finite."""
-    if not x.is_floating_point() or x.numel() < 2 or 0 in x.stride():
+    """Random values with the mean and the spread of a tensor; itself if they are not finite.
+
+    One that is constant gets a spread all the same, zeros that of weights which keep the scale of what
+    they are multiplied with: on constants, a wrong graph could be right.
+    """
+    if not x.is_floating_point() or not x.numel() or 0 in x.stride():
         return x
-    std, mean = torch.std_mean(x.double())
+    std, mean = torch.std_mean(x.double(), correction=0)
     if not (std.isfinite() and mean.isfinite()):
         return x
+    spread = float(std.maximum(mean.abs() / 16)) or max(x.shape[-1:], default=1) ** -0.5
     out = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
-    return out.copy_(mean + std * torch.randn(x.shape, generator=generator, dtype=torch.float64))
+    return out.copy_(mean + spread * torch.randn(x.shape, generator=generator, dtype=torch.float64))
 
 
 NEAR = 2.0**-8

@@ -172,6 +172,20 @@ WRONG: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_constant_inputs_hide_no_other_program(wrong: str, constant: float) -> None:
+    """On zeros, or weights that are all alike, PyTorch and a wrong graph may give the same."""
+    graph, n = chaotic_graph(24, 512), 512
+    given = [torch.full((k, n), constant, dtype=torch.bfloat16) for k in (24, n, n)]
+
+    def kernel(xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [t.to(torch.bfloat16) for t in floats.run(graph, [t.double() for t in xs], {})]
+
+    with pytest.raises(VerificationFailed, match="does not compute"):
+        admit(graph, kernel, lambda *xs: [WRONG[wrong](*xs)], given, {})
+
+
 @pytest.mark.parametrize("wrong", [None, *WRONG])
 def test_scores_that_rounding_decides_are_no_other_program(wrong: str | None) -> None:
     """With weights of spread 1 each of PyTorch's roundings to 16 bits decides the softmax."""

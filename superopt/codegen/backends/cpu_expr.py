@@ -186,7 +186,7 @@ class Nest:
             text = f"so_round_to<{target.c}>({texts[0]})" if target.bytes == 2 else texts[0]
         else:
             text = (row.c or "").format(*texts)
-            if expr is self.added and expr.op == "mul":
+            if expr is self.added and row.field == "mul":
                 text = f"({texts[0]} * {texts[1]})"  # may be fused into the addition
             if row.result == "bool" and vec and wanted[0] in ("f64", "i64"):
                 text = f"so_to_mask<{self.lanes}>({text})"
