@@ -153,21 +153,31 @@ def check(
     want: Mapping[str, torch.Tensor] | None = None,
     sizes: Mapping[str, int] | None = None,
     tol: float = 1e-5,
+    terms: Mapping[str, float] | None = None,
     **kw: object,
 ) -> dict[str, torch.Tensor]:
-    """Runs the python and cpu backends; both must agree with each other and with ``want``."""
+    """Runs the python and cpu backends; both must agree with each other and with ``want``.
+
+    terms: of an output whose addends may cancel, how large they are in sum.
+    """
     programs = [programs] if isinstance(programs, Program) else list(programs)
     slow = python.run(programs, tensors, sizes, seed=1)
     fast = run_cpu(programs, tensors, sizes, **kw)  # type: ignore[arg-type]
     for name, got in fast.items():
-        same(got, slow[name], f"cpu against python: {name}", tol)
+        least = (terms or {}).get(name, 0.0)
+        same(got, slow[name], f"cpu against python: {name}", tol, least)
         if want is not None and name in want:
-            same(got, want[name], f"cpu against torch: {name}", tol)
+            same(got, want[name], f"cpu against torch: {name}", tol, least)
     return fast
 
 
-def same(got: torch.Tensor, want: torch.Tensor, what: str, tol: float) -> None:
-    """Equal within ``tol`` of the largest value (16-bit results: a few of their own ulps)."""
+def same(
+    got: torch.Tensor, want: torch.Tensor, what: str, tol: float, least: float = 0.0
+) -> None:
+    """Equal within ``tol`` of the largest value, or of ``least`` where that is larger.
+
+    16-bit results: within a few of their own ulps.
+    """
     if got.dtype in (torch.bfloat16, torch.float16):
         tol = max(tol, 2 * (2.0**-8 if got.dtype == torch.bfloat16 else 2.0**-11))
     got, want = got.double(), want.double()
@@ -176,7 +186,7 @@ def same(got: torch.Tensor, want: torch.Tensor, what: str, tol: float) -> None:
     if not got.numel():
         return
     finite = want[torch.isfinite(want)].abs()
-    scale = max(float(finite.max()) if finite.numel() else 0.0, 1e-30)
+    scale = max(float(finite.max()) if finite.numel() else 0.0, least, 1e-30)
     torch.testing.assert_close(
         got, want, rtol=tol, atol=tol * scale, equal_nan=True, msg=lambda m: f"{what}: {m}"
     )
