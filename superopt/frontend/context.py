@@ -39,7 +39,8 @@ class Context:
     """Converts operators into one builder; ``eager`` keeps PyTorch's rounding points.
 
     name, result_shape: of the operator that is being converted (a list of shapes if it gives
-    several tensors); symbols: size symbols by their name in the exported program.
+    several tensors); read: which of several results are read; symbols: size symbols by their name
+    in the exported program.
     """
 
     b: Builder
@@ -47,6 +48,7 @@ class Context:
     eager: bool
     name: str = ""
     result_shape: Any = ()
+    read: frozenset[int] = frozenset()
     symbols: dict[str, Sym] = field(default_factory=dict)
     _stored: list[frozenset[str]] = field(default_factory=list)
 

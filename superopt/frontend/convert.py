@@ -16,8 +16,10 @@ from torch import fx
 from superopt.errors import StaysWhole, SuperoptError
 from superopt.frontend import rows_contract, rows_index, rows_layout, rows_reduce, rows_scalar
 from superopt.frontend.cleanup import op_name
+from superopt.frontend.concat import in_parts
 from superopt.frontend.context import Context
 from superopt.frontend.logs import quotients
+from superopt.frontend.maxima import one_maximum
 from superopt.frontend.numbers import free, hint_of, stride_of
 from superopt.frontend.rows import ROWS
 from superopt.frontend.tensors import NotSupported, Tensor, Tensors, compute_name, floating
@@ -132,6 +134,12 @@ _KNOWN = {
 }
 
 
+def _read_results(node: fx.Node) -> frozenset[int]:
+    """Which results of an operator that gives several are read."""
+    picks = (u for u in node.users if op_name(u) == "getitem" and u.users)
+    return frozenset(u.args[1] for u in picks if isinstance(u.args[1], int))
+
+
 def _values(node: fx.Node) -> list[Any]:
     value = node.meta.get("val")
     return list(value) if isinstance(value, list | tuple) else [value]
@@ -168,6 +176,7 @@ class Converter:
         value = node.meta["val"]
         first = value[0] if isinstance(value, list | tuple) else value
         self.cx.name = name
+        self.cx.read = _read_results(node)
         self.cx.result_shape = (
             [list(v.shape) for v in value] if isinstance(value, list | tuple) else list(value.shape)
         )
@@ -188,6 +197,8 @@ class Converter:
         """The tensor must have the shape and dtype that PyTorch says; else a row has a bug."""
         pairs = zip(result, value, strict=True) if isinstance(result, list) else [(result, value)]
         for t, v in pairs:
+            if t is None:  # which nothing reads
+                continue
             want = [n if isinstance(n, int) else str(n) for n in v.shape]
             want = [str(self.cx.symbols[n].name) if n in self.cx.symbols else n for n in want]
             if self.cx.shape_of(t) != want:
@@ -239,7 +250,8 @@ class Converter:
             value = t.node if self.b.dtype(t.node) == out else self.b.map("cast", t.node, dtype=out)
             results.append(Output(f"y{k}", value, t.dims, _order(node.meta["val"])))
         carriers = self._carriers([o.node for o in results], [o.dims for o in results])
-        graph = merge_axes(share(absorb_renames(self.b.build(results))))
+        graph = one_maximum(in_parts(self.b.build(results)))
+        graph = merge_axes(share(absorb_renames(graph)))
         graph = share(quotients(graph))
         graph, kept = _needed(graph, carriers, self._ranks())
         return Piece(graph, tuple(self.inputs[k] for k in kept), tuple(outputs))

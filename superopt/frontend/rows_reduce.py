@@ -91,12 +91,16 @@ def _extreme_row(op: str) -> Row:
 
 
 def _max_row(op: str) -> Row:
-    def convert(cx: Context, out: torch.dtype, x: Tensor, *args: Any, **kw: Any) -> Tensor:
+    values = _extreme_row(op)
+
+    def convert(cx: Context, out: torch.dtype, x: Tensor, *args: Any, **kw: Any) -> Any:
         if not args and not kw:
-            return _reduction(cx, out, x, None, False, _extreme(op))
+            return values(cx, out, x)
         if len(args) == 1 and isinstance(args[0], Tensor):
             return cx.elementwise(op, [x, args[0]], out, out)
-        raise NotSupported(f"{op} along a dimension gives positions too; amax and amin do not")
+        if cx.read <= {0}:
+            return [values(cx, out, x, *args, **kw), None]
+        raise NotSupported(f"the positions of a {op} are read; amax and amin give none")
 
     return convert
 

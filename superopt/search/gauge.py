@@ -7,21 +7,26 @@ the maximum of u over the axes that are summed, no exponential overflows and no 
 the source does not give (design: floats are not the field). Degrees are read off the operators:
 products add them, sums and comparisons need them equal. An exponential whose argument has a maximum
 subtracted already is left to its author.
+
+A term of degree 0 beside one of degree 1, as the 1 of exp(s) / (1 + sum exp(s)), is a multiple of
+exp(0), whose exponent is then one of those that m is the maximum of.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Builder, Const, Graph, Map, Node, Reduce, SizeOf, View, remap
+from superopt.mugraph.graph import Builder, Const, Graph, Map, Reduce, SizeOf, View, remap
 from superopt.mugraph.scalars import SCALARS, inline
 
 ZERO, ONE = Fraction(0), Fraction(1)
+UNIT = -1
+"""Stands for the node exp(0) among those that are shifted."""
 
 
 class _Mixed(Exception):
@@ -133,12 +138,19 @@ class _Degrees:
     so that the argument does not vanish where the source's does not.
     """
 
-    def __init__(self, graph: Graph, exps: frozenset[int], over: frozenset[Axis] | None) -> None:
-        self.graph, self.exps, self.over = graph, exps, over
+    def __init__(self, graph: Graph, exps: frozenset[int], before: _Degrees | None = None) -> None:
+        self.graph, self.exps = graph, exps
+        self.over = None if before is None else frozenset(before.summed)
+        self.held = exps | {UNIT} if before is not None and before.mixed else exps
         self.of: dict[int, _Value] = {}
         self.summed: set[Axis] = set()
+        self.mixed: set[int] = set()
+        """The nodes in which a term of degree 0 is added to one of degree 1."""
         for i in graph.reachable([o.node for o in graph.outputs]):
+            self.now = i
             found = self._node(i)
+            if i in self.mixed and getattr(graph.nodes[i], "op", "") not in ("add", "sub", "log1p"):
+                raise _Mixed
             self.of[i] = replace(found, axes=frozenset(graph.nodes[i].axes))
 
     def _node(self, i: int) -> _Value:
@@ -179,7 +191,7 @@ class _Degrees:
         if row.field in ("recip", "log") and any(degrees):
             if row.field == "log" and degrees != [ONE]:
                 raise _Mixed
-            if self.over is not None and (args[0].axes & self.over or args[0].holds != self.exps):
+            if self.over is not None and (args[0].axes & self.over or args[0].holds != self.held):
                 raise _Mixed
             return _Value(
                 ZERO if row.field == "log" else -degrees[0]
@@ -187,6 +199,9 @@ class _Degrees:
         if row.field == "recip":
             return _Value(positive=args[0].positive)
         if row.field == "add":
+            if {*degrees} == {ZERO, ONE}:
+                self.mixed.add(self.now)
+                terms, degrees = [_times_unit(x) for x in terms], [ONE]
             known = all(x.holds or x.positive for x in terms)
             holds = frozenset[int]().union(*(x.holds for x in terms)) if known else frozenset[int]()
             return _Value(_common(degrees), positive=all(x.positive for x in terms), holds=holds)
@@ -211,6 +226,13 @@ class _Degrees:
         return made if isinstance(made, _Value) else _Value()
 
 
+def _times_unit(x: _Value) -> _Value:
+    """A value that is shifted, as a term beside others that are: one of degree 0 times exp(0)."""
+    if x.degree:
+        return x
+    return replace(x, degree=ONE, positive=False, holds=frozenset({UNIT} if x.positive else ()))
+
+
 def _common(degrees: Sequence[Fraction]) -> Fraction:
     if len(set(degrees)) > 1:
         raise _Mixed
@@ -219,37 +241,72 @@ def _common(degrees: Sequence[Fraction]) -> Fraction:
 
 def _analyzed(graph: Graph, exps: frozenset[int]) -> _Degrees:
     """The degrees in these exponentials; all results have degree 0, and all quotients a divisor."""
-    first = _Degrees(graph, exps, None)
+    first = _Degrees(graph, exps)
     if any(first.of[o.node].degree for o in graph.outputs) or not first.summed:
         raise _Mixed
-    return _Degrees(graph, exps, frozenset(first.summed))
+    return _Degrees(graph, exps, first)
 
 
 def _shifted(graph: Graph, live: Sequence[int], exps: list[int]) -> Graph:
     """The program with a common maximum subtracted in the exponents, and added to logarithms."""
     degrees = _analyzed(graph, frozenset(exps))
-    over = frozenset(degrees.summed)
     b = Builder(graph.name)
     at: dict[int, int] = {}
     above = _above(graph, exps)
     for i, node in enumerate(graph.nodes):
         if i not in above:
             at[i] = b.add(remap(node, at))
-    peak = _peak(b, [at[graph.nodes[e].args[0]] for e in exps], over)
+    unit = [b.const(0.0, graph.nodes[exps[0]].dtype)] if degrees.mixed else []
+    peak = _peak(b, [*(at[graph.nodes[e].args[0]] for e in exps), *unit], degrees.summed)
+    rebuild = _Shift(degrees, b, at, peak)
     for i in live:
         if i in above:
-            at[i] = _again(b, graph.nodes[i], at, peak if i in exps else None)
-            node = graph.nodes[i]
-            if (
-                isinstance(node, Map)
-                and SCALARS[node.op].field == "log"
-                and degrees.of[node.args[0]]
-            ):
-                at[i] = _raised(b, at[i], peak)
+            at[i] = rebuild.node(i)
     if any(b.axes(at[o.node]) != graph.nodes[o.node].axes for o in graph.outputs):
         raise _Mixed
     outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
     return Graph(graph.name, tuple(b.nodes), outputs).pruned()
+
+
+@dataclass
+class _Shift:
+    """The program that is built again; at: old node -> new node; peak: the shift."""
+
+    degrees: _Degrees
+    b: Builder
+    at: dict[int, int]
+    peak: int
+
+    def node(self, i: int) -> int:
+        """The node over its new arguments, which may have more axes."""
+        b, node, known = self.b, self.degrees.graph.nodes[i], self.degrees.of
+        args = [self.at[a] for a in node.args]
+        if i in self.degrees.exps:
+            args = [b.map("sub", args[0], self.peak)]
+        if isinstance(node, Reduce):
+            return b.reduce(node.op, args[0], node.over)
+        if not isinstance(node, Map):
+            return b.add(remap(node, self.at))
+        if i in self.degrees.mixed:
+            still = [known[a].degree or known[a].zero for a in node.args]
+            args = [x if as_is else self._unit(x) for x, as_is in zip(args, still, strict=True)]
+            if node.op == "log1p":  # exact where the shift is 0, and the argument may be small
+                args = [b.map("add", args[0], b.map("expm1", b.map("neg", self.peak)))]
+        new = b.map(node.op, *args, dtype=node.dtype)
+        log = node.op == "log1p" or SCALARS[node.op].field == "log"
+        return self._raised(new) if log and known[node.args[0]].degree else new
+
+    def _unit(self, x: int) -> int:
+        """A value times exp(0), which is shifted."""
+        factor = self.b.map("exp", self.b.map("neg", self.peak))
+        one = self.b.nodes[x]
+        return factor if isinstance(one, Const) and one.value == 1 else self.b.map("mul", x, factor)
+
+    def _raised(self, log: int) -> int:
+        """A logarithm with the shift added; where the shift is infinite, it is the answer itself."""
+        b, peak = self.b, self.peak
+        infinite = b.map("eq", b.map("abs", peak), b.const(math.inf, b.dtype(peak)))
+        return b.map("where", infinite, peak, b.map("add", log, peak))
 
 
 def _above(graph: Graph, roots: Sequence[int]) -> set[int]:
@@ -261,28 +318,24 @@ def _above(graph: Graph, roots: Sequence[int]) -> set[int]:
     return out
 
 
-def _peak(b: Builder, exponents: Sequence[int], over: frozenset[Axis]) -> int:
-    """The largest of several exponents along the axes that are summed."""
-    peaks = [b.reduce("max", u, [a for a in b.axes(u) if a in over]) for u in exponents]
+def _peak(b: Builder, exponents: Sequence[int], over: Iterable[Axis]) -> int:
+    """The largest of several exponents along the axes that are summed.
+
+    Exponents that have the same of these axes, or none, are compared one by one under one maximum:
+    it is a running one where they are looped.
+    """
+    of: dict[tuple[Axis, ...], int] = {}
+    for u in exponents:
+        own = tuple(a for a in b.axes(u) if a in over)
+        of[own] = b.map("max", of[own], u) if own in of else u
+    rest = of.pop((), None)
+    peaks = []
+    for own, u in of.items():
+        if rest is not None and {*b.axes(rest)} <= {*b.axes(u)}:
+            u, rest = b.map("max", u, rest), None
+        peaks.append(b.reduce("max", u, own))
+    peaks += [] if rest is None else [rest]
     peak = peaks[0]
     for other in peaks[1:]:
         peak = b.map("max", peak, other)
     return peak
-
-
-def _again(b: Builder, node: Node, at: dict[int, int], shift: int | None) -> int:
-    """The node over its new arguments, which may have more axes; with its argument shifted."""
-    args = [at[a] for a in node.args]
-    if shift is not None:
-        args = [b.map("sub", args[0], shift)]
-    if isinstance(node, Map):
-        return b.map(node.op, *args, dtype=node.dtype)
-    if isinstance(node, Reduce):
-        return b.reduce(node.op, args[0], node.over)
-    return b.add(remap(node, at))
-
-
-def _raised(b: Builder, log: int, peak: int) -> int:
-    """A logarithm with the shift added; where the shift is infinite, it is the answer itself."""
-    infinite = b.map("eq", b.map("abs", peak), b.const(math.inf, b.dtype(peak)))
-    return b.map("where", infinite, peak, b.map("add", log, peak))
