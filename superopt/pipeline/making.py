@@ -39,7 +39,7 @@ from superopt.search import driver
 from superopt.search.buckets import Room, divide
 from superopt.search.carry import obligation
 from superopt.search.figures import claim
-from superopt.search.gauge import stabilized
+from superopt.search.gauge import stable_steps
 from superopt.search.workers import Serial
 from superopt.verify.cuts import Checker
 from superopt.verify.equivalence import Equivalence
@@ -145,14 +145,18 @@ def _timed(calls: Sequence[Callable[[], object]], seconds: float) -> list[Timing
 
 def _stable(graph: Graph, show: Checker) -> tuple[Graph, list[Equivalence]]:
     """The program that is searched: with its exponentials shifted where that is shown equal."""
-    shifted = stabilized(graph)
-    if shifted is None:
+    steps = stable_steps(graph)
+    if not steps:
         return graph, []
-    check = show(graph, shifted)
-    if check.verdict != "equal":
-        trace.log("verify", f"a shift of exponentials was not shown equal: {check.reason}")
+    shifted = steps[-1].after
+    checks = [show(graph, shifted)]
+    if checks[0].verdict != "equal":
+        checks = [show(*step.obligation()) for step in steps]
+    wrong = next((c for c in checks if c.verdict != "equal"), None)
+    if wrong is not None:
+        trace.log("verify", f"a shift of exponentials was not shown equal: {wrong.reason}")
         return graph, []
-    return shifted, [check]
+    return shifted, checks
 
 
 def _settle(rooms: Sequence[Room], work: _Work, fits: Fits) -> list[Winner]:

@@ -17,20 +17,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Builder, Const, Graph, Map, Reduce, SizeOf, View, remap
-from superopt.mugraph.scalars import SCALARS, inline
-
-ZERO, ONE = Fraction(0), Fraction(1)
-UNIT = -1
-"""Stands for the node exp(0) among those that are shifted."""
+from superopt.mugraph.graph import Builder, Const, Graph, Map, Reduce, View, remap
+from superopt.mugraph.scalars import SCALARS
+from superopt.search.degrees import Degrees, Mixed, analyzed
 
 
-class _Mixed(Exception):
-    """The degrees of two values do not go together, or an operator has no law for them."""
+@dataclass(frozen=True)
+class Step:
+    """A shift: the program before and after it.
+
+    free: what is after it, with the shift as an input of the program.
+    """
+
+    before: Graph
+    after: Graph
+    free: Graph
+
+    def obligation(self) -> tuple[Graph, Graph]:
+        """Two graphs whose equality justifies the step: they are equal whatever the shift is.
+
+        That says more than that they are equal for a maximum, and is shown where that is not: a
+        maximum of a score and 0 is one of two cases, of which a random element takes either.
+        """
+        own = {n.name for n in self.before.inputs}
+        more = tuple(n for n in self.free.inputs if n.name not in own)
+        return replace(self.before, nodes=(*self.before.nodes, *more)), self.free
 
 
 def stabilized(graph: Graph) -> Graph | None:
@@ -38,13 +52,24 @@ def stabilized(graph: Graph) -> Graph | None:
 
     What comes out is to be shown equal by the verifier, as any rewriting.
     """
-    for program in (_masked_inside(graph), graph):
-        shifted = None
-        while program is not None and (better := _one_more(program)) is not None:
-            program = shifted = better
-        if shifted is not None:
-            return shifted
-    return None
+    steps = stable_steps(graph)
+    return steps[-1].after if steps else None
+
+
+def stable_steps(graph: Graph) -> list[Step]:
+    """The shifts that make a program stable, one after another."""
+    masked = _masked_inside(graph)
+    for program in (masked, graph):
+        steps = []
+        while program is not None and (step := _one_more(program)) is not None:
+            steps.append(step)
+            program = step.after
+        if steps:
+            return [
+                *([Step(graph, masked, masked)] if masked and program is not graph else []),
+                *steps,
+            ]
+    return []
 
 
 def _masked_inside(graph: Graph) -> Graph | None:
@@ -77,15 +102,16 @@ def _is_zero(graph: Graph, i: int) -> bool:
     return isinstance(node, Const) and node.value == 0
 
 
-def _one_more(graph: Graph) -> Graph | None:
+def _one_more(graph: Graph) -> Step | None:
     """The program with the exponentials of one more gauge shifted."""
     live = graph.reachable([o.node for o in graph.outputs])
     bare = [i for i in live if _is_exp(graph, i) and not _has_shift(graph, graph.nodes[i].args[0])]
     for exps in [*([i] for i in bare), *([bare] if len(bare) > 1 else [])]:
         try:
-            return _shifted(graph, live, exps)
-        except _Mixed:
+            after, free = (_shifted(graph, live, exps, free) for free in (False, True))
+        except Mixed:
             continue
+        return Step(graph, after, free)
     return None
 
 
@@ -115,141 +141,12 @@ def _keeps_order(op: str) -> bool:
     return row.abstract in ("add", "mul", "expand", "cast") or row.field in ("max", "where")
 
 
-@dataclass(frozen=True)
-class _Value:
-    """What is known of a value: its degree, and why it is not small.
+def _shifted(graph: Graph, live: Sequence[int], exps: list[int], free: bool) -> Graph:
+    """The program with a common maximum subtracted in the exponents, and added to logarithms.
 
-    zero: it is the literal 0; positive: it is a positive constant; axes: of the value; holds: the
-    exponentials that it is at least a positive multiple of, summed where it lacks their axes.
+    free: with an input in place of the maximum.
     """
-
-    degree: Fraction = ZERO
-    zero: bool = False
-    positive: bool = False
-    axes: frozenset[Axis] = frozenset()
-    holds: frozenset[int] = frozenset()
-
-
-class _Degrees:
-    """What is known of every value of a program, for one set of exponentials that is shifted.
-
-    over: the axes that the shift is a maximum over, once they are known. A quotient and a logarithm
-    are then refused unless their argument holds every exponential: at the maximum one of them is 1,
-    so that the argument does not vanish where the source's does not.
-    """
-
-    def __init__(self, graph: Graph, exps: frozenset[int], before: _Degrees | None = None) -> None:
-        self.graph, self.exps = graph, exps
-        self.over = None if before is None else frozenset(before.summed)
-        self.held = exps | {UNIT} if before is not None and before.mixed else exps
-        self.of: dict[int, _Value] = {}
-        self.summed: set[Axis] = set()
-        self.mixed: set[int] = set()
-        """The nodes in which a term of degree 0 is added to one of degree 1."""
-        for i in graph.reachable([o.node for o in graph.outputs]):
-            self.now = i
-            found = self._node(i)
-            if i in self.mixed and getattr(graph.nodes[i], "op", "") not in ("add", "sub", "log1p"):
-                raise _Mixed
-            self.of[i] = replace(found, axes=frozenset(graph.nodes[i].axes))
-
-    def _node(self, i: int) -> _Value:
-        node = self.graph.nodes[i]
-        below = [self.of[a] for a in node.args]
-        moved = any(x.degree for x in below)
-        if i in self.exps:
-            if moved:
-                raise _Mixed  # an exponential of what is to be shifted
-            return _Value(ONE, holds=frozenset({i}))
-        if isinstance(node, Const | SizeOf):
-            value = 1 if isinstance(node, SizeOf) else node.value
-            return _Value(zero=value == 0, positive=value > 0)
-        if isinstance(node, Map) and (node.dtype == "bool" or is_float(node.dtype)):
-            return self._map(node.op, below)
-        if not moved:
-            return _Value()
-        if isinstance(node, Reduce) and SCALARS[node.op].field in ("add", "max", "min"):
-            self.summed.update(node.over)
-            lost = SCALARS[node.op].field == "min"
-            return _Value(below[0].degree, holds=frozenset() if lost else below[0].holds)
-        raise _Mixed
-
-    def _map(self, op: str, args: Sequence[_Value]) -> _Value:
-        axes = frozenset[Axis]().union(*(x.axes for x in args))
-        return replace(self._applied(op, args), axes=axes)
-
-    def _applied(self, op: str, args: Sequence[_Value]) -> _Value:
-        row = SCALARS[op]
-        terms = [x for x in args if not x.zero]
-        degrees = [x.degree for x in terms]
-        if row.abstract == "cast":
-            return args[0]
-        if row.field == "mul":
-            held = [x for x in terms if not x.positive]
-            holds = held[0].holds if len(held) == 1 else frozenset[int]()
-            return _Value(sum(degrees, ZERO), positive=not held, holds=holds)
-        if row.field in ("recip", "log") and any(degrees):
-            if row.field == "log" and degrees != [ONE]:
-                raise _Mixed
-            if self.over is not None and (args[0].axes & self.over or args[0].holds != self.held):
-                raise _Mixed
-            return _Value(
-                ZERO if row.field == "log" else -degrees[0]
-            )  # the log has the shift added
-        if row.field == "recip":
-            return _Value(positive=args[0].positive)
-        if row.field == "add":
-            if {*degrees} == {ZERO, ONE}:
-                self.mixed.add(self.now)
-                terms, degrees = [_times_unit(x) for x in terms], [ONE]
-            known = all(x.holds or x.positive for x in terms)
-            holds = frozenset[int]().union(*(x.holds for x in terms)) if known else frozenset[int]()
-            return _Value(_common(degrees), positive=all(x.positive for x in terms), holds=holds)
-        if not any(degrees):
-            return _Value()
-        if row.field == "sqrt":
-            return _Value(degrees[0] / 2)
-        if row.field == "where":
-            if args[0].degree:
-                raise _Mixed
-            return _Value(_common([x.degree for x in args[1:] if not x.zero]))
-        if row.field in ("max", "min"):
-            return _Value(_common(degrees))
-        if row.result == "bool" and row.arity == 2:
-            _common(degrees)  # a positive factor on both sides
-            return _Value()
-        if row.body is None:
-            raise _Mixed
-        made = inline(
-            row.body, list(args), self._map, lambda c: _Value(zero=c == 0, positive=c > 0)
-        )
-        return made if isinstance(made, _Value) else _Value()
-
-
-def _times_unit(x: _Value) -> _Value:
-    """A value that is shifted, as a term beside others that are: one of degree 0 times exp(0)."""
-    if x.degree:
-        return x
-    return replace(x, degree=ONE, positive=False, holds=frozenset({UNIT} if x.positive else ()))
-
-
-def _common(degrees: Sequence[Fraction]) -> Fraction:
-    if len(set(degrees)) > 1:
-        raise _Mixed
-    return degrees[0] if degrees else ZERO
-
-
-def _analyzed(graph: Graph, exps: frozenset[int]) -> _Degrees:
-    """The degrees in these exponentials; all results have degree 0, and all quotients a divisor."""
-    first = _Degrees(graph, exps)
-    if any(first.of[o.node].degree for o in graph.outputs) or not first.summed:
-        raise _Mixed
-    return _Degrees(graph, exps, first)
-
-
-def _shifted(graph: Graph, live: Sequence[int], exps: list[int]) -> Graph:
-    """The program with a common maximum subtracted in the exponents, and added to logarithms."""
-    degrees = _analyzed(graph, frozenset(exps))
+    degrees = analyzed(graph, frozenset(exps))
     b = Builder(graph.name)
     at: dict[int, int] = {}
     above = _above(graph, exps)
@@ -258,12 +155,18 @@ def _shifted(graph: Graph, live: Sequence[int], exps: list[int]) -> Graph:
             at[i] = b.add(remap(node, at))
     unit = [b.const(0.0, graph.nodes[exps[0]].dtype)] if degrees.mixed else []
     peak = _peak(b, [*(at[graph.nodes[e].args[0]] for e in exps), *unit], degrees.summed)
+    if free:
+        taken = {n.name for n in graph.inputs}
+        name = next(
+            n for n in ("shift", *(f"shift{k}" for k in range(len(taken)))) if n not in taken
+        )
+        peak = b.input(name, tuple((a,) for a in b.axes(peak)), b.dtype(peak))
     rebuild = _Shift(degrees, b, at, peak)
     for i in live:
         if i in above:
             at[i] = rebuild.node(i)
     if any(b.axes(at[o.node]) != graph.nodes[o.node].axes for o in graph.outputs):
-        raise _Mixed
+        raise Mixed
     outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
     return Graph(graph.name, tuple(b.nodes), outputs).pruned()
 
@@ -272,7 +175,7 @@ def _shifted(graph: Graph, live: Sequence[int], exps: list[int]) -> Graph:
 class _Shift:
     """The program that is built again; at: old node -> new node; peak: the shift."""
 
-    degrees: _Degrees
+    degrees: Degrees
     b: Builder
     at: dict[int, int]
     peak: int

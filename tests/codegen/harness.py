@@ -171,9 +171,7 @@ def check(
     return fast
 
 
-def same(
-    got: torch.Tensor, want: torch.Tensor, what: str, tol: float, least: float = 0.0
-) -> None:
+def same(got: torch.Tensor, want: torch.Tensor, what: str, tol: float, least: float = 0.0) -> None:
     """Equal within ``tol`` of the largest value, or of ``least`` where that is larger.
 
     16-bit results: within a few of their own ulps.

@@ -65,6 +65,24 @@ def one_query(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (e @ v) / e.sum(-1, keepdim=True)
 
 
+def by_concatenation(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
+    s = torch.cat([q @ k.mT / 8, sink[:, None, None].expand(-1, q.shape[1], 1)], -1)
+    s = s - s.max(-1, keepdim=True).values
+    return torch.softmax(s, -1)[..., :-1] @ v
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
+    s, t = q @ k.mT / 8, sink[:, None, None]
+    m = torch.maximum(s.amax(-1, keepdim=True), t)
+    p = torch.exp(s - m)
+    return p @ v / (p.sum(-1, keepdim=True) + torch.exp(t - m))
+
+
+def ones_column(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    o = torch.exp(q @ k.mT / 8) @ torch.cat([v, torch.ones_like(v[..., :1])], -1)
+    return o[..., :-1] / o[..., -1:]
+
+
 X, W, G = (16, 4096), (4096, 6144), (4096,)
 KEYS = ((2, 256, 64), (2, 4096, 64), (2, 4096, 64))
 LORA = ((16, 256), (256, 4096), (256, 16), (16, 4096))
@@ -126,6 +144,27 @@ VARIANTS: dict[str, tuple[Callable[..., Tensor], tuple, Device, Callable[[MuGrap
         KEYS,
         EIGHT,
         flash,
+    ),
+    "beside a score of 0": (
+        lambda q, k, v: (p := (q @ k.mT / 8).exp()) @ v / (1 + p.sum(-1, keepdim=True)),
+        KEYS,
+        EIGHT,
+        flash,
+    ),
+    "sink by concatenation": (by_concatenation, (*KEYS, (2,)), EIGHT, flash),
+    "sink by hand": (by_hand, (*KEYS, (2,)), EIGHT, flash),
+    "column of ones": (ones_column, KEYS, EIGHT, flash),
+    "concatenated low rank": (
+        lambda x, w, a, b: torch.cat([x, x @ a], -1) @ torch.cat([w, b]),
+        LORA,
+        WIDE,
+        one_accumulator,
+    ),
+    "two inputs side by side": (
+        lambda x, y, w: F.linear(torch.cat([x, y], -1), w),
+        ((16, 4096), (16, 1024), (4096, 5120)),
+        WIDE,
+        one_accumulator,
     ),
     "normalized q and k with gains": (attended, (*KEYS, (64,), (64,)), WIDE, flash),
     "one query, no shift": (one_query, ((2, 1, 64), *((2, 32767, 64),) * 2), EIGHT, split_keys),
