@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
 from superopt.mugraph.graph import Graph, Map, Node, Output, Reduce
-from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.placement import Kernel, MuGraph, Split
 from superopt.mugraph.scalars import SCALARS
 from superopt.mugraph.text import print_graph, print_kernels
 from superopt.search.cut import Cut, Cutter, KernelSeconds, Memo, body_of
@@ -246,15 +246,50 @@ def placed(here: Here, task: tuple[Term, Cut]) -> Placed:
     found = held.cutter(term).place(cut, held.given.keep)
     if not found:
         return []
-    # All are placements of one graph, and differ from the first one in a kernel or two.
-    best = found[0][1]
-    text = _digest(print_graph(best.graph))
-    why = held.given.lowerable(best)
-    out: Placed = []
-    for seconds, mugraph in found:
-        other = [k for k, kernel in enumerate(mugraph.kernels) if kernel != best.kernels[k]]
-        reason = why
-        if other:
-            reason = held.given.lowerable(mugraph, other if why is None else None)
-        out.append((seconds, mugraph, reason, _digest((text, print_kernels(mugraph)))))
-    return out
+    # All are placements of one graph, and most differ from one another in tile sizes alone.
+    text = _digest(print_graph(found[0][1].graph))
+    reasons = _Reasons(held.given.lowerable)
+    return [
+        (seconds, mugraph, reasons.of(mugraph), _digest((text, print_kernels(mugraph))))
+        for seconds, mugraph in found
+    ]
+
+
+class _Reasons:
+    """Why placements of one graph cannot be lowered; a kernel's form is tried once.
+
+    Of a tile it matters whether it is one element or the whole axis, and not how many it has.
+    """
+
+    def __init__(self, lowerable: Lowerable) -> None:
+        self.lowerable = lowerable
+        self.known: dict[Hashable, str | None] = {}
+
+    def of(self, mugraph: MuGraph) -> str | None:
+        """The reason for the first kernel that cannot be lowered; None where all can."""
+        forms = [(k, _form(kernel)) for k, kernel in enumerate(mugraph.kernels)]
+        new = [k for k, form in forms if (k, form) not in self.known]
+        if new and self.lowerable(mugraph, new) is None:
+            self.known.update((forms[k], None) for k in new)
+            new = []
+        for k in new:
+            self.known[forms[k]] = self.lowerable(mugraph, [k])
+        return next((why for form in forms if (why := self.known[form]) is not None), None)
+
+
+def _form(kernel: Kernel) -> Hashable:
+    """A kernel without the sizes of its tiles."""
+    place = kernel.placement
+    return (
+        kernel.outputs,
+        kernel.carries,
+        *(
+            tuple((s.axis, s.tile == 1, _whole(s)) for s in part)
+            for part in (place.grid, place.loop)
+        ),
+    )
+
+
+def _whole(split: Split) -> bool:
+    size = split.axis.size
+    return split.tile >= (size if isinstance(size, int) else size.hi)
