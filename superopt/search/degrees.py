@@ -15,6 +15,9 @@ ZERO, ONE = Fraction(0), Fraction(1)
 UNIT = -1
 """Stands for the node exp(0) among those that are shifted."""
 
+MIXED = ("add", "sub", "log1p")
+"""The functions in which a value of degree 0 may be one beside others of degree 1."""
+
 
 class Mixed(Exception):
     """The degrees of two values do not go together, or an operator has no law for them."""
@@ -54,7 +57,7 @@ class Degrees:
         for i in graph.reachable([o.node for o in graph.outputs]):
             self.now = i
             found = self._node(i)
-            if i in self.mixed and getattr(graph.nodes[i], "op", "") not in ("add", "sub", "log1p"):
+            if i in self.mixed and getattr(graph.nodes[i], "op", "") not in MIXED:
                 raise Mixed
             self.of[i] = replace(found, axes=frozenset(graph.nodes[i].axes))
 
@@ -91,7 +94,7 @@ class Degrees:
             return args[0]
         if row.field == "mul":
             held = [x for x in terms if not x.positive]
-            holds = held[0].holds if len(held) == 1 else frozenset[int]()
+            holds = frozenset[int].intersection(*(x.holds for x in held)) if held else frozenset()
             return _Value(sum(degrees, ZERO), positive=not held, holds=holds)
         if row.field in ("recip", "log") and any(degrees):
             if row.field == "log" and degrees != [ONE]:
@@ -113,7 +116,7 @@ class Degrees:
         if not any(degrees):
             return _Value()
         if row.field == "sqrt":
-            return _Value(degrees[0] / 2)
+            return _Value(degrees[0] / 2, holds=args[0].holds)
         if row.field == "where":
             if args[0].degree:
                 raise Mixed

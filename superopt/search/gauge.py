@@ -81,20 +81,30 @@ def _masked_inside(graph: Graph) -> Graph | None:
     at: dict[int, int] = {}
     for i, node in enumerate(graph.nodes):
         at[i] = b.add(remap(node, at))
-        if not isinstance(node, Map) or SCALARS[node.op].field != "where":
-            continue
-        chosen = [k for k in (1, 2) if _is_exp(graph, node.args[k])]
-        if len(chosen) != 1 or not _is_zero(graph, node.args[3 - chosen[0]]):
-            continue
-        exp = graph.nodes[node.args[chosen[0]]]
-        inside = [at[node.args[0]], at[exp.args[0]], b.const(-math.inf, b.dtype(at[exp.args[0]]))]
-        if chosen[0] == 2:
-            inside[1:] = reversed(inside[1:])
-        at[i] = b.map(exp.op, b.map(node.op, *inside)) if isinstance(exp, Map) else at[i]
+        if isinstance(node, Map) and (choice := _choice(graph, node)) is not None:
+            condition, exp, when = choice
+            u = at[graph.nodes[exp].args[0]]
+            inside = [u, b.const(-math.inf, b.dtype(u))]
+            at[i] = b.map("exp", b.map("where", at[condition], *(inside if when else inside[::-1])))
     if all(new == old for old, new in at.items()):
         return None
     outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
     return Graph(graph.name, tuple(b.nodes), outputs).pruned()
+
+
+def _choice(graph: Graph, node: Map) -> tuple[int, int, bool] | None:
+    """A choice of exp(u) or 0, or a product with a truth value: condition, exp(u), when it is taken."""
+    if SCALARS[node.op].field == "where":
+        for k in (1, 2):
+            if _is_exp(graph, node.args[k]) and _is_zero(graph, node.args[3 - k]):
+                return node.args[0], node.args[k], k == 1
+    if node.op == "mul":
+        for exp, factor in (node.args, node.args[::-1]):
+            truth = graph.nodes[factor]
+            cast = isinstance(truth, Map) and SCALARS[truth.op].abstract == "cast"
+            if cast and _is_exp(graph, exp) and graph.nodes[truth.args[0]].dtype == "bool":
+                return truth.args[0], exp, True
+    return None
 
 
 def _is_zero(graph: Graph, i: int) -> bool:

@@ -58,6 +58,16 @@ def _softplus(b: Builder, x: int, e: int) -> int:
     return b.map("log1p", total(b, e))
 
 
+def _normalized(b: Builder, x: int, e: int) -> int:
+    norm = b.map("sqrt", b.reduce("add", b.map("square", e), [T]))
+    return b.map("div", e, b.map("add", norm, b.const(1e-12)))
+
+
+def _masked(b: Builder, x: int, e: int) -> int:
+    kept = b.map("mul", b.map("cast", b.map("lt", x, b.const(0.5)), dtype="f32"), e)
+    return b.map("div", kept, total(b, kept))
+
+
 def _mean(b: Builder, x: int, e: int) -> int:
     return b.map("div", e, b.map("div", total(b, e), b.size_of(T)))
 
@@ -104,6 +114,8 @@ SHIFTED: dict[str, Callable[[Builder, int, int], int]] = {
     "one more term above": _added,
     "log of one more": lambda b, x, e: b.map("log", b.map("add", total(b, e), b.const(1.0))),
     "log1p": _softplus,
+    "norm": _normalized,
+    "truth value": _masked,
 }
 
 
@@ -122,6 +134,11 @@ LEFT: dict[str, Callable[[Builder, int, int], int]] = {
     "sigmoid": lambda b, x, e: b.map("div", e, b.map("add", e, b.const(1.0))),
     "summed sigmoids": lambda b, x, e: total(b, b.map("div", e, b.map("add", e, b.const(1.0)))),
     "summed softplus": lambda b, x, e: total(b, b.map("log1p", e)),
+    "at most": lambda b, x, e: b.map("div", e, b.map("min", total(b, e), b.const(9.0))),
+    "at least": lambda b, x, e: b.map("div", e, b.map("max", total(b, e), b.const(9.0))),
+    "product of sums": lambda b, x, e: b.map(
+        "div", b.map("square", e), b.map("mul", total(b, e), b.reduce("min", e, [T]))
+    ),
     # Without exp(0) below, all may vanish beside it.
     "one more above": lambda b, x, e: b.map("div", b.map("add", e, b.const(1.0)), total(b, e)),
     "one less": lambda b, x, e: b.map("div", e, b.map("sub", total(b, e), b.const(1.0))),
