@@ -9,7 +9,7 @@ the terms of a sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from superopt.mugraph.axes import Axis
@@ -21,6 +21,7 @@ from superopt.mugraph.graph import (
     Index,
     Iota,
     Map,
+    Node,
     Reduce,
     View,
     remap,
@@ -121,7 +122,7 @@ class _Positions(Builder):
 
 
 def _unclamped(ix: Index) -> Index:
-    """An index without the bounds that it never meets."""
+    """An index without its bounds, where it never meets them."""
     if (ix.lo is None and ix.hi is None) or ix.mod is not None:
         return ix
     ends = list[Range]()
@@ -131,11 +132,8 @@ def _unclamped(ix: Index) -> Index:
         last = coef * (axis.size - 1)
         ends.append((min(last, 0), max(last, 0)))
     low, high = ((ix.offset + sum(e[k] for e in ends)) // ix.div for k in (0, 1))
-    return replace(
-        ix,
-        lo=None if ix.lo is not None and low >= ix.lo else ix.lo,
-        hi=None if ix.hi is not None and high <= ix.hi else ix.hi,
-    )
+    met = (ix.lo is not None and low < ix.lo) or (ix.hi is not None and high > ix.hi)
+    return ix if met else replace(ix, lo=None, hi=None)
 
 
 @dataclass
@@ -145,6 +143,8 @@ class _InParts:
     b: _Positions
     nested: frozenset[Axis]
     own: dict[tuple[Axis, int, int], Axis] = field(default_factory=dict)
+    shapes: dict[int, int] = field(default_factory=dict)
+    numbers: dict[Hashable, int] = field(default_factory=dict)
 
     def reduced(self, node: Reduce, operand: int, over: Sequence[Axis]) -> int:
         """The reduction ``node`` of another operand, part by part along concatenated axes."""
@@ -168,13 +168,19 @@ class _InParts:
         """The parts of a value along one axis, each with its own; None where it is to be whole."""
         if not isinstance(axis.size, int):
             return None
-        ends = sorted({end for end in self._ends(operand, axis) if 0 < end < axis.size})
+        choices = [c for c in self._choices(operand, axis) if 0 < c[0] < axis.size]
+        ends = sorted({end for end, _ in choices})
         starts, whole = [0, *ends], axis.size
         sizes = [end - start for start, end in zip(starts, [*ends, whole], strict=True)]
         if not ends or len(sizes) > MOST_PARTS:
             return None
-        if axis in self.nested and sum(n > 1 for n in sizes) > 1:
-            return None  # what follows a statistic of the whole is one pass only as a whole
+        if axis in self.nested:  # what follows a statistic of the whole is one pass as a whole
+            if sum(n > 1 for n in sizes) > 1:
+                return None
+            # So it is where an element beside it has to be made, as the key of a new token.
+            beside = [a for _, node in choices for a in node.args[1:] if axis not in self.b.axes(a)]
+            if any(isinstance(n, Reduce) for n in self._read(beside)):
+                return None
         return [self._part(operand, axis, *p) for p in zip(starts, sizes, strict=True)]
 
     def _part(self, operand: int, axis: Axis, start: int, n: int) -> tuple[int, list[Axis]]:
@@ -185,8 +191,8 @@ class _InParts:
         place = Index(tuple((a, 1) for a in own), start)
         return read_at(self.b, operand, {axis: place}), own
 
-    def _ends(self, operand: int, axis: Axis) -> Iterator[int]:
-        """Where the parts of concatenations end along an axis, of all that a value reads."""
+    def _choices(self, operand: int, axis: Axis) -> Iterator[tuple[int, Map]]:
+        """The choices by position along an axis that a value reads: where one part ends."""
         b = self.b
         todo, seen = [operand], set[int]()
         while todo:
@@ -199,7 +205,17 @@ class _InParts:
             if isinstance(node, Map) and node.op == "where":
                 end = self._end(node.args[0], axis)
                 if end is not None and self._apart(*node.args[1:]):
-                    yield end
+                    yield end, node
+
+    def _read(self, roots: Sequence[int]) -> Iterator[Node]:
+        """These values and all that they are made of."""
+        todo, seen = list(roots), set[int]()
+        while todo:
+            i = todo.pop()
+            if i not in seen:
+                seen.add(i)
+                todo.extend(self.b.nodes[i].args)
+                yield self.b.nodes[i]
 
     def _end(self, condition: int, axis: Axis) -> int | None:
         """The number ``n`` of a condition ``position + offset < n``, without the offset."""
@@ -228,14 +244,27 @@ class _InParts:
         return self._bases(left).isdisjoint(self._bases(right))
 
     def _bases(self, i: int) -> set[int]:
-        """What a value, or a choice of several, is a view of, up to signs and constant factors."""
+        """What a value, or a choice of several, is up to signs, constant factors and positions."""
         node = self.b.nodes[i]
         if isinstance(node, Map) and node.op == "where":
             return self._bases(node.args[1]) | self._bases(node.args[2])
-        if isinstance(node, View) or (isinstance(node, Map) and node.op in ("neg", "cast")):
-            return self._bases(node.args[0])
-        if isinstance(node, Map) and node.op == "mul":
-            moved = [a for a in node.args if not isinstance(self.b.nodes[a], Const)]
-            if len(moved) == 1:
-                return self._bases(moved[0])
-        return {i}
+        return {self._shape_of(i)}
+
+    def _shape_of(self, i: int) -> int:
+        """A number for what a value computes, whatever the positions are that it reads."""
+        todo = [i]
+        while todo:
+            node = self.b.nodes[todo[-1]]
+            args = [a for a in node.args if not isinstance(self.b.nodes[a], Const)]
+            new = [a for a in args if a not in self.shapes]
+            todo += new
+            if new:
+                continue
+            below = tuple(sorted(self.shapes[a] for a in args))
+            moved = isinstance(node, View) or getattr(node, "op", "") in ("neg", "cast", "mul")
+            if moved and len(below) == 1:
+                self.shapes[todo.pop()] = below[0]
+                continue
+            what = node if not args else (type(node), getattr(node, "op", ""), below)
+            self.shapes[todo.pop()] = self.numbers.setdefault(what, len(self.numbers))
+        return self.shapes[i]

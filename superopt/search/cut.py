@@ -198,6 +198,27 @@ class Cutter:
             self.known[key] = self._seconds(ids, *self.blocks.kernel(body))
         return self.known[key]
 
+    @cached_property
+    def results(self) -> frozenset[int]:
+        """The outputs of the program."""
+        return frozenset(o.node for o in self.graph.outputs)
+
+    @cached_property
+    def below(self) -> dict[int, frozenset[int]]:
+        """Per cut point, the nodes that it needs."""
+        return {i: frozenset(self.graph.reachable([i])) - {i} for i in self.blocks.points}
+
+    def joinable(self, i: int, j: int) -> bool:
+        """Whether one kernel may store two values.
+
+        Of the program's own outputs one may have more axes than the other, or need it: it is then
+        computed there as well as stored. What is stored for other kernels alone is not worth that.
+        """
+        x, y = ({*self.graph.nodes[k].axes} for k in (i, j))
+        if {i, j} <= self.results:
+            return x <= y or y <= x
+        return x == y and i not in self.below[j] and j not in self.below[i]
+
     def _is_input(self, i: int) -> bool:
         # An output that is an input itself still needs a kernel that copies it.
         return isinstance(self.graph.nodes[i], Input) and all(
@@ -205,7 +226,7 @@ class Cutter:
         )
 
     def merge(self, stored: list[int]) -> Cut:
-        """Joins kernels over the same axes that share inputs, while that is cheaper."""
+        """Joins kernels that may be one (``joinable``), while that is cheaper."""
         groups: list[tuple[int, ...]] = [(i,) for i in sorted(stored)]
         at = self.blocks.at
         barrier = sum([1 << at[i] for i in stored])
@@ -226,14 +247,17 @@ class Cutter:
         needs: dict[tuple[int, ...], set[tuple[int, ...]]],
         barrier: int,
     ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        """Two groups that cost less together, neither of which needs the other."""
+        """Two groups that cost less together, and between which no other must run."""
         for x, a in enumerate(groups):
             for b in groups[x + 1 :]:
                 if self.late():
                     return None
-                if set(self.graph.nodes[a[0]].axes) != set(self.graph.nodes[b[0]].axes):
+                if not all(self.joinable(i, j) for i in a for j in b):
                     continue
-                if b in needs[a] or a in needs[b]:
+                if any(
+                    (a in needs[c] and c in needs[b]) or (b in needs[c] and c in needs[a])
+                    for c in groups
+                ):
                     continue
                 apart = self._group(a, barrier) + self._group(b, barrier)
                 outputs = sum([1 << self.blocks.at[i] for i in a + b])
@@ -254,7 +278,7 @@ class Cutter:
         key = (outputs, frozenset(body))
         if key not in self.memo:
             self.evaluated += 1
-            if not fusible(self.graph, body, outputs, reads) or self._too_large(body):
+            if not fusible(self.graph, body, reads) or self._too_large(body):
                 self.memo[key] = INFINITE
             else:
                 cost = self.cost(self.graph, body, reads, outputs)

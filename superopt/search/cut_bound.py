@@ -85,15 +85,9 @@ class BranchAndBound:
     @cached_property
     def mates(self) -> list[int]:
         """For each point, those that a kernel may store together with it."""
-        graph, points = self.blocks.graph, self.blocks.points
-        below = [set(graph.reachable([i])) for i in points]
-        axes = [set(graph.nodes[i].axes) for i in points]
+        points, joinable = self.blocks.points, self.cutter.joinable
         return [
-            sum(
-                1 << m
-                for m, j in enumerate(points)
-                if m != k and axes[m] == axes[k] and j not in below[k] and i not in below[m]
-            )
+            sum(1 << m for m, j in enumerate(points) if m != k and joinable(i, j))
             for k, i in enumerate(points)
         ]
 

@@ -66,9 +66,8 @@ def reduces_below(graph: Graph, i: int, stored: set[int]) -> bool:
     return False
 
 
-def fusible(graph: Graph, body: list[int], outputs: tuple[int, ...], reads: set[int]) -> bool:
+def fusible(graph: Graph, body: list[int], reads: set[int]) -> bool:
     """Whether the lowering can hold this body in one kernel."""
-    stores = set(outputs)
     reduces: set[int] = set()  # nodes that a reduction of this kernel is or lies below
     for i in body:
         node = graph.nodes[i]
@@ -81,8 +80,6 @@ def fusible(graph: Graph, body: list[int], outputs: tuple[int, ...], reads: set[
             reduces.add(i)
         if isinstance(node, Gather) and node.operand not in reads:
             return False
-        if len(stores) > 1 and not stores.isdisjoint(args):
-            return False  # a kernel does not read what it stores
     return True
 
 

@@ -60,7 +60,8 @@ class Relaxed:
         reduced = frozenset[Axis]().union(*(self._own[k] for k in bits(body.blocks)))
         later = frozenset[Axis]().union(*(self._below[k] for k in bits(undecided)))
         ids = tuple(blocks.points[k] for k in bits(outputs))
-        own = blocks.graph.nodes[ids[0]].axes
+        first, *others = (blocks.graph.nodes[i].axes for i in ids)
+        own = [a for a in first if all(a in axes for axes in others)]
         over = [a for a in own if a not in reduced and hint(a.size) > 1]
         grids, _ = place.choices(place.Axes(tuple(over), (), self.wide), True)
         for axis, tiles in zip(over, grids, strict=True):

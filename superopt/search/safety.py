@@ -1,19 +1,21 @@
 """Which derivations may be ranked: the field says that they are equal, not that they round alike.
 
-Three conservative rules, checked against the source program (design: a derivation whose exp, division
+Four conservative rules, checked against the source program (design: a derivation whose exp, division
 or difference is less safe than the source's is dropped before it is ranked):
 
 * a nonlinear function (exp, log, a reciprocal, a root, ...) is applied only to values to which the
   source applies a function of that name: exp(s) is not used where the source has exp(s - max s);
 * a sum that the source does not have is used only in regions without subtraction, so that no new
   cancellation (a variance as E[x^2] - E[x]^2) appears;
+* where there is a subtraction, a sum of the source is not made of other terms along the same axes: that
+  these cancel is true of real numbers, as in sum x (x - m) for a variance sum (x - m)^2;
 * a sum of plain values is scaled once, not value by value: sum(x / n) rounds each addend, all to the
   same side where they are alike, and sum(x) / n none. Products are rounded in any case.
 """
 
 from __future__ import annotations
 
-from superopt.mugraph.graph import Const, Graph, Map, SizeOf
+from superopt.mugraph.graph import Const, Graph, Map, Reduce, SizeOf
 from superopt.search.enumerate import REDUCE, Derivation, Space, ValueClass
 
 LINEAR = ("mul", "add")
@@ -36,10 +38,12 @@ def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]]
     kept, dropped = [], 0
     for cls in space.classes:
         own = {by_node[a] for i in cls.nodes for a in graph.nodes[i].args if a in by_node}
+        sums = {n.over for i in cls.nodes if isinstance(n := graph.nodes[i], Reduce)}
         good = []
         for d in cls.derivations:
             if d.op.startswith(REDUCE):
-                ok = d.args[0] in own or not _scales(space, cls, d, constants)
+                other_terms = subtracts and d.over in sums
+                ok = d.args[0] in own or not (other_terms or _scales(space, cls, d, constants))
             elif d.op in LINEAR or not d.args:
                 new_sum = d.op == "add" and not set(d.args) <= own
                 absorbs = any(not space.classes[a].axes for a in d.args)

@@ -74,13 +74,23 @@ def _rotated(q: Tensor, k: Tensor, c: Tensor, s: Tensor) -> Tensor:
     return turn(q) @ turn(k).T
 
 
+def _one_more_key(q: Tensor, k: Tensor, w: Tensor, v: Tensor) -> Tensor:
+    keys = torch.cat([k, (q[:1] @ w).exp()])
+    return torch.softmax(q @ keys.T, -1) @ v
+
+
 WHOLE: dict[str, tuple[Fn, tuple[tuple[int, ...], ...]]] = {
     "an output": (lambda x, y: torch.cat([x, y], 1).exp(), ((3, 4), (3, 5))),
     "halves that change places": (_rotated, ((3, 4), (5, 4), (4,), (4,))),
+    "halves of a product": (
+        lambda x, w, k, c: _rotated(x @ w, k, c, c),
+        ((3, 6), (6, 4), (5, 4), (4,)),
+    ),
     "keys of a softmax": (
         lambda x, y, v: torch.softmax(torch.cat([x, y], 1), 1) @ v,
         ((3, 4), (3, 5), (9, 4)),
     ),
+    "a key that is made": (_one_more_key, ((3, 4), (8, 4), (4, 4), (9, 5))),
     "many": (lambda *xs: torch.cat(xs, 1).sum(1), ((3, 2),) * 6),
     "across the end": (lambda x, y: torch.cat([x, y], 1)[:, 1:6].exp(), ((3, 4), (3, 5))),
 }

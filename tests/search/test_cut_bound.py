@@ -76,10 +76,24 @@ def _runs(graph: Graph, parts: list[tuple[int, ...]]) -> bool:
     left = list(parts)
     while left:
         waiting = {i for p in left for i in p}
-        free = [p for p in left if all(set(graph.reachable([i])) & waiting == {i} for i in p)]
+        free = [p for p in left if set(graph.reachable(p)) & waiting == set(p)]
         if not free:
             return False
         left = [p for p in left if p not in free]
+    return True
+
+
+def _one_kernel(graph: Graph, stored: tuple[int, ...]) -> bool:
+    """Whether one kernel may store these: of the program's results, one with more axes or below."""
+    results = {o.node for o in graph.outputs}
+    for i, j in itertools.combinations(stored, 2):
+        axes = [set(graph.nodes[k].axes) for k in (i, j)]
+        apart = i not in graph.reachable([j]) and j not in graph.reachable([i])
+        if {i, j} <= results:
+            if axes[0] | axes[1] not in axes:
+                return False
+        elif axes[0] != axes[1] or not apart:
+            return False
     return True
 
 
@@ -90,7 +104,7 @@ def every_cut(cutter: Cutter) -> Iterator[float]:
         for some in itertools.combinations(free, n):
             stored = forced | set(some)
             for parts in _partitions(sorted(stored)):
-                if any(len({frozenset(graph.nodes[i].axes) for i in p}) > 1 for p in parts):
+                if not all(_one_kernel(graph, p) for p in parts):
                     continue
                 if _runs(graph, parts):
                     yield sum(cutter.seconds(p, frozenset(stored)) for p in parts)

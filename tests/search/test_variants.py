@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +33,11 @@ def gated_after_norm(m: MuGraph) -> bool:
     roots = {i for i, n in enumerate(m.graph.nodes) if getattr(n, "op", "") == "rsqrt"}
     late = all(roots.isdisjoint(m.graph.reachable([i])) for i in contractions)
     return one_pass(m) and len(contractions) == 2 and late
+
+
+def one_kernel(m: MuGraph) -> bool:
+    """All results in one kernel, though some need others, or have fewer axes."""
+    return len(m.kernels) == 1
 
 
 def held_row(m: MuGraph) -> bool:
@@ -89,7 +95,7 @@ LORA = ((16, 256), (256, 4096), (256, 16), (16, 4096))
 SQUARE = ((16, 4096), (4096, 4096), (4096, 4096))
 ROWS = ((8, 4096),) * 3
 
-VARIANTS: dict[str, tuple[Callable[..., Tensor], tuple, Device, Callable[[MuGraph], bool]]] = {
+VARIANTS: dict[str, tuple[Callable[..., Any], tuple, Device, Callable[[MuGraph], bool]]] = {
     "transposed weight": (
         lambda x, g, w: F.linear(F.rms_norm(x, (4096,), g), w),
         (X, G, W[::-1]),
@@ -167,6 +173,34 @@ VARIANTS: dict[str, tuple[Callable[..., Tensor], tuple, Device, Callable[[MuGrap
         one_accumulator,
     ),
     "normalized q and k with gains": (attended, (*KEYS, (64,), (64,)), WIDE, flash),
+    "residual and norm": (
+        lambda x, y, g: (h := x + y, F.rms_norm(h, (4096,), g)),
+        (X, X, G),
+        EIGHT,
+        one_kernel,
+    ),
+    "mean, variance and the rest": (
+        lambda x: (m := x.mean(-1, keepdim=True), x.var(-1, keepdim=True), x - m),
+        (X,),
+        EIGHT,
+        one_kernel,
+    ),
+    "attention and its log-sum-exp": (
+        lambda q, k, v: (torch.softmax(s := q @ k.mT / 8, -1) @ v, torch.logsumexp(s, -1)),
+        KEYS,
+        EIGHT,
+        lambda m: one_kernel(m) and one_pass(m),
+    ),
+    "moments of a step": (
+        lambda p, g, m, v: (
+            n := 0.9 * m + 0.1 * g,
+            w := 0.99 * v + 0.01 * g * g,
+            p - n / (w.sqrt() + 1e-8),
+        ),
+        ((1000, 300),) * 4,
+        EIGHT,
+        one_kernel,
+    ),
     "one query, no shift": (one_query, ((2, 1, 64), *((2, 32767, 64),) * 2), EIGHT, split_keys),
 }
 
@@ -184,4 +218,4 @@ def test_the_best_known_graph_is_found(name: str) -> None:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(VARIANTS) >= 15
+    assert len(VARIANTS) >= 25
