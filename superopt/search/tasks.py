@@ -269,11 +269,11 @@ class _Reasons:
         """The reason for the first kernel that cannot be lowered; None where all can."""
         forms = [(k, _form(kernel)) for k, kernel in enumerate(mugraph.kernels)]
         new = [k for k, form in forms if (k, form) not in self.known]
-        if new and self.lowerable(mugraph, new) is None:
-            self.known.update((forms[k], None) for k in new)
-            new = []
-        for k in new:
-            self.known[forms[k]] = self.lowerable(mugraph, [k])
+        if new:
+            why = self.lowerable(mugraph, new)
+            for k in new:  # of several, each is asked about where one cannot be lowered
+                alone = why is None or len(new) == 1
+                self.known[forms[k]] = why if alone else self.lowerable(mugraph, [k])
         return next((why for form in forms if (why := self.known[form]) is not None), None)
 
 
