@@ -93,7 +93,9 @@ def many(count: int) -> None:
         xs = [torch.randn([a.size for (a,) in n.dims]) for n in graph.inputs]
         held = {n.name: x for n, x in zip(graph.inputs, xs, strict=True)}
         want = {f"out{k}": y for k, y in enumerate(run(graph, xs))}
-        check(programs, held, want, tol=2e-5)
+        # What a result is a small difference of may be as large as the inputs.
+        largest = max(float(x.abs().max()) for x in xs)
+        check(programs, held, want, tol=2e-5, terms=dict.fromkeys(want, largest))
         nodes = [o.node for o in graph.outputs]
         seen["tried"] += 1
         seen["needed"] += any(i in graph.reachable([j]) for i in nodes for j in nodes if i != j)
