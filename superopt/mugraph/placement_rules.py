@@ -9,6 +9,7 @@ from superopt.mugraph.graph import Reduce
 from superopt.mugraph.moments import MOST_RANK, degree
 from superopt.mugraph.parts import split_axes, stats_of, why_not_split
 from superopt.mugraph.placement import Carry, Kernel, MuGraph, Split, kernel_body
+from superopt.mugraph.prefix import vanishes
 from superopt.mugraph.rules import describe, fail, no_twice
 from superopt.mugraph.scalars import SCALARS, Arg
 
@@ -169,6 +170,13 @@ def _check_carry(mugraph: MuGraph, kernel: Kernel, carry: Carry, body: list[int]
         )
     if carry.reduce == carry.stat or carry.stat not in graph.reachable([carry.reduce]):
         fail(f"%{carry.reduce} does not depend on %{carry.stat}", where, "drop the carry")
+    summand = graph.nodes[carry.reduce].args[0]
+    if not carry.rank and not vanishes(graph, summand, carry.stat):
+        fail(
+            f"a term of %{carry.reduce} may count where %{carry.stat} has seen nothing yet",
+            where,
+            "drop the carry: a factor cannot move what was added up before",
+        )
     _check_factor(carry.factor, where)
     _check_rank(mugraph, carry, where)
 

@@ -17,6 +17,7 @@ from superopt.mugraph.graph import Builder, Const, Dims, Graph, Input, Map, Node
 from superopt.mugraph.moments import MOST_RANK, degree, summands, taylor
 from superopt.mugraph.parts import build_term
 from superopt.mugraph.placement import Carry
+from superopt.mugraph.prefix import vanishes
 from superopt.mugraph.scalars import Arg
 
 
@@ -24,8 +25,9 @@ def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tupl
     """The reductions of a kernel body that can share a pass with a statistic they depend on.
 
     ``axes``: those that are looped or in parts. Where a reduction depends on two statistics, or on
-    one along an axis that it sums over, or its dependence has no multiplicative character, it gets
-    no carry (it then needs a pass of its own).
+    one along an axis that it sums over, or its dependence has no multiplicative character, or a term
+    may count that comes before the first of the statistic (``mugraph/prefix.py``), it gets no carry:
+    it then needs a pass of its own.
     """
     inside = set(body)
     sums = [i for i in body if isinstance(graph.nodes[i], Reduce)]
@@ -50,7 +52,7 @@ def find_carries(graph: Graph, body: list[int], axes: frozenset[object]) -> tupl
         if len(stats) != 1 or any(stats[0] in below[o] for o in others):
             continue
         c = character(graph, node.operand, stats[0], inside)
-        if c:
+        if c and vanishes(graph, node.operand, stats[0]):
             out.append(Carry(i, stats[0], factor(c)))
     return tuple(out)
 
