@@ -26,7 +26,7 @@ from superopt.mugraph.graph import (
     View,
     remap,
 )
-from superopt.mugraph.rewrite import read_at
+from superopt.mugraph.rewrite import read_at, reduced
 
 MOST_PARTS = 4
 """Into how many sums a sum is split at most."""
@@ -158,11 +158,7 @@ class _InParts:
                 for value in values[1:]:
                     total = self.b.map(node.op, total, value)
                 return total
-        kept = [a for a in over if a in self.b.axes(operand)]
-        if node.op == "add":  # what has not the axis is added as often as the axis is long
-            for a in set(over) - set(kept):
-                operand = self.b.map("mul", operand, self.b.size_of(a, self.b.dtype(operand)))
-        return self.b.reduce(node.op, operand, kept)
+        return reduced(self.b, node.op, operand, over)
 
     def _parts(self, operand: int, axis: Axis) -> list[tuple[int, list[Axis]]] | None:
         """The parts of a value along one axis, each with its own; None where it is to be whole."""

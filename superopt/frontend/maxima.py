@@ -42,7 +42,7 @@ class _Bounds:
 
 
 class _Differences:
-    """max(s - c) as max(s) - c, which rounds alike, and (s - c) - (m - c) as s - m."""
+    """max(s - c) as max(s) - c, which rounds alike, and (s - c) - (m - c) as s - m, of a maximum c."""
 
     def __init__(self, graph: Graph, b: Builder, at: dict[int, int]) -> None:
         self.b, self.at = b, at
@@ -52,14 +52,14 @@ class _Differences:
         if not parts or len(parts) < len(node.args) or not is_float(node.dtype):
             return None
         (s, c), (m, other) = parts[0], parts[-1]
-        if c != other:
-            return None
         b = self.b
+        if c != other or not (_is_max(b.nodes[c], Map) or _is_max(b.nodes[c], Reduce)):
+            return None  # an infinite c would no longer make NaN what it is subtracted from
         if _is_max(node, Map):
             return b.map("sub", b.map("max", s, m), c)
         if isinstance(node, Reduce) and _is_max(node, Reduce):
-            if {*node.over} & {*b.axes(c)} or not {*node.over} <= {*b.axes(s)}:
-                return None
+            if {*b.axes(c)} != {*node.axes} or not {*node.over} <= {*b.axes(s)}:
+                return None  # not the row's own maximum
             return b.map("sub", b.reduce("max", s, node.over), c)
         return b.map("sub", s, m) if isinstance(node, Map) and node.op == "sub" else None
 

@@ -6,7 +6,7 @@ Reading a computed value at other coordinates is the same as computing it at tho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from superopt.mugraph.axes import Axis, sort_axes
@@ -25,7 +25,7 @@ from superopt.mugraph.graph import (
     View,
     remap,
 )
-from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.scalars import REDUCTIONS, SCALARS
 
 Reading = Mapping[Axis, Index]
 
@@ -57,7 +57,7 @@ def read_at(b: Builder, node: int, at: Reading) -> int:
                     fresh = {a: b.fresh_axis(a.size, a.name) for a in clash}
                     operand = go(operand, {a: Index(((f, 1),)) for a, f in fresh.items()})
                     over = [fresh.get(a, a) for a in over]
-                return b.reduce(node.op, go(operand, reading), over)
+                return reduced(b, node.op, go(operand, reading), over)
             case View():
                 inner: dict[Axis, Index] = {}
                 for axis, ix in node.index:
@@ -89,6 +89,18 @@ def read_at(b: Builder, node: int, at: Reading) -> int:
         return b.view(i, list(reading.items()))
 
     return go(node, at)
+
+
+def reduced(b: Builder, op: str, operand: int, over: Sequence[Axis]) -> int:
+    """A reduction also over axes that the operand lacks, along which it is the same everywhere."""
+    kept = [a for a in over if a in b.axes(operand)]
+    if op == "add":
+        for a in over:
+            if a not in kept:
+                operand = b.map("mul", operand, b.size_of(a, b.dtype(operand)))
+    elif len(kept) < len(over) and "idempotent" not in REDUCTIONS[op].laws:
+        return b.reduce(op, operand, over)  # says what is wrong
+    return b.reduce(op, operand, kept)
 
 
 def _moves(b: Builder, i: int) -> bool:

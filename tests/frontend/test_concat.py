@@ -55,6 +55,15 @@ PARTS: dict[str, tuple[Fn, tuple[tuple[int, ...], ...]]] = {
     "stacked": (lambda x, y: torch.stack([x, y]).sum(0), ((3, 4), (3, 4))),
     "broadcast": (lambda x, y: (torch.cat([x, y], 1) * 2).sum((0, 1)), ((3, 4), (3, 1))),
     "padded": (lambda x: F.pad(x, (0, 3), value=2.0).sum(-1), ((3, 4),)),
+    "rows of a constant": (lambda x: F.pad(x, (0, 2), value=1.0).mean(0).sum(), ((5, 4),)),
+    "rows that are spread": (
+        lambda x, c: torch.cat([x, c.expand(5, 4)], 1).amax(0).sum(),
+        ((5, 3), (1, 4)),
+    ),
+    "columns of ones": (
+        lambda x: torch.cat([x, torch.ones(5, 4)], 1).mean(0).sum(),
+        ((5, 3),),
+    ),
     "ones column": (_ones_column, ((3, 9), (9, 4))),
     "sink": (_sink, ((3, 9), (9, 4), (3,))),
     "sink first": (_sink_first, ((3, 9), (9, 4), (3,))),

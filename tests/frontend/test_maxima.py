@@ -30,7 +30,6 @@ ONE: dict[str, Fn] = {
     "sink": _sink,
     "bound": _least,
     "shifted twice": lambda s, t: torch.softmax(s - s.amax(-1, keepdim=True), -1) * t,
-    "shifted by another": lambda s, t: torch.softmax(s - t, -1),
     "values of a maximum": lambda s, t: torch.softmax(s - s.max(-1, keepdim=True)[0], -1) * t,
 }
 LEFT: dict[str, Fn] = {
@@ -40,6 +39,15 @@ LEFT: dict[str, Fn] = {
     ),
     "along the axis": lambda s, t: torch.exp(s - torch.maximum(s.amax(-1, keepdim=True), s * t)),
 }
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
+def test_what_an_infinite_shift_makes_nan_stays_nan(value: float) -> None:
+    s, t = torch.randn(4, 9), torch.randn(4, 1)
+    t[1] = value
+    check(lambda s, t: torch.softmax(s - t, -1), s, t)
+    s[2, 3] = value
+    check(lambda s: torch.softmax(s - s.max(), -1), s)
 
 
 def maxima(graph: Graph) -> list[str]:
