@@ -7,14 +7,16 @@ or difference is less safe than the source's is dropped before it is ranked):
   source applies a function of that name: exp(s) is not used where the source has exp(s - max s);
 * a sum that the source does not have is used only in regions without subtraction, so that no new
   cancellation (a variance as E[x^2] - E[x]^2) appears;
-* where there is a subtraction, a sum of the source is not made of other terms along the same axes: that
-  these cancel is true of real numbers, as in sum x (x - m) for a variance sum (x - m)^2;
+* where there is a subtraction, a sum of the source, or a constant multiple of one, is not made of other
+  terms along the same axes: that these cancel is true of real numbers, as in sum x (x - m) for a
+  variance sum (x - m)^2;
 * a sum of plain values is scaled once, not value by value: sum(x / n) rounds each addend, all to the
   same side where they are alike, and sum(x) / n none. Products are rounded in any case.
 """
 
 from __future__ import annotations
 
+from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Const, Graph, Map, Reduce, SizeOf
 from superopt.search.enumerate import REDUCE, Derivation, Space, ValueClass
 
@@ -35,14 +37,15 @@ def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]]
         if isinstance(node, Const) and not isinstance(node.value, bool) and node.value < 0:
             subtracts = True
     constants = _constants(graph, space)
+    sums = _sums(graph, space, by_node, constants) if subtracts else {}
     kept, dropped = [], 0
     for cls in space.classes:
         own = {by_node[a] for i in cls.nodes for a in graph.nodes[i].args if a in by_node}
-        sums = {n.over for i in cls.nodes if isinstance(n := graph.nodes[i], Reduce)}
         good = []
         for d in cls.derivations:
             if d.op.startswith(REDUCE):
-                other_terms = subtracts and d.over in sums
+                terms = sums.get((cls.id, d.over))
+                other_terms = terms is not None and d.args[0] not in terms
                 ok = d.args[0] in own or not (other_terms or _scales(space, cls, d, constants))
             elif d.op in LINEAR or not d.args:
                 new_sum = d.op == "add" and not set(d.args) <= own
@@ -67,6 +70,30 @@ def _constants(graph: Graph, space: Space) -> set[int]:
         more = {c.id for c in space.classes if any(out.issuperset(d.args) for d in c.derivations)}
         moved = not more <= out
         out |= more
+    return out
+
+
+def _sums(
+    graph: Graph, space: Space, by_node: dict[int, int], constants: set[int]
+) -> dict[tuple[int, tuple[Axis, ...]], set[int]]:
+    """The classes that are sums of the source, or constant multiples of one: what they may sum.
+
+    By class and axes: the summed classes of the source, and their own constant multiples.
+    """
+    multiples: dict[int, set[int]] = {c.id: {c.id} for c in space.classes}
+    for c in space.classes:
+        for d in c.derivations:
+            if d.op == "mul" and not constants.isdisjoint(d.args):
+                for other in {*d.args} - constants:
+                    multiples[c.id].add(other)
+                    multiples[other].add(c.id)
+    out: dict[tuple[int, tuple[Axis, ...]], set[int]] = {}
+    for c in space.classes:
+        for i in c.nodes:
+            node = graph.nodes[i]
+            if isinstance(node, Reduce) and node.operand in by_node:
+                for m in multiples[c.id]:
+                    out.setdefault((m, node.over), set()).update(multiples[by_node[node.operand]])
     return out
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from superopt.codegen.lower import why_not_lowerable
+from superopt.mugraph.algebras.floats import run
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.graph import Builder, Graph, Map, Reduce
+from superopt.pipeline.search_only import search_function
 from superopt.search import driver
 from superopt.search.enumerate import REDUCE, Space, explore
 from superopt.search.regions import regions
@@ -85,3 +88,27 @@ def test_nothing_is_computed_in_16_bits(kind: int) -> None:
                 assert i in results, f"{node} in\n{c.mugraph}"
             looked += isinstance(node, Reduce)
     assert looked >= 4, f"only {looked} sums were looked at"
+
+
+CENTRED = {
+    "covariance": lambda x, y: ((x - x.mean(-1, True)) * (y - y.mean(-1, True))).sum(-1),
+    "variance": lambda x, y: ((x - x.mean(-1, True)) ** 2).mean(-1) + y[:, 0],
+    "half a variance": lambda x, y: 0.5 * (x - x.mean(-1, True)).square().sum(-1) + y[:, 0],
+    "normalized": lambda x, y: torch.nn.functional.layer_norm(x, (512,)) + y,
+}
+
+
+@pytest.mark.parametrize("name", CENTRED)
+def test_terms_that_cancel_are_not_summed(name: str) -> None:
+    """Far from zero, every candidate is as exact as the program in single precision is."""
+    fn = CENTRED[name]
+    gen = torch.Generator().manual_seed(0)
+    x, y = (1000.0 + 1e-3 * torch.randn(8, 512, generator=gen) for _ in "xy")
+    (piece,) = search_function(fn, (x, y)).pieces
+    want = fn(x.double(), y.double())
+    eager = float((fn(x, y) - want).abs().max())
+    graphs = {str(m.graph): m.graph for m in piece.candidates}.values()
+    assert graphs
+    for graph in graphs:
+        (got,) = run(graph, [x, y], work=None)
+        assert float((got - want).abs().max()) <= 20 * eager + 1e-3 * float(want.abs().max()), graph
