@@ -118,11 +118,17 @@ class Budget:
         seconds, values = self.region_seconds, self.values
         if seconds is None and self.seconds is not None:
             seconds = min(max(self.seconds / 16, 0.05), 10.0)
-        return seconds, STATES if seconds is None and values is None else values
+        if seconds is None and values is None:
+            few = STATES if self.candidates is None else max(LEAST, EACH * self.candidates)
+            values = min(STATES, few)
+        return seconds, values
 
 
 STATES = 4_000_000
 """Terms tried in one region, where the budget has no seconds: the same ones on any machine."""
+
+LEAST, EACH = 300_000, 2_000
+"""So many at least, and for each candidate of a budget: a small budget is not for a long search."""
 
 
 def search(
