@@ -60,11 +60,11 @@ def test_processes_and_threads_write_at_once(tmp_path):
     workers = [context.Process(target=write, args=(path, n * 100)) for n in range(2)]
     store = Store(path)
 
-    def more():
+    def more(who):  # not by its ident, which the next thread may have again
         for n in range(25):
-            store.put(Subject(f"t{n}{threading.get_ident()}", "", "", ""), TIME)
+            store.put(Subject(f"t{n} of {who}", "", "", ""), TIME)
 
-    workers += [threading.Thread(target=more) for _ in range(2)]
+    workers += [threading.Thread(target=more, args=(k,)) for k in range(2)]
     for w in workers:
         w.start()
     for w in workers:
