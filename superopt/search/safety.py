@@ -7,8 +7,8 @@ or difference is less safe than the source's is dropped before it is ranked):
   source applies a function of that name: exp(s) is not used where the source has exp(s - max s);
 * a sum that the source does not have is used only in regions without subtraction, so that no new
   cancellation (a variance as E[x^2] - E[x]^2) appears;
-* where there is a subtraction, a sum of the source, or a constant multiple of one, is not made of other
-  terms along the same axes: that these cancel is true of real numbers, as in sum x (x - m) for a
+* where there is a subtraction, a sum of the source, or a multiple of one, is not made of other terms
+  along the same axes: that these cancel is true of real numbers, as in sum x (x - m) for a
   variance sum (x - m)^2;
 * a sum of plain values is scaled once, not value by value: sum(x / n) rounds each addend, all to the
   same side where they are alike, and sum(x) / n none. Products are rounded in any case.
@@ -37,7 +37,7 @@ def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]]
         if isinstance(node, Const) and not isinstance(node.value, bool) and node.value < 0:
             subtracts = True
     constants = _constants(graph, space)
-    sums = _sums(graph, space, by_node, constants) if subtracts else {}
+    sums = _sums(graph, space, by_node) if subtracts else {}
     kept, dropped = [], 0
     for cls in space.classes:
         own = {by_node[a] for i in cls.nodes for a in graph.nodes[i].args if a in by_node}
@@ -74,26 +74,43 @@ def _constants(graph: Graph, space: Space) -> set[int]:
 
 
 def _sums(
-    graph: Graph, space: Space, by_node: dict[int, int], constants: set[int]
+    graph: Graph, space: Space, by_node: dict[int, int]
 ) -> dict[tuple[int, tuple[Axis, ...]], set[int]]:
-    """The classes that are sums of the source, or constant multiples of one: what they may sum.
+    """The classes that are sums of the source, or multiples of one: what they may sum.
 
-    By class and axes: the summed classes of the source, and their own constant multiples.
+    By class and axes: the summed classes of the source, and their multiples. A factor is a value
+    without the axes that are summed, which may be inside the sum or outside.
     """
-    multiples: dict[int, set[int]] = {c.id: {c.id} for c in space.classes}
+    products: dict[int, list[tuple[int, int]]] = {}
     for c in space.classes:
         for d in c.derivations:
-            if d.op == "mul" and not constants.isdisjoint(d.args):
-                for other in {*d.args} - constants:
-                    multiples[c.id].add(other)
-                    multiples[other].add(c.id)
+            if d.op == "mul":
+                for of, by in (d.args, d.args[::-1]):
+                    products.setdefault(of, []).append((c.id, by))
+
+    def multiples(root: int, over: tuple[Axis, ...]) -> set[int]:
+        def factor(i: int) -> bool:
+            return not {*over} & {*space.classes[i].axes}
+
+        pairs = [d.args for d in space.classes[root].derivations if d.op == "mul"]
+        todo = [root]
+        todo += [of for a, b in pairs for of, by in ((a, b), (b, a)) if factor(by)]
+        found = set[int]()
+        while todo:
+            i = todo.pop()
+            if i not in found:
+                found.add(i)
+                todo += [c for c, by in products.get(i, ()) if factor(by)]
+        return found
+
     out: dict[tuple[int, tuple[Axis, ...]], set[int]] = {}
     for c in space.classes:
         for i in c.nodes:
             node = graph.nodes[i]
             if isinstance(node, Reduce) and node.operand in by_node:
-                for m in multiples[c.id]:
-                    out.setdefault((m, node.over), set()).update(multiples[by_node[node.operand]])
+                terms = multiples(by_node[node.operand], node.over)
+                for m in multiples(c.id, node.over):
+                    out.setdefault((m, node.over), set()).update(terms)
     return out
 
 

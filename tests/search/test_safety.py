@@ -92,9 +92,9 @@ def test_nothing_is_computed_in_16_bits(kind: int) -> None:
 
 CENTRED = {
     "covariance": lambda x, y: ((x - x.mean(-1, True)) * (y - y.mean(-1, True))).sum(-1),
-    "variance": lambda x, y: ((x - x.mean(-1, True)) ** 2).mean(-1) + y[:, 0],
-    "half a variance": lambda x, y: 0.5 * (x - x.mean(-1, True)).square().sum(-1) + y[:, 0],
-    "normalized": lambda x, y: torch.nn.functional.layer_norm(x, (512,)) + y,
+    "variance": lambda x, y: ((x - x.mean(-1, True)) ** 2).mean(-1) * y[:, 0],
+    "half a variance": lambda x, y: 0.5 * (x - x.mean(-1, True)).square().sum(-1) * y[:, 0],
+    "normalized": lambda x, y: torch.nn.functional.layer_norm(x, (512,)) * y,
 }
 
 
