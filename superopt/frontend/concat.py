@@ -1,4 +1,4 @@
-"""A concatenation that is read part by part is never made.
+"""A concatenation that is read part by part need not be made.
 
 A concatenated value is a choice by position: ``where(j < n, a[j], b[j - n])``. Where the position is
 known to lie in one part, the choice is that part. A sum along ``j`` is the sum over each part, so
@@ -21,7 +21,6 @@ from superopt.mugraph.graph import (
     Index,
     Iota,
     Map,
-    Node,
     Reduce,
     View,
     remap,
@@ -175,7 +174,8 @@ class _InParts:
                 return None
             # So it is where an element beside it has to be made, as the key of a new token.
             beside = [a for _, node in choices for a in node.args[1:] if axis not in self.b.axes(a)]
-            if any(isinstance(n, Reduce) for n in self._read(beside)):
+            made = Graph("", tuple(self.b.nodes), ()).reachable(beside)
+            if any(isinstance(self.b.nodes[i], Reduce) for i in made):
                 return None
         return [self._part(operand, axis, *p) for p in zip(starts, sizes, strict=True)]
 
@@ -183,7 +183,9 @@ class _InParts:
         own: list[Axis] = []
         if n > 1:  # a part is read under one name by all its readers
             key = (axis, start, n)
-            own = [self.own.setdefault(key, self.b.fresh_axis(n, axis.name))]
+            if key not in self.own:
+                self.own[key] = self.b.fresh_axis(n, axis.name)
+            own = [self.own[key]]
         place = Index(tuple((a, 1) for a in own), start)
         return read_at(self.b, operand, {axis: place}), own
 
@@ -202,16 +204,6 @@ class _InParts:
                 end = self._end(node.args[0], axis)
                 if end is not None and self._apart(*node.args[1:]):
                     yield end, node
-
-    def _read(self, roots: Sequence[int]) -> Iterator[Node]:
-        """These values and all that they are made of."""
-        todo, seen = list(roots), set[int]()
-        while todo:
-            i = todo.pop()
-            if i not in seen:
-                seen.add(i)
-                todo.extend(self.b.nodes[i].args)
-                yield self.b.nodes[i]
 
     def _end(self, condition: int, axis: Axis) -> int | None:
         """The number ``n`` of a condition ``position + offset < n``, without the offset."""

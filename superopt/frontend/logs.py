@@ -8,10 +8,11 @@ argument or of one that has its maximum subtracted, so that b is infinite only w
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping
 
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Builder, Const, Graph, Map, Node, Reduce, View, remap
+from superopt.mugraph.graph import Builder, Const, Graph, Map, Node, Reduce, View
+from superopt.mugraph.rewrite import rewritten
 from superopt.mugraph.scalars import SCALARS
 
 DEEPEST = 16
@@ -20,15 +21,12 @@ DEEPEST = 16
 
 def quotients(graph: Graph) -> Graph:
     """The same program with such exponentials as quotients; itself where there are none."""
-    work = _Quotients(graph)
-    for i, node in enumerate(graph.nodes):
-        new = work.quotient(node.args[0]) if _is(node, "exp") else None
-        work.at[i] = work.b.add(remap(node, work.at)) if new is None else new
-        work.done |= new is not None
-    if not work.done:
-        return graph
-    outputs = tuple(replace(o, node=work.at[o.node]) for o in graph.outputs)
-    return Graph(graph.name, tuple(work.b.nodes), outputs).pruned()
+
+    def rule(b: Builder, at: Mapping[int, int], i: int) -> int | None:
+        node = graph.nodes[i]
+        return _Quotients(graph, b, at).quotient(node.args[0]) if _is(node, "exp") else None
+
+    return rewritten(graph, rule)
 
 
 Stripped = tuple[int | None, int, int | None]
@@ -39,11 +37,8 @@ instead, and the exponent that it must be, if any; all nodes of the new program.
 class _Quotients:
     """The program that is built; at: old node -> new node."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.b = Builder(graph.name)
-        self.at: dict[int, int] = {}
-        self.done = False
+    def __init__(self, graph: Graph, b: Builder, at: Mapping[int, int]) -> None:
+        self.graph, self.b, self.at = graph, b, at
 
     def quotient(self, exponent: int) -> int | None:
         """The exponential of a value as a quotient; None where no logarithm is subtracted in it."""

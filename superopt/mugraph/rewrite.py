@@ -6,9 +6,10 @@ Reading a computed value at other coordinates is the same as computing it at tho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from superopt.mugraph import ops
 from superopt.mugraph.axes import Axis, sort_axes
 from superopt.mugraph.graph import (
     Builder,
@@ -93,14 +94,31 @@ def read_at(b: Builder, node: int, at: Reading) -> int:
 
 def reduced(b: Builder, op: str, operand: int, over: Sequence[Axis]) -> int:
     """A reduction also over axes that the operand lacks, along which it is the same everywhere."""
-    kept = [a for a in over if a in b.axes(operand)]
     if op == "add":
-        for a in over:
-            if a not in kept:
-                operand = b.map("mul", operand, b.size_of(a, b.dtype(operand)))
-    elif len(kept) < len(over) and "idempotent" not in REDUCTIONS[op].laws:
-        return b.reduce(op, operand, over)  # says what is wrong
-    return b.reduce(op, operand, kept)
+        return ops.total(b, operand, over)
+    if "idempotent" in REDUCTIONS[op].laws:
+        return ops.extreme(b, operand, over, op)
+    return b.reduce(op, operand, over)
+
+
+Rule = Callable[[Builder, Mapping[int, int], int], int | None]
+"""What stands for a node of the old program in the new one: builder, old -> new node, the node."""
+
+
+def rewritten(graph: Graph, rule: Rule) -> Graph:
+    """The program with what a rule puts in place of its nodes; itself where the rule has nothing.
+
+    Nodes are tried in order, so that the rule finds what they read in the new program already.
+    """
+    b, at, moved = Builder(graph.name), dict[int, int](), False
+    for i, node in enumerate(graph.nodes):
+        new = rule(b, at, i)
+        moved |= new is not None
+        at[i] = b.add(remap(node, at)) if new is None else new
+    if not moved:
+        return graph
+    outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
+    return Graph(graph.name, tuple(b.nodes), outputs).pruned()
 
 
 def _moves(b: Builder, i: int) -> bool:

@@ -7,7 +7,7 @@ each kernel's cost is that of its best coarse placement, and is computed once pe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -92,8 +92,8 @@ class Cutter:
     @cached_property
     def forced(self) -> frozenset[int]:
         """The values that every cut stores; an input among them is an output itself, and copied."""
-        outputs = frozenset(o.node for o in self.graph.outputs)
-        return frozenset(i for i in forced_cuts(self.graph) | outputs if not self._is_input(i))
+        stored = forced_cuts(self.graph) | self.results
+        return frozenset(i for i in stored if not self._is_input(i))
 
     @cached_property
     def free(self) -> tuple[int, ...]:
@@ -230,8 +230,7 @@ class Cutter:
         groups: list[tuple[int, ...]] = [(i,) for i in sorted(stored)]
         at = self.blocks.at
         barrier = sum([1 << at[i] for i in stored])
-        below = {g[0]: self.graph.reachable(g) for g in groups}
-        while (pair := self._cheaper_pair(groups, _needs(groups, below), barrier)) is not None:
+        while (pair := self._cheaper_pair(groups, _needs(groups, self.below), barrier)) is not None:
             groups = [*(g for g in groups if g not in pair), tuple(sorted(pair[0] + pair[1]))]
             groups.sort(key=max)
         ordered = _topological(self.graph, groups)
@@ -325,7 +324,7 @@ class Cutter:
 
 
 def _needs(
-    groups: list[tuple[int, ...]], below: dict[int, list[int]]
+    groups: list[tuple[int, ...]], below: Mapping[int, Collection[int]]
 ) -> dict[tuple[int, ...], set[tuple[int, ...]]]:
     """The groups that must run before each, through any number of others."""
     owner = {i: g for g in groups for i in g}

@@ -35,7 +35,10 @@ MOST_ORDERS = 64
 
 @dataclass(frozen=True)
 class Bounded:
-    """A cut, and what no cut takes less than (seconds); expanded: states that were branched on."""
+    """A cut, and what no cut takes less than (seconds); expanded: states that were branched on.
+
+    The cuts are those whose kernels store values that may be joined (``Cutter.joinable``).
+    """
 
     cut: Cut
     bound: float

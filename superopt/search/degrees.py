@@ -8,15 +8,15 @@ from fractions import Fraction
 
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Const, Graph, Map, Reduce, SizeOf
-from superopt.mugraph.scalars import SCALARS, inline
+from superopt.mugraph.graph import Const, Graph, Map, Node, Reduce, SizeOf
+from superopt.mugraph.scalars import SCALARS, Arg, inline
 
 ZERO, ONE = Fraction(0), Fraction(1)
 UNIT = -1
 """Stands for the node exp(0) among those that are shifted."""
 
-MIXED = ("add", "sub", "log1p")
-"""The functions in which a value of degree 0 may be one beside others of degree 1."""
+LOG1P = ("log", ("add", 1.0, Arg(0)))
+"""The body of the one composite, beside a difference, in which a term of degree 0 may be beside others."""
 
 
 class Mixed(Exception):
@@ -57,9 +57,14 @@ class Degrees:
         for i in graph.reachable([o.node for o in graph.outputs]):
             self.now = i
             found = self._node(i)
-            if i in self.mixed and getattr(graph.nodes[i], "op", "") not in MIXED:
+            if i in self.mixed and not self._takes_unit(graph.nodes[i]):
                 raise Mixed
             self.of[i] = replace(found, axes=frozenset(graph.nodes[i].axes))
+
+    def _takes_unit(self, node: Node) -> bool:
+        """Whether a node is a sum or a difference, or the logarithm of one and its argument."""
+        row = SCALARS[node.op] if isinstance(node, Map) else None
+        return row is not None and (row.field == "add" or row.name == "sub" or row.body == LOG1P)
 
     def _node(self, i: int) -> _Value:
         node = self.graph.nodes[i]
@@ -101,9 +106,8 @@ class Degrees:
                 raise Mixed
             if self.over is not None and (args[0].axes & self.over or args[0].holds != self.held):
                 raise Mixed
-            return _Value(
-                ZERO if row.field == "log" else -degrees[0]
-            )  # the log has the shift added
+            # The logarithm has the shift added.
+            return _Value(ZERO if row.field == "log" else -degrees[0])
         if row.field == "recip":
             return _Value(positive=args[0].positive)
         if row.field == "add":

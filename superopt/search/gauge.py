@@ -15,14 +15,15 @@ exp(0), whose exponent is then one of those that m is the maximum of.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.graph import Builder, Const, Graph, Map, Reduce, View, remap
+from superopt.mugraph.rewrite import rewritten
 from superopt.mugraph.scalars import SCALARS
-from superopt.search.degrees import Degrees, Mixed, analyzed
+from superopt.search.degrees import LOG1P, Degrees, Mixed, analyzed
 
 
 @dataclass(frozen=True)
@@ -77,23 +78,25 @@ def _masked_inside(graph: Graph) -> Graph | None:
 
     An exponent that is masked out must not be the maximum.
     """
-    b = Builder(graph.name)
-    at: dict[int, int] = {}
-    for i, node in enumerate(graph.nodes):
-        at[i] = b.add(remap(node, at))
-        if isinstance(node, Map) and (choice := _choice(graph, node)) is not None:
-            condition, exp, when = choice
-            u = at[graph.nodes[exp].args[0]]
-            inside = [u, b.const(-math.inf, b.dtype(u))]
-            at[i] = b.map("exp", b.map("where", at[condition], *(inside if when else inside[::-1])))
-    if all(new == old for old, new in at.items()):
-        return None
-    outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
-    return Graph(graph.name, tuple(b.nodes), outputs).pruned()
+
+    def rule(b: Builder, at: Mapping[int, int], i: int) -> int | None:
+        choice = _choice(graph, i)
+        if choice is None:
+            return None
+        condition, exp, when = choice
+        u = at[graph.nodes[exp].args[0]]
+        inside = [u, b.const(-math.inf, b.dtype(u))]
+        return b.map("exp", b.map("where", at[condition], *(inside if when else inside[::-1])))
+
+    masked = rewritten(graph, rule)
+    return None if masked is graph else masked
 
 
-def _choice(graph: Graph, node: Map) -> tuple[int, int, bool] | None:
+def _choice(graph: Graph, i: int) -> tuple[int, int, bool] | None:
     """A choice of exp(u) or 0, or a product with a truth value: condition, exp(u), when it is taken."""
+    node = graph.nodes[i]
+    if not isinstance(node, Map):
+        return None
     if SCALARS[node.op].field == "where":
         for k in (1, 2):
             if _is_exp(graph, node.args[k]) and _is_zero(graph, node.args[3 - k]):
@@ -118,10 +121,11 @@ def _one_more(graph: Graph) -> Step | None:
     bare = [i for i in live if _is_exp(graph, i) and not _has_shift(graph, graph.nodes[i].args[0])]
     for exps in [*([i] for i in bare), *([bare] if len(bare) > 1 else [])]:
         try:
-            after, free = (_shifted(graph, live, exps, free) for free in (False, True))
+            degrees = analyzed(graph, frozenset(exps))
+            after = _shifted(live, degrees, exps, free=False)
         except Mixed:
             continue
-        return Step(graph, after, free)
+        return Step(graph, after, _shifted(live, degrees, exps, free=True))
     return None
 
 
@@ -151,12 +155,12 @@ def _keeps_order(op: str) -> bool:
     return row.abstract in ("add", "mul", "expand", "cast") or row.field in ("max", "where")
 
 
-def _shifted(graph: Graph, live: Sequence[int], exps: list[int], free: bool) -> Graph:
+def _shifted(live: Sequence[int], degrees: Degrees, exps: Sequence[int], free: bool) -> Graph:
     """The program with a common maximum subtracted in the exponents, and added to logarithms.
 
     free: with an input in place of the maximum.
     """
-    degrees = analyzed(graph, frozenset(exps))
+    graph = degrees.graph
     b = Builder(graph.name)
     at: dict[int, int] = {}
     above = _above(graph, exps)
@@ -200,13 +204,14 @@ class _Shift:
             return b.reduce(node.op, args[0], node.over)
         if not isinstance(node, Map):
             return b.add(remap(node, self.at))
+        exact = SCALARS[node.op].body == LOG1P
         if i in self.degrees.mixed:
             still = [known[a].degree or known[a].zero for a in node.args]
             args = [x if as_is else self._unit(x) for x, as_is in zip(args, still, strict=True)]
-            if node.op == "log1p":  # exact where the shift is 0, and the argument may be small
+            if exact:  # where the shift is 0, and the argument may be small
                 args = [b.map("add", args[0], b.map("expm1", b.map("neg", self.peak)))]
         new = b.map(node.op, *args, dtype=node.dtype)
-        log = node.op == "log1p" or SCALARS[node.op].field == "log"
+        log = exact or SCALARS[node.op].field == "log"
         return self._raised(new) if log and known[node.args[0]].degree else new
 
     def _unit(self, x: int) -> int:

@@ -69,8 +69,9 @@ def test_a_reason_is_found_once_and_told_of_every_placement() -> None:
 def test_a_form_tells_whole_axes_and_single_elements_apart() -> None:
     kernel = found("gelu").candidates[0].mugraph.kernels[0]
     split, *rest = kernel.placement.grid
-    placed = []
-    for tile in (1, 2, 3, split.axis.size):
-        grid = (Split(split.axis, int(str(tile))), *rest)
+    placed, whole = [], split.axis.size
+    assert isinstance(whole, int)
+    for tile in (1, 2, 3, whole):
+        grid = (Split(split.axis, tile), *rest)
         placed.append(tasks._form(replace(kernel, placement=replace(kernel.placement, grid=grid))))
     assert placed[1] == placed[2] and len(set(placed)) == 3
