@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import reduce
 
 from superopt.errors import SuperoptError
 from superopt.mugraph.dtypes import DTYPES, is_float, promote
-from superopt.mugraph.graph import Builder, Graph, SizeOf, remap
+from superopt.mugraph.graph import Builder, Graph, remap
 from superopt.search.enumerate import REDUCE, Derivation, Space
 from superopt.search.regions import Region, is_transparent, through_casts
 
@@ -100,22 +101,16 @@ class _Rebuild:
 
     def scalar(self, c: int) -> bool:
         """Whether the class is a literal or a size: these take the type of what they meet."""
-        return c in self.space.literals or self.size(c) is not None
-
-    def size(self, c: int) -> SizeOf | None:
-        cls = self.space.classes[c]
-        if cls.derivations or not cls.nodes:
-            return None
-        node = self.graph.nodes[cls.nodes[0]]
-        return node if isinstance(node, SizeOf) else None
+        return c in self.space.literals or c in self.space.sizes
 
     def leaf(self, c: int, dtype: str | None = None) -> int:
         if c in self.space.literals:
             value: Fraction = self.space.literals[c]
             return self.builder.const(float(value), dtype or self._scalar_dtype(c))
-        size = self.size(c)
-        if size is not None:
-            return self.builder.size_of(size.axis, dtype or size.dtype)
+        if c in self.space.sizes:
+            into = dtype or self._scalar_dtype(c)
+            sizes = [self.builder.size_of(a, into) for a in self.space.sizes[c]]
+            return reduce(lambda a, b: self.builder.map("mul", a, b), sizes)
         return self.copy(through_casts(self.graph, self.space.classes[c].nodes[0]))
 
     def _scalar_dtype(self, c: int) -> str:

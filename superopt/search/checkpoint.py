@@ -223,6 +223,7 @@ def space_to_json(graph: Graph, region: Region, space: Space) -> Any:
         "closed": space.closed,
         "stats": space.stats,
         "literals": [[c, str(x)] for c, x in space.literals.items()],
+        "sizes": [[c, [at[a] for a in own]] for c, own in space.sizes.items()],
     }
 
 
@@ -250,6 +251,7 @@ def space_from_json(graph: Graph, region: Region, data: Any) -> Space | None:
         data["closed"],
         data["stats"],
         {c: Fraction(x) for c, x in data["literals"]},
+        {c: tuple(axes[a] for a in own) for c, own in data["sizes"]},
     )
 
 

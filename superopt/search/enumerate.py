@@ -39,7 +39,8 @@ class Derivation:
 class ValueClass:
     """All terms found that compute one value.
 
-    A class without derivations is a leaf: a node of ``nodes``, or a literal (``Space.literals``).
+    A class without derivations is a leaf: a node of ``nodes``, or a number of the space (one of
+    its ``literals`` or ``sizes``).
     ``nodes`` are the graph's nodes (leaves, source terms, casts of them) that denote the value.
     """
 
@@ -63,6 +64,7 @@ class Space:
               stopped at least so many),
               held, source_held (bytes in the C++ engine at the end, and for the source terms alone)
     literals: class -> exact value, for the classes that are literals
+    sizes:    class -> axes, for the classes that are the product of the sizes of some axes
     """
 
     classes: tuple[ValueClass, ...]
@@ -70,6 +72,7 @@ class Space:
     closed: bool
     stats: dict[str, Any]
     literals: dict[int, Fraction] = field(default_factory=dict)
+    sizes: dict[int, tuple[Axis, ...]] = field(default_factory=dict)
 
 
 def explore(
@@ -229,7 +232,7 @@ def _translate(
     classes = tuple(
         ValueClass(
             at[c],
-            sort_axes({task.axes[a] for a in raw.axes[c]}),
+            sort_axes({a for n in raw.axes[c] for a in task.axes[n]}),
             ()
             if c in leaf_terms
             else tuple(Derivation(d.op, tuple(at[a] for a in d.args), d.over) for d in made[c]),
@@ -242,14 +245,20 @@ def _translate(
         for t, s in enumerate(task.steps)
         if s.kind == "const" and raw.class_of[t] in at
     }
+    sizes = {
+        at[raw.class_of[t]]: task.axes[s.index]
+        for t, s in enumerate(task.steps)
+        if s.kind == "size" and raw.class_of[t] in at
+    }
     stats["kept"] = len(classes)
-    return Space(classes, {i: at[class_of[i]] for i in region.targets}, raw.closed, stats, literals)
+    targets = {i: at[class_of[i]] for i in region.targets}
+    return Space(classes, targets, raw.closed, stats, literals, sizes)
 
 
 def _derivation(task: Problem, made: Made) -> Derivation:
     kind, index, args = made
     if kind == "reduce":
-        return Derivation(REDUCE + "add", args, (task.axes[index],))
+        return Derivation(REDUCE + "add", args, task.axes[index])
     if kind == "fn":
         return Derivation(task.names[index], args)
     return Derivation(kind, args)
@@ -262,9 +271,11 @@ def _own_derivations(
     out = []
     for i in region.nodes:
         node = graph.nodes[i]
-        if is_transparent(graph, i):
+        reads = [through_casts(graph, a) for a in node.args]
+        # A product of sizes may be one size to the algebra, which its factors are not part of.
+        if is_transparent(graph, i) or i not in class_of or not class_of.keys() >= {*reads}:
             continue
-        args = tuple(class_of[through_casts(graph, a)] for a in node.args)
+        args = tuple(class_of[a] for a in reads)
         if isinstance(node, Reduce):
             out.append((class_of[i], Derivation(REDUCE + node.op, args, node.over)))
         elif isinstance(node, Map):

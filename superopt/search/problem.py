@@ -13,11 +13,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
-from superopt.mugraph.axes import Axis, sort_axes
-from superopt.mugraph.graph import Graph, Map, Reduce, SizeOf
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.graph import Graph, Map, Reduce
 from superopt.mugraph.scalars import SCALARS, Arg, Scalar, inline
+from superopt.search.joint import Joint, joint
 from superopt.search.regions import Region, is_number, through_casts
 
 LAWFUL = frozenset({"exp", "recip", "sqrt"})
@@ -44,7 +46,8 @@ class Step:
 class Problem:
     """One region, ready for an engine.
 
-    axes:      axis number -> axis; leaves: the axes of each leaf; functions: unary rows as chains
+    axes:      axis number -> the axes of the graph that it stands for (see ``joint``)
+    leaves:    the axes of each leaf; functions: unary rows as chains
     names:     the row name of each function
     steps:     the source terms; term_of: graph node -> its term (leaves, literals and casts too)
     reducible: axes that the source sums over (a sum over any other cannot be part of it)
@@ -52,7 +55,7 @@ class Problem:
     literals:  the literals that the region consumes, once per use; rank: most axes of a value
     """
 
-    axes: tuple[Axis, ...]
+    axes: tuple[tuple[Axis, ...], ...]
     leaves: tuple[frozenset[int], ...]
     functions: tuple[Chain, ...]
     names: tuple[str, ...]
@@ -82,7 +85,7 @@ def chain_of(row: Scalar) -> Chain:
 class _Compiler:
     graph: Graph
     region: Region
-    axes: dict[Axis, int]
+    joint: Joint
     steps: list[Step] = field(default_factory=list)
     known: dict[Step, int] = field(default_factory=dict)
     leaves: list[frozenset[int]] = field(default_factory=list)
@@ -110,28 +113,37 @@ class _Compiler:
         self.functions.setdefault(name, chain_of(row))
         return self.emit(Step("fn", tuple(args), list(self.functions).index(name)))
 
-    def reduce(self, arg: int, over: Sequence[Axis]) -> int:
-        for axis in over:
-            arg = self.emit(Step("reduce", (arg,), self.axes[axis]))
+    def total(self, arg: int, over: Sequence[Axis]) -> int:
+        for axis in dict.fromkeys(self.joint.number[a] for a in over):
+            arg = self.emit(Step("reduce", (arg,), axis))
         return arg
 
     def leaf(self, i: int) -> int:
         node: Any = self.graph.nodes[i]
-        if isinstance(node, SizeOf) and node.axis in self.axes:
-            return self.emit(Step("size", index=self.axes[node.axis]))
         if is_number(node):
             return self.const(node.value)
-        self.leaves.append(frozenset(self.axes[a] for a in node.axes))
+        self.leaves.append(frozenset(self.joint.number[a] for a in node.axes))
         return self.emit(Step("leaf", index=len(self.leaves) - 1))
 
+    def count(self, numbers: Sequence[int]) -> int:
+        """The product of some sizes."""
+        sizes = [self.emit(Step("size", index=n)) for n in numbers]
+        return reduce(lambda a, b: self.apply("mul", (a, b)), sizes)
+
     def run(self) -> None:
-        for i in self.region.leaves:
-            self.term_of[i] = self.leaf(i)
-        for i in self.region.nodes:
+        for i in (*self.region.leaves, *self.region.nodes):
             node = self.graph.nodes[i]
+            if i in self.joint.inner:
+                continue
+            if i in self.joint.counts:
+                self.term_of[i] = self.count(self.joint.counts[i])
+                continue
+            if i in self.region.leaves:
+                self.term_of[i] = self.leaf(i)
+                continue
             args = [self.term(a) for a in node.args]
             if isinstance(node, Reduce):
-                self.term_of[i] = self.reduce(args[0], node.over)
+                self.term_of[i] = self.total(args[0], node.over)
             elif isinstance(node, Map):
                 base = through_casts(self.graph, i)
                 self.term_of[i] = self.term(base) if base != i else self.apply(node.op, args)
@@ -142,18 +154,13 @@ class _Compiler:
 
 def problem(graph: Graph, region: Region, extra_rank: int = 0) -> Problem:
     """The search problem of a region; ``extra_rank`` axes more than any source term are allowed."""
-    used: set[Axis] = set()
-    for i in (*region.leaves, *region.nodes):
-        node = graph.nodes[i]
-        used.update(node.axes)
-        if isinstance(node, SizeOf):
-            used.add(node.axis)
-    axes = sort_axes(used)
-    made = _Compiler(graph, region, {a: n for n, a in enumerate(axes)})
+    axes = joint(graph, region)
+    made = _Compiler(graph, region, axes)
     made.run()
-    ranks = [len(graph.nodes[i].axes) for i in (*region.leaves, *region.nodes)]
+    terms = (*region.leaves, *region.nodes)
+    ranks = [len({axes.number[a] for a in graph.nodes[i].axes}) for i in terms]
     return Problem(
-        axes,
+        axes.axes,
         tuple(made.leaves),
         tuple(made.functions.values()),
         tuple(made.functions),
