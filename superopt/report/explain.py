@@ -163,7 +163,8 @@ def _search_lines(meta: dict[str, Any]) -> list[str]:
         f"removed by rule: {removed}",
     ]
     if stats.get("gap") is not None:
-        lines.append(f"kernel cut: {_gap(stats['gap'])}, at coarse placements")
+        lines.append(f"kernel cut: {_gap(stats['gap'])}, at coarse placements, where results")
+        lines.append("  share a kernel only if one has all axes of the other")
     return lines
 
 
