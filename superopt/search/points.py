@@ -120,7 +120,8 @@ def space_at(space: Space, names: Resized) -> Space:
         )
         for c in space.classes
     )
-    return replace(space, classes=tuple(classes))
+    sizes = {c: tuple(names[a] for a in axes) for c, axes in space.sizes.items()}
+    return replace(space, classes=tuple(classes), sizes=sizes)
 
 
 def at_points(programs: Sequence[Graph], points: Sequence[Point]) -> tuple[list[Graph], list[int]]:
