@@ -10,8 +10,8 @@ or difference is less safe than the source's is dropped before it is ranked):
 * where there is a subtraction, a sum of the source, or a multiple of one, is not made of other terms
   along the same axes: that these cancel is true of real numbers, as in sum x (x - m) for a
   variance sum (x - m)^2;
-* values that the source divides by a maximum are not multiplied with each other undivided, nor are
-  such factors: m * sqrt(sum (x / m)^2) guards against squares that are too large, or too small;
+* what the source scales before it multiplies is not multiplied first, nor is anything multiplied by
+  a number of elements that it has (``guards``): either may leave the range of the numbers;
 * a sum of plain values is scaled once, not value by value: sum(x / n) rounds each addend, all to the
   same side where they are alike, and sum(x) / n none. Products are rounded in any case.
 """
@@ -21,9 +21,9 @@ from __future__ import annotations
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Const, Graph, Map, Reduce
 from superopt.search.enumerate import REDUCE, Derivation, Space, ValueClass
+from superopt.search.guards import Guards
 
 LINEAR = ("mul", "add")
-EXTREMES = ("max", "min")
 
 
 def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]], int]:
@@ -41,7 +41,7 @@ def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]]
             subtracts = True
     constants = _constants(space)
     sums = _sums(graph, space, by_node) if subtracts else {}
-    guarded = _guarded(graph, space)
+    guards = Guards(graph, space, by_node, constants)
     kept, dropped = [], 0
     for cls in space.classes:
         own = {by_node[a] for i in cls.nodes for a in graph.nodes[i].args if a in by_node}
@@ -54,8 +54,7 @@ def safe_derivations(graph: Graph, space: Space) -> tuple[list[list[Derivation]]
             elif d.op in LINEAR or not d.args:
                 new_sum = d.op == "add" and not set(d.args) <= own
                 absorbs = any(not space.classes[a].axes for a in d.args)
-                unguarded = d.op == "mul" and not cls.nodes and guarded.issuperset(d.args)
-                ok = not unguarded and not (new_sum and (subtracts or absorbs))
+                ok = not guards.removes(cls, d) and not (new_sum and (subtracts or absorbs))
             else:
                 ok = (d.op, d.args) in source
             if ok:
@@ -75,46 +74,6 @@ def _constants(space: Space) -> set[int]:
         moved = not more <= out
         out |= more
     return out
-
-
-def _guarded(graph: Graph, space: Space) -> set[int]:
-    """The factors that a maximum of plain values makes, and the classes that have a multiple by one."""
-    leaves = [c for c in space.classes if not c.derivations]
-    factors = {c.id for c in leaves if any(_is_extreme(graph, i) for i in c.nodes)}
-    if not factors:
-        return factors
-    moved = True
-    while moved:
-        more = {
-            c.id
-            for c in space.classes
-            for d in c.derivations
-            if not d.op.startswith(REDUCE) and d.op != "exp" and not factors.isdisjoint(d.args)
-            if all(a in factors or not space.classes[a].axes for a in d.args)
-        }
-        moved = not more <= factors
-        factors |= more
-    products = [d.args for c in space.classes for d in c.derivations if d.op == "mul"]
-    return factors | {of for a, b in products for of, by in ((a, b), (b, a)) if by in factors}
-
-
-def _is_extreme(graph: Graph, root: int) -> bool:
-    """Whether a leaf is a maximum, or a minimum, of values that no sum makes."""
-    todo, seen, found = [root], set[int](), False
-    while todo:
-        i = todo.pop()
-        node = graph.nodes[i]
-        if i in seen:
-            continue
-        seen.add(i)
-        extreme = node.op in EXTREMES if isinstance(node, Map | Reduce) else False
-        if isinstance(node, Reduce) and not extreme:
-            return False
-        if isinstance(node, Map | Reduce):
-            tensors = [a for a in node.args if graph.nodes[a].axes]
-            found |= extreme and (isinstance(node, Reduce) or len(tensors) > 1)
-            todo += tensors
-    return found
 
 
 def _sums(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from superopt.codegen.lower import why_not_lowerable
-from superopt.mugraph.algebras.floats import run
+from superopt.mugraph.algebras.floats import FloatAlgebra, merge_output, run, split_input
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.evaluate import evaluate
 from superopt.mugraph.graph import Builder, Graph, Map, Reduce
 from superopt.pipeline.search_only import search_function
 from superopt.search import driver
@@ -93,7 +95,7 @@ def test_nothing_is_computed_in_16_bits(kind: int) -> None:
 CENTRED = {
     "covariance": lambda x, y: ((x - x.mean(-1, True)) * (y - y.mean(-1, True))).sum(-1),
     "half a variance": lambda x, y: 0.5 * (x - x.mean(-1, True)).square().sum(-1) * y[:, 0],
-    "normalized": lambda x, y: torch.nn.functional.layer_norm(x, (512,)) * y,
+    "normalized": lambda x, y: F.layer_norm(x, (512,)) * y,
 }
 
 
@@ -111,6 +113,14 @@ def test_terms_that_cancel_are_not_summed(name: str) -> None:
     for graph in graphs:
         (got,) = run(graph, [x, y], work=None)
         assert float((got - want).abs().max()) <= 20 * eager + 1e-3 * float(want.abs().max()), graph
+
+
+def one_by_one(graph: Graph, tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The first output with every node computed for itself, in its own precision."""
+    inputs = {n.name: split_input(n, t) for n, t in zip(graph.inputs, tensors, strict=False)}
+    values = evaluate(graph, FloatAlgebra(inputs, work=None))
+    out = graph.outputs[0]
+    return merge_output(values[out.node], graph.nodes[out.node].axes, out.dims)
 
 
 def _amax(x: torch.Tensor) -> torch.Tensor:
@@ -147,5 +157,37 @@ def test_guards_against_overflow_stay(name: str, scale: float) -> None:
     graphs = {str(m.graph): m.graph for m in piece.candidates}.values()
     assert graphs
     for graph in graphs:
-        (got,) = run(graph, [x, y][: len(graph.inputs)], work=None)
+        got = one_by_one(graph, [x, y])
         assert float((got - want).abs().max()) <= 1e-5 * float(want.abs().max()), graph
+
+
+SCALED = {
+    "fourth": (lambda x, s: ((x * s) ** 4).mean(-1), 1e12),
+    "literals": (lambda x, s: ((x * 1e-20) * (x.flip(0) * 1e-20)).sum(-1) + s[:, 0], 1e20),
+    "chain": (lambda x, s: ((x * 1e-18) @ (x.T * 1e-18)) @ x + s, 1e18),
+    "square and cube": (
+        lambda x, s: (x * s).square().mean(-1, True) + (x * s).pow(3).mean(-1, True),
+        1e22,
+    ),
+    "skewness": (lambda x, s: F.rms_norm(x, (64,)).pow(3).mean(-1) + s[:, 0], 1e12),
+    "variance": (lambda x, s: (x - x.mean(-1, True)).square().sum(-1) + s[:, 0], 1e17),
+    "explained": (
+        lambda x, s: s[:, 0] - x.square().sum(-1) / (x - x.mean(-1, True)).square().sum(-1),
+        1e17,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_scaled_values_are_not_multiplied_unscaled(name: str) -> None:
+    fn, scale = SCALED[name]
+    gen = torch.Generator().manual_seed(0)
+    x = scale * torch.randn(16, 64, generator=gen)
+    s = 1 / scale * torch.randn(16, 1, generator=gen)
+    found = search_function(fn, (x, s)).pieces
+    want = fn(x.double(), s.double())
+    graphs = {str(m.graph): m.graph for m in found[0].candidates}.values()
+    assert len(found) == 1 and graphs
+    for graph in graphs:
+        got = one_by_one(graph, [x, s])
+        assert float((got - want).abs().max()) <= 1e-4 * float(want.abs().max()), graph
