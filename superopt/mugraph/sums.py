@@ -63,3 +63,24 @@ def _rational_term(term: object) -> bool:
     if not isinstance(term, tuple):
         return True
     return rational(term[0]) and all(_rational_term(t) for t in term[1:])
+
+
+def polynomial(graph: Graph) -> bool:
+    """Whether all that a program computes are sums and products of its inputs, and of numbers."""
+    for i in graph.reachable([o.node for o in graph.outputs]):
+        node = graph.nodes[i]
+        if isinstance(node, Reduce) and SCALARS[node.op].field != "add":
+            return False
+        if not isinstance(node, Map) or node.op == "cast" or fixed(graph, i):
+            continue
+        if node.op == "div" and fixed(graph, node.operands[1]):
+            continue
+        if _divides(node.op) or not rational(node.op):
+            return False
+    return True
+
+
+def _divides(term: object) -> bool:
+    if isinstance(term, str):
+        return SCALARS[term].field == "recip" or _divides(SCALARS[term].body)
+    return isinstance(term, tuple) and (_divides(term[0]) or any(map(_divides, term[1:])))

@@ -15,6 +15,7 @@ from superopt.mugraph.algebras import floats
 from superopt.mugraph.axes import Sym, extent
 from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.graph import Graph, Input
+from superopt.mugraph.sums import polynomial
 from superopt.verify.gate import NOISE, Gate, Kernel, Known, numeric_gate
 from superopt.verify.inputs import CLASSES, Inputs
 
@@ -61,6 +62,7 @@ def admit(
             seed=seed,
             known=known.setdefault(label, {}),
             classes=ELSEWHERE if n else classes,
+            polynomial=polynomial(graph),
         )
         far = _strays(graph, found)
         for name, (strays, by) in far.items():

@@ -55,7 +55,10 @@ CLASSES: dict[str, Fill] = {
 ALIKE = frozenset({"offset", "level"})
 """Classes whose values are nearly equal, so that the roundings of a sum may all go one way."""
 
-SPECIAL = frozenset({"infinities", "minus_infinity", "nan"})
+INFINITE = frozenset({"infinities", "minus_infinity"})
+"""Classes with infinite values among finite ones."""
+
+SPECIAL = INFINITE | {"nan"}
 """Classes that touch one input alone: in all of them, every element of a product would be NaN."""
 
 

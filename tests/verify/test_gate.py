@@ -296,3 +296,32 @@ def test_the_callers_inputs_can_be_made_by_the_caller():
         classes=("normal", "large"),
     )
     assert made == ["normal", "large"]
+
+
+def _twice(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (x @ a) @ b
+
+
+def test_a_chain_of_products_may_be_taken_in_another_order() -> None:
+    """Which infinite terms meet depends on it; nothing else may."""
+    inputs = [normal(8, 40), normal(40, 6, seed=1), normal(6, 30, seed=2)]
+    other = lambda xs: xs[0] @ (xs[1] @ xs[2])  # noqa: E731
+    assert numeric_gate(other, _twice, inputs)
+    back = lambda x, a, b: x @ (a @ b)  # noqa: E731
+    assert not numeric_gate(lambda xs: _twice(*xs), back, inputs)
+    assert numeric_gate(lambda xs: _twice(*xs), back, inputs, polynomial=True)
+    lost = lambda xs: torch.nan_to_num(_twice(*xs), posinf=1.0, neginf=-1.0)  # noqa: E731
+    assert not numeric_gate(lost, back, inputs, polynomial=True)
+    spread = lambda xs: _twice(*xs) + 0 * xs[0].sum()  # noqa: E731
+    assert not numeric_gate(spread, back, inputs, polynomial=True)
+
+
+def test_an_infinity_for_another_is_no_answer() -> None:
+    """A log-sum-exp of minus infinities is minus infinity, and of an infinity that."""
+    inputs = [normal(16, 200)]
+    right = lambda x: torch.logsumexp(x, -1)  # noqa: E731
+    for wrong in (
+        lambda xs: right(xs[0]).nan_to_num(nan=torch.nan, posinf=torch.nan, neginf=torch.nan),
+        lambda xs: -right(xs[0]).where(right(xs[0]).isinf(), -right(xs[0])),
+    ):
+        assert not numeric_gate(wrong, right, inputs)
