@@ -26,7 +26,7 @@ from superopt.search.enumerate import Derivation, Space, ValueClass
 from superopt.search.regions import Region
 from superopt.search.tasks import Scored
 
-FORMAT = 1
+FORMAT = 2
 
 T = TypeVar("T")
 
