@@ -100,7 +100,9 @@ def explain(
     target: Annotated[
         str | None, typer.Option(help="cpu[:isa], cuda:sm_NN or triton:sm_NN.")
     ] = None,
-    budget: Annotated[str, typer.Option(help="What the search may spend: 30s or 10000c.")] = "30s",
+    budget: Annotated[
+        str, typer.Option(help="What the search may spend: 30s, or 100c (term graphs cut).")
+    ] = "30s",
     precision: Annotated[str, typer.Option(help="default or eager.")] = "default",
     seed: Annotated[int, typer.Option(help="Seed of the inputs and of the search.")] = 0,
     memory: Annotated[str | None, typer.Option(help="What the search may hold: 800M, 4G.")] = None,

@@ -31,6 +31,8 @@ def parse_bytes(text: str) -> int:
         raise ValueError("expected a size such as 800M or 4G")
     if not 0 <= size < 1 << 50:
         raise ValueError("expected a size that is not negative, such as 800M or 4G")
+    if not unit and size != int(size):
+        raise ValueError("expected a whole number of bytes, or a size such as 1.5G")
     return int(size * _UNITS[unit])
 
 
@@ -91,7 +93,9 @@ class Target:
 class Budget:
     """How much a search may spend: seconds, candidates, or whichever of both ends first.
 
-    Only a budget in candidates gives the same winner on every machine.
+    Candidates are the term graphs that are cut into kernels; with so many, the terms of a region are
+    bounded too. Only then does a search find the same on every machine. Which of what it found is
+    kept is measured in any case.
     """
 
     seconds: float | None = None

@@ -149,6 +149,7 @@ def test_a_misspelt_option_is_named():
         {"seed": -1},
         {"seed": 99999999999999999999},
         {"memory": "lots"},
+        {"memory": 1.5},
         {"checkpoint": ""},
         {"seed": 1.0},
         {"dynamic": [0]},

@@ -113,7 +113,10 @@ class Cursor:
 
     def integer(self, what: str) -> int:
         minus = self.skip("mark", "-")
-        value = int(self.take("int", what).text)
+        token = self.take("int", what)
+        value = int(token.text)
+        if value >= 1 << 63:
+            self.fail(f"{what} of less than 2**63", token)
         return -value if minus else value
 
     def number(self) -> float | int:

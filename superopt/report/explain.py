@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ def why(result: Any) -> str:
     for piece in (p for p in result.pieces if p is not None):
         meta = piece.meta
         kept = _alternative(meta["kept"])
-        rows = [_alternative(r) for r in meta.get("rejected", ())]
+        rows = _alike(meta.get("rejected", ()))
         blocks.append(_block("kept", [kept]))
         blocks.append(_block("rejected", rows or ["nothing: there was no other candidate"]))
     return "\n\n".join(blocks)
@@ -72,9 +73,15 @@ def why(result: Any) -> str:
 def why_nothing(found: Mapping[str, Any]) -> str:
     """Why no kernel was found: the rule that removed the last candidate, and the candidates."""
     blocks = [_block("the last candidate was removed by", [str(found["last"])])]
-    if rows := [_alternative(r) for r in found["rejected"]]:
+    if rows := _alike(found["rejected"]):
         blocks.append(_block("rejected", rows))
     return "\n\n".join(blocks)
+
+
+def _alike(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each alternative; those that differ in what a line does not show (lanes) are one."""
+    lines = Counter(_alternative(r) for r in rows)
+    return [line + f" ({n} such)" * (n > 1) for line, n in lines.items()]
 
 
 def _alternative(row: Mapping[str, Any]) -> str:

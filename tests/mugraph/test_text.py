@@ -129,6 +129,7 @@ HEAD = 'graph g\n  axis k = 4\n  %0 = input "x" [k] f32 strides(1)\n'
         (HEAD + "  %1 = const " + "9" * 5000 + " i64\n", "line 4, column 14", "at most 40 digits"),
         (HEAD + '  return "o [k] = %0\n', "line 4, column 10", "a name, a number or a mark"),
         (HEAD + '  return "\\q" [k] = %0\n', "line 4, column 10", "a JSON string"),
+        (HEAD.replace("= 4", "= " + "9" * 20), "line 2, column 12", "less than 2**63"),
         (HEAD, "line 4, column 1", "a node or 'return'"),
         (
             HEAD + '  return "o" [k] = %0\nkernel k0 -> %0\n',
