@@ -93,12 +93,12 @@ class Guards:
         return scale if by.derivations else -1
 
     def _is_small(self, cls: ValueClass) -> bool:
-        """Whether values are of few magnitudes: shifted exponentials, and what integers made."""
+        """Whether values are of few magnitudes: shifted exponentials, and casts of bytes."""
         if any(d.op == "exp" for d in cls.derivations):
             return True
-        nodes = (self._graph.nodes[i] for i in cls.nodes)
-        args = (self._graph.nodes[a] for n in nodes for a in n.args if not cls.derivations)
-        return any(DTYPES[n.dtype].bytes == 1 for n in args)
+        nodes = [] if cls.derivations else [self._graph.nodes[i] for i in cls.nodes]
+        cast = [n.args[0] for n in nodes if isinstance(n, Map) and n.op == "cast"]
+        return any(DTYPES[self._graph.nodes[a].dtype].bytes == 1 for a in cast)
 
     def _close(self, group: _Scaled) -> None:
         moved = True
