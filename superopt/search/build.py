@@ -115,7 +115,9 @@ class _Rebuild:
 
     def _scalar_dtype(self, c: int) -> str:
         nodes = self.space.classes[c].nodes
-        return self.graph.nodes[nodes[0]].dtype if nodes else "f32"
+        return (
+            self.graph.nodes[nodes[0]].dtype if nodes else _widest(["f32", *self.dtypes.values()])
+        )
 
     def copy(self, i: int) -> int:
         """The node ``i`` in the builder, copied if it is not there yet."""
