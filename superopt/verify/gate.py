@@ -134,7 +134,8 @@ def numeric_gate(
     S makes the test fair where the problem is ill-conditioned (eager's error there is a random
     number, which may be small by luck), and keeps it strict where only the algorithm is: a
     variance as E[x^2] - E[x]^2 or an exp without its maximum has a large error and a small S.
-    Non-finite elements must be those of eager or of float64; NaN in both asks for NaN. On infinite
+    Non-finite elements must be those of eager or of float64; NaN in both asks for NaN. What is finite
+    in float64 alone may be infinite, of either sign, or NaN: so is eager's, by its order. On infinite
     inputs an infinity will do for it, and NaN for an infinity where the program is a polynomial:
     which infinite terms meet in a sum depends on its order, so (x a) b and x (a b) differ there.
     Integers and truth values must equal eager's or float64's.
@@ -288,8 +289,9 @@ def _compare(
     dtype = from_torch(e.dtype).name
     largest, tiny = torch.finfo(e.dtype).max, torch.finfo(e.dtype).tiny
     y, e, r = (_rows(x.double()) for x in (y, e, r))
-    beyond = r.abs() > largest  # finite in float64 alone: infinite in the output's type
+    beyond = (r.abs() > largest) & r.isfinite()  # infinite in the output's type
     r = torch.where(beyond, torch.copysign(torch.full_like(r, float("inf")), r), r)
+    y = torch.where(beyond & ~y.isfinite(), r, y)  # its terms may be so too, and meet as NaN
     if wrong := int((_kind(y) != _kind(e)).logical_and(_kind(y) != _kind(r)).sum()):
         return fail(f"{wrong} elements are NaN, infinite or finite where eager's are not")
     if missing := int((r.isnan() & e.isnan() & ~y.isnan()).sum()):

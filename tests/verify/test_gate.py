@@ -325,3 +325,14 @@ def test_an_infinity_for_another_is_no_answer() -> None:
         lambda xs: -right(xs[0]).where(right(xs[0]).isinf(), -right(xs[0])),
     ):
         assert not numeric_gate(wrong, right, inputs)
+
+
+def test_beyond_the_type_any_value_that_is_not_finite_will_do() -> None:
+    """There, terms of both signs are infinite, and what eager makes of them is luck."""
+    inputs = [normal(6, 300) * 1e20, normal(300, 4, seed=1) * 1e20]
+    beyond = (inputs[0].double() @ inputs[1].double()).abs() > torch.finfo(torch.float32).max
+    assert beyond.any()
+    lost = lambda xs: linear(*xs).where(linear(*xs).isfinite(), torch.nan)  # noqa: E731
+    assert numeric_gate(lost, linear, inputs, classes=[])
+    finite = lambda xs: torch.nan_to_num(linear(*xs))  # noqa: E731
+    assert not numeric_gate(finite, linear, inputs, classes=[])
