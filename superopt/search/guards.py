@@ -18,6 +18,9 @@ from superopt.search.enumerate import Derivation, Space, ValueClass
 
 EXTREMES = ("max", "min")
 
+GIVEN = -1
+"""The group of all scales that a program is given, which no class has as its number."""
+
 PLAIN = 16.0
 """Binary orders of magnitude up to which a literal is a coefficient and no guard."""
 
@@ -77,7 +80,7 @@ class Guards:
         return [(a, b)] if node.op == "div" else [(a, b), (b, a)]
 
     def _group(self, value: int, scale: int) -> int | None:
-        """-1 for a scale that the program is given, the scale for one that it computes; None for none."""
+        """GIVEN for a scale that the program is given, the scale for one that it computes; None for none."""
         of, by = self.space.classes[value], self.space.classes[scale]
         if not of.axes or self._is_small(of):
             return None
@@ -85,12 +88,12 @@ class Guards:
             return None
         if scale in self.space.literals:
             size = abs(self.space.literals[scale])
-            return -1 if size and abs(math.log2(size)) > PLAIN else None
+            return GIVEN if size and abs(math.log2(size)) > PLAIN else None
         if scale in self._extreme:
-            return -1
+            return GIVEN
         if not {*by.axes} < {*of.axes}:
             return None
-        return scale if by.derivations else -1
+        return scale if by.derivations else GIVEN
 
     def _is_small(self, cls: ValueClass) -> bool:
         """Whether values are of few magnitudes: shifted exponentials, and casts of bytes."""
