@@ -32,6 +32,22 @@ std::int64_t wrap(std::int64_t v, std::int64_t dtype) {
     }
 }
 
+std::uint8_t Machine::product_status(const Instr& s, const Reg& a, std::int64_t i, const Reg& b,
+                                     std::int64_t k) const {
+    const std::uint8_t x = a.at(i), y = b.at(k);
+    if (x < kNeg && y < kNeg) return std::max(x, y);  // only an infinity asks for signs
+    return mul_status(x, sign(s, 0, a, i), y, sign(s, 1, b, k));
+}
+
+// The sign of a constant, or the quadratic character at the lowest level (field_values.signed).
+int Machine::sign(const Instr& s, int k, const Reg& r, std::int64_t cell) const {
+    if (s.sign[k] != 0 || r.at(cell) != kOk) return s.sign[k];
+    int low = 0;
+    while ((s.mask >> low & 1U) == 0) ++low;
+    const std::uint64_t x = r.res[low][std::size_t(cell)], p = primes_[std::size_t(low)];
+    return x == 0 ? 0 : power(x, (p - 1) / 2, p) == 1 ? 1 : -1;
+}
+
 Machine::Machine(const Code& code, const std::vector<std::uint64_t>& primes, std::uint64_t key,
                  bool pooled, const std::uint64_t* omega, int threads)
     : code_(code), primes_(primes), key_(key), order_key_(mix(key ^ text_hash("order"))),
@@ -93,9 +109,11 @@ void Machine::input(const Instr& s, Reg& d) {
     const RegInfo& info = code_.regs[s.dst];
     const std::uint64_t named = mix(key_ ^ s.salt);
     const std::uint64_t base = pooled_ ? mix(key_ ^ text_hash("pool")) : named;
-    const auto draw = [&](std::uint64_t cell, std::uint64_t salted) {
-        if (pooled_) cell = mix(named + (cell + 1) * kGolden) % 3;
-        return mix(salted + (cell + 1) * kGolden);
+    // Floats take literals besides in half of the trials with pools; values: their residues.
+    const std::uint64_t literals = info.real ? s.values.size() / std::size_t(code_.levels) : 0;
+    const std::uint64_t choices = kPool + (pooled_ && (key_ >> 63) != 0 ? literals : 0);
+    const auto place = [&](std::uint64_t cell) {
+        return pooled_ ? mix(named + (cell + 1) * kGolden) % choices : cell;
     };
     for (int l = 0; l < code_.levels; ++l) {
         const bool wanted = info.real ? (info.mask >> l & 1U) != 0 : l == 0;
@@ -108,9 +126,13 @@ void Machine::input(const Instr& s, Reg& d) {
         };
         each_row(s.nest, threads_, [&](const Row& row) {
             for (std::int64_t j = 0; j < row.count; ++j) {
-                const std::uint64_t h = draw(std::uint64_t(row.off[0] + j * row.step[0]), salted);
+                const std::uint64_t at = place(std::uint64_t(row.off[0] + j * row.step[0]));
+                const std::uint64_t h = mix(salted + (at + 1) * kGolden);
                 const std::size_t c = row.dst + std::size_t(j);
-                if (info.real) {
+                if (info.real && pooled_ && at >= kPool) {
+                    const std::size_t literal = std::size_t(l) * literals + (at - kPool);
+                    d.res[l][c] = static_cast<Residue>(s.values[literal]);
+                } else if (info.real) {
                     d.res[l][c] = static_cast<Residue>(h % p);
                 } else {
                     d.data[c] = wrap(number(h), s.dtype);
@@ -165,7 +187,9 @@ void Machine::arithmetic(const Instr& s, Reg& d) {
                 const std::uint8_t x = a.at(row.off[0] + j * row.step[0]);
                 const std::uint8_t y = b.at(row.off[1] + j * row.step[1]);
                 d.status[row.dst + std::size_t(j)] =
-                    add ? add_status(x, y) : mul_status(x, s.sign[0], y, s.sign[1]);
+                    add ? add_status(x, y)
+                        : product_status(s, a, row.off[0] + j * row.step[0], b,
+                                         row.off[1] + j * row.step[1]);
             }
         });
     }
@@ -227,15 +251,15 @@ void Machine::transcendental(const Instr& s, Reg& d) {
             const std::size_t c = row.dst + std::size_t(j);
             const std::int64_t from = row.off[0] + j * row.step[0];
             std::uint8_t status = a.at(from);
+            if (!exp && status == kNeg) status = kPoison;
             for (int l = 0; l < code_.levels; ++l) {
                 if ((s.mask >> l & 1U) == 0) continue;
                 const auto i = static_cast<std::size_t>(exp ? l : l - 1);
                 const Residue x = a.res[exp ? l + 1 : l - 1][std::size_t(from)];
                 if (exp) {
                     d.res[l][c] = status == kOk ? static_cast<Residue>((*powers_[i])(x)) : 0;
-                } else if (status == kNeg ||
-                           (status == kOk && power(x, (primes_[i] - 1) / 2, primes_[i]) != 1)) {
-                    status = kPoison;
+                } else if (status == kOk && power(x, (primes_[i] - 1) / 2, primes_[i]) != 1) {
+                    status = x == 0 ? kNeg : kPoison;  // log 0 is -inf
                 } else if (status == kOk) {
                     const std::uint64_t order = primes_[i + 1];
                     d.res[l][c] = static_cast<Residue>(log_table(primes_[i])(x) * log_unit_[i] % order);
@@ -273,6 +297,7 @@ void Machine::selection(const Instr& s, Reg& d) {
 
 void Machine::keyed(const Instr& s, Reg& d) {
     const std::uint64_t base = mix(key_ ^ s.salt);
+    const bool keeps = s.prim == Prim::kKeyed && s.low != 0;  // infinities are their own images
     int low[kMaxArgs] = {0, 0, 0};
     for (int k = 0; k < s.nargs; ++k) {
         while ((code_.regs[s.args[k]].mask >> low[k] & 1U) == 0) ++low[k];
@@ -284,11 +309,15 @@ void Machine::keyed(const Instr& s, Reg& d) {
             std::uint64_t h = base;
             for (int k = 0; k < s.nargs; ++k) {
                 const std::int64_t from = row.off[k] + j * row.step[k];
-                h = mix(h ^ mix(arg(s, k).res[low[k]][std::size_t(from)] + kGolden));
-                if (arg(s, k).at(from) != kOk) d.status[c] = kPoison;
+                const std::uint8_t status = arg(s, k).at(from);
+                std::uint64_t x = arg(s, k).res[low[k]][std::size_t(from)];
+                if (status >= kNeg) x = kInfinite + status;
+                h = mix(h ^ mix(x + kGolden));
+                if (status == kPoison || (keeps && status != kOk)) d.status[c] = status;
             }
-            if (s.prim == Prim::kKeyedInt) {
-                d.data[c] = wrap(static_cast<std::int64_t>(h % (1 << 16)) - (1 << 15), s.dtype);
+            if (s.prim == Prim::kKeyedInt) {  // half of the numbers are small: they may be indices
+                const std::uint64_t n = h >> 63 != 0 ? h % 12 + (1 << 15) - 2 : h % (1 << 16);
+                d.data[c] = wrap(static_cast<std::int64_t>(n) - (1 << 15), s.dtype);
                 continue;
             }
             for (int l = 0; l < code_.levels; ++l) {

@@ -30,6 +30,7 @@ struct Row {
     std::int64_t step[kMaxArgs] = {0, 0, 0};
 };
 
+inline constexpr std::uint64_t kPool = 3;  // values of an input in a trial that is to have ties
 inline constexpr std::size_t kParallel = 1 << 16;  // work below which threads cost more than they give
 
 // Calls f(row) for the innermost rows [first, last) of a nest.
@@ -105,6 +106,9 @@ private:
     void allocate(const Instr& s, Reg& d);
     void seal(const Instr& s, Reg& d);  // zeroes residues of cells that are not ok
     std::uint64_t order(const Reg& r, int low, std::int64_t cell) const;
+    std::uint8_t product_status(const Instr& s, const Reg& a, std::int64_t i, const Reg& b,
+                                std::int64_t k) const;
+    int sign(const Instr& s, int k, const Reg& r, std::int64_t cell) const;
     const Reg& arg(const Instr& s, int k) const { return regs_[s.args[k]]; }
 
     const Code& code_;

@@ -9,6 +9,9 @@ namespace superopt::field {
 
 inline constexpr std::uint64_t kGolden = 0x9E3779B97F4A7C15ULL;
 
+// What, with a status added, stands for an infinity where a residue is hashed.
+inline constexpr std::uint64_t kInfinite = std::uint64_t(1) << 62;
+
 inline std::uint64_t mix(std::uint64_t z) {
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;

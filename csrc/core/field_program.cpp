@@ -142,6 +142,9 @@ void Decoder::decode(Instr& s, Reader& r) {
         strides(r, s.nest);
         covers(s);
         while (!r.done()) s.values.push_back(r.next());
+        if (out_.regs[s.dst].real && (out_.levels == 0 || s.values.size() % std::size_t(out_.levels) != 0)) {
+            malformed("the residues of literals");
+        }
         return;
     case Op::kConst:
         s.dst = target(r);

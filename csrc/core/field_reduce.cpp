@@ -73,7 +73,7 @@ void Machine::contract(const Instr& s, Reg& d) {
             const std::int64_t x = row.off[0] + j * row.step[0], y = row.off[1] + j * row.step[1];
             bool seen[4] = {false, false, false, false};
             for (std::size_t k = 0; k < ia.size(); ++k) {
-                seen[mul_status(a.at(x + ia[k]), s.sign[0], b.at(y + ib[k]), s.sign[1])] = true;
+                seen[product_status(s, a, x + ia[k], b, y + ib[k])] = true;
             }
             d.status[c] = settle(seen[kPoison], seen[kNeg], seen[kPos]);
             for (int l = 0; l < code_.levels; ++l) {

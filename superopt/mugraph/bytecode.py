@@ -8,14 +8,18 @@ conversions between exact and float values are made explicit, and names become h
 each ``[opcode, length, operands...]`` (``length`` counts the operands). ``dims`` stands for
 ``n, size_1..size_n`` and ``strides`` for one element stride per dim (0 where a value lacks it):
 
-    INPUT  dst name lo hi dtype  dims strides        cell numbers of the caller's layout
+    INPUT  dst name lo hi dtype  dims strides  more...   cell numbers of the caller's layout
     CONST  dst status value_per_level... | value
     IOTA   dst
     APPLY  op dst mask low salt dtype sign_a sign_b nargs  dims (reg strides)...
+           low, of KEYED: 1 where infinities are their own images
     REDUCE op dst src mask low  n (size, over)...    over: 1 where the dim is reduced
     INDEX  dst src pool                              pool[i]: the cell of src that cell i reads
     GATHER dst src at along_size along_stride  dims strides_src strides_at
     OUTPUT reg level  dims strides
+
+``more`` of an input: what integers take beyond lo..hi, or the residues of the literals that floats
+take in some trials, level by level.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from superopt.mugraph.algebras.chain import Chain
+from superopt.mugraph.algebras.chain import Chain, dyadic
 from superopt.mugraph.algebras.field_values import Integers, integers
 from superopt.mugraph.algebras.levels import (
     EXACT,
@@ -47,6 +47,7 @@ class _Flattener(Assembler):
 
     graph: Graph
     plan: Levels
+    special: tuple[int, ...] = ()
 
     # -- nodes
 
@@ -67,7 +68,7 @@ class _Flattener(Assembler):
                     width(node.dtype),
                     *self.dims(node.axes),
                     *self.strides(flat, node.axes),
-                    *(() if real else values.more),
+                    *(self.special if real else values.more),
                 )
                 return dst
             case Const():
@@ -154,7 +155,8 @@ class _Flattener(Assembler):
                 PRIM[kind], not truth, 0 if truth else want | low, axes, real, low=low
             )
         name = row.name + (f":{dtype}" if row.name == "round" else "")
-        return self.apply(Prim.KEYED, True, want, axes, real, salt=name)
+        keeps = 2 if row.keeps_infinities else 1  # bit 1 of the field that else holds a level
+        return self.apply(Prim.KEYED, True, want, axes, real, salt=name, low=keeps)
 
     def cast(self, want: int, a: Reg, dtype: str) -> Reg:
         if is_float(dtype):
@@ -181,6 +183,8 @@ class _Flattener(Assembler):
             len(axes),
             *over,
         )
+        if not a.real and node.dtype not in ("i64", "bool"):
+            return self.apply(Prim.WRAP, False, 0, node.axes, [dst], dtype=node.dtype)
         return dst
 
     def view(self, node: View, a: Reg) -> Reg:
@@ -231,9 +235,14 @@ def compile_graph(
     chain: Chain,
     sizes: Mapping[Axis, int],
     ranges: Mapping[str, Integers],
+    literals: Sequence[float] = (),
 ) -> Program:
-    """The flat program of a graph's outputs, each at the level (one-bit mask) given for it."""
-    c = _Flattener(chain, sizes, ranges, graph=graph, plan=plan)
+    """The flat program of a graph's outputs, each at the level (one-bit mask) given for it.
+
+    literals: as in ``Draw``; their residues, level by level, follow each float input.
+    """
+    special = tuple(dyadic(x, p) for p in chain.primes for x in literals)
+    c = _Flattener(chain, sizes, ranges, graph=graph, plan=plan, special=special)
     done: dict[int, Reg] = {}
     for i in graph.reachable([o.node for o in graph.outputs]):
         done[i] = c.node(i, done)

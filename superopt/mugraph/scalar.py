@@ -36,7 +36,7 @@ class Scalar:
     fn:       float meaning on torch tensors of any float dtype
     c:        C++ expression over {0}, {1}, ...; the device headers overload it for vectors
     identity: the neutral element when the row is used as a reduction, else None
-    laws:     subset of {"commutative", "associative", "idempotent"}
+    laws:     subset of {"commutative", "associative", "idempotent", "keeps infinities"}
     flops:    cost of one application, in floating-point operations
     torch:    ATen operators whose elementwise meaning is this row (overload packet names)
     """
@@ -53,6 +53,11 @@ class Scalar:
     laws: frozenset[str] = frozenset()
     flops: int = 1
     torch: tuple[str, ...] = ()
+
+    @property
+    def keeps_infinities(self) -> bool:
+        """Whether -inf and +inf are their own images, as for a rounding."""
+        return "keeps infinities" in self.laws
 
 
 def inline(

@@ -31,6 +31,7 @@ else:
 
 AC = frozenset({"commutative", "associative"})
 ACI = AC | {"idempotent"}
+KEEPS = frozenset({"keeps infinities"})
 
 
 def _keyed(name: str, arity: int, fn: Callable[..., torch.Tensor], c: str, **kw: Any) -> Scalar:
@@ -178,8 +179,8 @@ def _rows() -> tuple[Scalar, ...]:
         _keyed("pow", 2, torch.pow, "so_pow({0}, {1})", flops=40),
         _keyed("floordiv_real", 2, _floor_divide, "so_floordiv({0}, {1})", flops=12),
         _keyed("mod_real", 2, torch.remainder, "so_mod({0}, {1})", flops=10),
-        _keyed("floor", 1, torch.floor, "so_floor({0})", torch=("floor",)),
-        _keyed("ceil", 1, torch.ceil, "so_ceil({0})", torch=("ceil",)),
+        _keyed("floor", 1, torch.floor, "so_floor({0})", laws=KEEPS, torch=("floor",)),
+        _keyed("ceil", 1, torch.ceil, "so_ceil({0})", laws=KEEPS, torch=("ceil",)),
         # -- selections
         Scalar(
             "max",
@@ -330,7 +331,7 @@ def _rows() -> tuple[Scalar, ...]:
         Scalar("mod", 2, field="mod", abstract="atom", fn=torch.remainder, c="so_mod({0}, {1})"),
         # -- conversions: the node's dtype is the target
         Scalar("cast", 1, field="cast", abstract="cast", result="attr", flops=0),
-        Scalar("round", 1, field="keyed", abstract="fn", result="attr", flops=1),
+        Scalar("round", 1, field="keyed", abstract="fn", result="attr", laws=KEEPS, flops=1),
     )
 
 

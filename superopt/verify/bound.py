@@ -12,6 +12,8 @@ functions that differ agree at a random point with probability at most D/q (Schw
   all k are squares: 4^k D/q;
 * N keyed values collide with probability below N^2 D/q, else they are fresh variables;
 * selections make it one function per pattern of winners; a wrong one is met with probability 1/W.
+
+docs/verification.md derives the bound.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ Degree = tuple[float, float]
 """Degrees of numerator and denominator."""
 
 ROOT, SELECT, KEYED, EXP, LOG, CHOICE = "root", "select", "keyed", "exp", "log", "choice"
+INTEGER, CAST = "integer", "cast"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,9 @@ class Counter:
             case Input():
                 if is_float(node.dtype):
                     return (1.0, 0.0), {}
-                count = integers(self.ranges, node).count
-                return (1.0, 0.0), {(number,): Mark(CHOICE, count, 1, free)}
+                known = integers(self.ranges, node)
+                kind = CHOICE if known.complete else INTEGER
+                return (1.0, 0.0), {(number,): Mark(kind, known.count, 1, free)}
             case Const() | SizeOf() | Iota():
                 return (0.0, 0.0), {}
             case Map():
@@ -112,6 +116,10 @@ class Counter:
                 term = (node.op, *(Arg(i) for i in range(len(args))))
                 fixed = [not is_float(graph.nodes[i].dtype) for i in node.operands]
                 degree = self._term(term, [d for d, _ in args], fixed, (number,), free, merged)
+                if node.op == "cast" and not (
+                    is_float(node.dtype) or node.dtype == "bool" or fixed[0]
+                ):
+                    merged[(number,)] = Mark(CAST, 1, 1, free)
                 return degree, merged
             case Reduce():
                 return self._reduce(node, number, *done[node.operand])
@@ -251,12 +259,14 @@ def bound(
     peak: float,
     form: Exponents | str | None,
     roots_free: bool,
+    apart: bool = False,
 ) -> Bound:
     """The bound for output pairs (counts in both graphs) over a field of at least q elements.
 
     peak: the highest degree of any value in either graph (arguments of keyed functions, gradients
     of exponents); form: the triangular form of the exponents, or why there is none; roots_free:
-    whether the roots were shown to be independent.
+    whether the roots were shown to be independent; apart: whether the cells of one selection were
+    shown to compare values of their own.
     """
     worst = Bound(0.0, "", 0, 0, 1, 0)
     for ((n1, d1), m1), ((n2, d2), m2) in pairs:
@@ -264,11 +274,15 @@ def bound(
         marks = _merge([m1, m2])
         roots = int(sum(m.count for m in marks.values() if m.kind == ROOT))
         keyed = int(sum(m.count for m in marks.values() if m.kind == KEYED))
-        patterns = _patterns([m for m in marks.values() if m.kind in (SELECT, CHOICE)])
+        patterns = _patterns([m for m in marks.values() if m.kind in (SELECT, CHOICE)], apart)
         kinds = {m.kind for m in marks.values()}
         reason = ""
         if LOG in kinds:
             reason = "a logarithm has no degree"
+        elif INTEGER in kinds:
+            reason = "an integer input takes some of its values only"
+        elif CAST in kinds:
+            reason = "a cast of floats to integers is a random function of few values"
         elif EXP in kinds and not isinstance(form, Exponents):
             reason = form or "the exponents were not looked at"
         elif ROOT in kinds and not roots_free:
@@ -287,12 +301,13 @@ def bound(
     return worst
 
 
-def _patterns(marks: list[Mark]) -> float:
+def _patterns(marks: list[Mark], apart: bool) -> float:
     """W: every pattern of winners and of integer inputs has probability at least 1/W.
 
     Comparisons that share values are not independent, but any pattern of them contains a total
-    order of the m values compared, whose probability is 1/m!. Comparisons of n values with one
-    literal have a pattern at least as likely as k!(n-k)!/(n+1)!.
+    order of the m values compared, whose probability is 1/m!. Where one selection compares other
+    values in each cell (``apart``), or has one cell, each of its winners is one of those it compares.
+    Comparisons of n values with one literal have a pattern at least as likely as k!(n-k)!/(n+1)!.
     """
     choices = math.prod(min(m.weight**m.count, 1e9) for m in marks if m.kind == CHOICE)
     selects = [m for m in marks if m.kind == SELECT]
@@ -301,7 +316,8 @@ def _patterns(marks: list[Mark]) -> float:
     if len({m.literal for m in selects}) == 1 and selects[0].literal is not None:
         n = int(sum(m.count for m in selects))
         return choices * ((n + 1) * math.comb(n, n // 2) if n < 64 else 1e18)
-    if len(selects) == 1 and selects[0].count * math.log2(selects[0].weight) < 64:
+    single = len(selects) == 1 and (apart or selects[0].count == 1)
+    if single and selects[0].count * math.log2(selects[0].weight) < 64:
         return choices * selects[0].weight ** selects[0].count
     values = sum(m.count * m.weight for m in selects)
     return choices * (math.gamma(values + 1) if values < 20 else 1e18)

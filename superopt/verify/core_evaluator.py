@@ -32,7 +32,7 @@ class CoreEvaluator:
         sizes: Mapping[Axis, int],
     ) -> list[Cells]:
         """See ``Evaluator.outputs``."""
-        program = compile_graph(graph, plan, levels, chain, sizes, draw.ranges)
+        program = compile_graph(graph, plan, levels, chain, sizes, draw.ranges, draw.literals)
         omega = generators(chain, draw.keys)
         found = field_run(
             program.code,

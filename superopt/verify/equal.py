@@ -20,8 +20,10 @@ from superopt.verify.bound import EXP, LOG, ROOT, SELECT, Bound, Counter, bound
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.evaluators import Cells, Evaluator, evaluator
 from superopt.verify.partial import chosen, never_defined, partial
+from superopt.verify.patterns import apart
 from superopt.verify.roots import independent_roots
 from superopt.verify.sizes import Sizing, assignments, cells_of
+from superopt.verify.ties import POOLS, compares_alone, literals, never_tied
 from superopt.verify.triangular import exponents
 
 __all__ = ["ASSUMPTIONS", "Equivalence", "check_equal"]
@@ -185,7 +187,14 @@ def _check(
         # Large values leave time for fewer trials; their number is part of the result.
         wanted, kind = min(SAMPLED_TRIALS, max(8, most // 64)), "sampled"
     wanted = trials if trials is not None else wanted
-    selects = any(m.kind == SELECT for p in (a, b) for m in _marks(p, sizings[0]))
+    strict = compares_alone(a, b)
+    if strict:  # whether it is strict shows at ties alone, and no bound counts those
+        missing = never_tied(a, b, chain, seed, sizings[0], run)
+        if missing:
+            return replace(result, reason=missing)
+        if trials is None:
+            wanted = max(wanted, min(SAMPLED_TRIALS, max(8, most // 64)))
+    selects = strict or any(m.kind == SELECT for p in (a, b) for m in _marks(p, sizings[0]))
     result = replace(result, kind=kind, reason=worst.reason)
     for turn, sizing in enumerate(sizings):
         tally = _Tally([np.zeros((), dtype=np.int64)] * len(levels))
@@ -279,8 +288,8 @@ def _compare(
     run: Evaluator,
     tally: _Tally,
 ) -> None:
-    keys = trial_keys(seed ^ (0x5EED if pooled else 0), numbers)
-    draw = Draw(keys, np.full(len(keys), pooled), sizing.ranges)
+    keys = trial_keys(seed ^ (POOLS if pooled else 0), numbers)
+    draw = Draw(keys, np.full(len(keys), pooled), sizing.ranges, literals(a, b))
     mine = run.outputs(a, plans[0], levels, chain, draw, sizing.sizes)
     other = run.outputs(b, plans[1], levels, chain, draw, sizing.sizes)
     for i, (x, y) in enumerate(zip(mine, other, strict=True)):
@@ -316,7 +325,7 @@ def _bound(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> Bound
     # A logarithm leaves no bound to look for.
     form = exponents(a, b, sizing, chain, seed) if EXP in kinds and LOG not in kinds else None
     free = ROOT not in kinds or (LOG not in kinds and independent_roots(a, b, sizing, chain, seed))
-    return bound(pairs, min(chain.primes), peak, form, free)
+    return bound(pairs, min(chain.primes), peak, form, free, apart(a, b, sizing, chain, seed))
 
 
 def _assumptions(

@@ -52,10 +52,10 @@ def _chooses(graph: Graph, i: int) -> bool:
     if not isinstance(node, Map) or not is_float(node.dtype):
         return False
     field = SCALARS[node.op].field
+    if field != "where" and any(_is_given_integer(graph, j) for j in node.operands):
+        return True  # a number from a user's integer or truth value
     if field == "where":
         return _differs(graph, i) and _given(graph, node.operands[0])
-    if field == "cast":  # a number from a user's integer or truth value
-        return not is_float(graph.nodes[node.operands[0]].dtype) and _given(graph, node.operands[0])
     return uses(node.op, "max", "min", "where", "lt", "le", "eq")
 
 
@@ -65,6 +65,10 @@ def _differs(graph: Graph, i: int) -> bool:
     if not isinstance(node, Map) or SCALARS[node.op].field != "where":
         return False
     return not any(_infinite(graph, j) for j in node.operands[1:])
+
+
+def _is_given_integer(graph: Graph, i: int) -> bool:
+    return not is_float(graph.nodes[i].dtype) and _given(graph, i)
 
 
 def _given(graph: Graph, i: int) -> bool:

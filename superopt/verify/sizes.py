@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.field_values import Integers
 from superopt.mugraph.axes import Axis, Size, Sym
-from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.graph import Const, Gather, Graph, Input, Iota, Map, Node, Reduce, View
 
 PRIMES = tuple(p for p in range(2, 300) if all(p % q for q in range(2, p)))
@@ -223,7 +223,7 @@ def _ranges(graphs: Sequence[Graph], sizes: Mapping[Axis, int]) -> dict[str, Int
     for graph in graphs:
         for given in graph.inputs:
             if not is_float(given.dtype) and given.dtype != "bool":
-                out.setdefault(given.name, Integers())
+                out.setdefault(given.name, Integers(more=_extremes(given.dtype)))
         for node in graph.nodes:
             if isinstance(node, Gather):
                 for i in graph.reachable([node.at]):
@@ -232,11 +232,20 @@ def _ranges(graphs: Sequence[Graph], sizes: Mapping[Axis, int]) -> dict[str, Int
                         known = out[source.name]
                         hi = sizes[node.along] - 1
                         hi = min(hi, known.hi) if known.lo == 0 else hi
-                        out[source.name] = Integers(0, max(hi, 0))
+                        out[source.name] = Integers(0, max(hi, 0), complete=True)
     return {
-        name: replace(v, more=tuple(sorted(k for k in near if not v.lo <= k <= v.hi)))
+        name: replace(v, more=tuple(sorted(k for k in near | set(v.more) if not v.lo <= k <= v.hi)))
         for name, v in out.items()
     }
+
+
+def _extremes(dtype: str) -> tuple[int, ...]:
+    """Where arithmetic of a width wraps round, and some large numbers."""
+    bits, signed = 8 * DTYPES[dtype].bytes, dtype != "u8"
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    halves = [high // 2, high // 2 + 1, low // 2 - 1] if signed else [high // 2, high // 2 + 1]
+    some = [1000003 % (high + 1), 40961 % (high + 1), 97, 46]
+    return tuple(k for k in (low, low + 1, *halves, high - 1, high, *some) if low <= k <= high)
 
 
 def cells_of(node: Node, sizes: Mapping[Axis, int]) -> int:

@@ -21,6 +21,9 @@ MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 """Weyl increment of splitmix64 (Steele, Lea and Flood, OOPSLA'14)."""
 
+INFINITE = 1 << 62
+"""What, with a status added, stands for an infinity where a residue is hashed."""
+
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 

@@ -4,7 +4,8 @@ Values (design section 6; axes are those of the node, with one leading axis of i
 
 * a float is a ``Real``: a residue at each wanted level, and a status per cell: ok, poison (a
   division by zero, a root or logarithm of a non-residue, an undefined operation on infinities),
-  or a symbolic -inf or +inf. Residues of cells that are not ok are zero.
+  or a symbolic -inf or +inf. Residues of cells that are not ok are zero. The sign of an infinity
+  that is scaled by x is that of x: its quadratic character.
 * an integer, index or truth value is an ``Exact``: int64, wrapped to its dtype, with a status.
 
 exp is omega^x, log its inverse (a discrete logarithm), so exp(a+b) = exp(a)exp(b) and
@@ -99,7 +100,10 @@ class FieldAlgebra(Primitives):
         cell = cell.transpose([flat.index(a) for a in node.axes])[None]
         key, pooled = (fv.column(x, cell.ndim) for x in (self.draw.keys, self.draw.pooled))
         base = ch.mix(key ^ U64(ch.text_hash(node.name)))
-        pool = ch.mix(base + (cell + U64(1)) * U64(GOLDEN)) % U64(POOL)
+        given = self.draw.literals if is_float(node.dtype) else ()
+        special = pooled & ((key >> U64(63)) == 1)
+        choices = np.where(special, U64(POOL + len(given)), U64(POOL))
+        pool = ch.mix(base + (cell + U64(1)) * U64(GOLDEN)) % choices
         # Pools are shared by all inputs, so that different tensors tie as well.
         base = np.where(pooled, ch.mix(key ^ U64(ch.text_hash("pool"))), base)
         cell = np.where(pooled, pool, cell)
@@ -109,9 +113,16 @@ class FieldAlgebra(Primitives):
             salt = U64(ch.level_salt(level))
             return ch.mix(ch.mix(base + salt) + (cell + U64(1)) * U64(GOLDEN))
 
+        def residues(level: int) -> np.ndarray:
+            p = self.chain.primes[level]
+            table = np.array([0, *(ch.dyadic(x, p) for x in given)], dtype=U64)
+            beyond = pooled & (pool >= POOL)
+            return np.where(
+                beyond, table[np.where(beyond, pool - POOL + 1, 0)], drawn(level) % U64(p)
+            )
+
         if is_float(node.dtype):
-            levels = levels_of(self.want[node])
-            return Real({i: drawn(i) % U64(self.chain.primes[i]) for i in levels}, status)
+            return Real({i: residues(i) for i in levels_of(self.want[node])}, status)
         values = fv.integers(self.draw.ranges, node)
         data = (drawn(0) % U64(values.count)).astype(np.int64)
         more = np.array((0, *values.more), dtype=np.int64)
@@ -218,7 +229,8 @@ class FieldAlgebra(Primitives):
                 return fv.choose(picks, real[1], real[0], poisoned=real)
         if kind in EXACT:
             return self.compare(kind, real[0], real[1])
-        return self.keyed(row.name + (f":{dtype}" if row.name == "round" else ""), real, want)
+        name = row.name + (f":{dtype}" if row.name == "round" else "")
+        return self.keyed(name, real, want, row.keeps_infinities)
 
     # -- reductions and layout
 
@@ -227,7 +239,8 @@ class FieldAlgebra(Primitives):
         dims.sort()  # all reduced axes become one, row-major: the first of equals is well defined
         if isinstance(value, Exact):
             data, status = fv.tail(value.data, dims), fv.tail(value.status, dims)
-            return fv.exact(fv.FOLD[row.name](data), np.where(status.any(-1), POISON, OK))
+            data = fv.wrap(fv.FOLD[row.name](data), node.dtype)
+            return fv.exact(data, np.where(status.any(-1), POISON, OK))
         want = self.want[node]
         res = {i: fv.tail(r, dims) for i, r in self.real(value, want).res.items()}
         status = fv.tail(value.status, dims)

@@ -48,7 +48,11 @@ class Primitives:
         return clear({i: (a.res[i] + b.res[i]) % self.prime(i) for i in a.res}, status)
 
     def mul(self, a: Real, b: Real) -> Real:
-        status = fv.MUL_STATUS[fv.signed(a), fv.signed(b)]
+        x, y = a.status, b.status
+        if (x >= NEG).any() or (y >= NEG).any():  # only an infinity asks for signs
+            p = self.chain.primes[min(a.res)]
+            x, y = fv.signed(a, p), fv.signed(b, p)
+        status = fv.MUL_STATUS[x, y]
         product = {i: a.res[i] * b.res[i] % self.prime(i) for i in a.res}
         return clear(product, status, a.sign * b.sign)
 
@@ -82,7 +86,8 @@ class Primitives:
         for i in levels_of(want):
             p = self.chain.primes[i - 1]
             square = ch.power(a.res[i - 1], (p - 1) // 2, p) == 1
-            status = np.where((status == OK) & ~square, POISON, status)
+            no_square = np.where(a.res[i - 1] == 0, NEG, POISON)  # log 0 is -inf
+            status = np.where((status == OK) & ~square, no_square, status)
         res, full = {}, np.broadcast_shapes(status.shape, (len(self.omega), *status.shape[1:]))
         for i in levels_of(want):
             # Cells without a logarithm look up that of 1, which is found at once.
@@ -110,16 +115,21 @@ class Primitives:
         return fv.exact(data.astype(np.int64), status)
 
     def hash(self, name: str, args: Sequence[Real]) -> tuple[np.ndarray, np.ndarray]:
+        """Random bits of a function's name and arguments; infinities are arguments like others."""
         h = self.key(name, args[0].status.ndim)
         status = np.zeros(1, dtype=np.uint8)
         for a in args:
             res = a.res[min(a.res)]
+            res = np.where(a.status >= NEG, a.status.astype(U64) + U64(ch.INFINITE), res)
             h = ch.mix(h ^ ch.mix(res + U64(GOLDEN)))
-            status = np.where((status != OK) | (a.status != OK), POISON, OK)
+            status = np.where((status == POISON) | (a.status == POISON), POISON, OK)
         return h, status
 
-    def keyed(self, name: str, args: Sequence[Real], want: int) -> Real:
+    def keyed(self, name: str, args: Sequence[Real], want: int, keeps: bool = False) -> Real:
+        """A random function; keeps: whether it leaves infinities as they are, as roundings do."""
         h, status = self.hash(name, args)
+        if keeps:
+            status = np.where(args[0].status >= NEG, args[0].status, status)
         return clear(
             {i: ch.mix(h + U64(ch.level_salt(i))) % self.prime(i) for i in levels_of(want)}, status
         )
@@ -136,7 +146,10 @@ class Primitives:
                 np.where(x.status == POISON, POISON, OK),
             )
         h, status = self.hash(f"cast:{dtype}", [x])
-        return fv.exact(fv.wrap((h % U64(1 << 16)).astype(np.int64) - (1 << 15), dtype), status)
+        # Half of the numbers are small: they may be indices.
+        small, large = h % U64(12), h % U64(1 << 16)
+        data = np.where(h >> U64(63), small + U64((1 << 15) - 2), large).astype(np.int64)
+        return fv.exact(fv.wrap(data - (1 << 15), dtype), status)
 
     def where(self, want: int, args: list[Value]) -> Value:
         cond = self.truth(args[0])

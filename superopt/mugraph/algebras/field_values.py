@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from superopt.mugraph.algebras.chain import power
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.evaluate import Axes, spread_shape
@@ -21,8 +22,7 @@ OK, POISON, NEG, POS = 0, 1, 2, 3
 class Real:
     """A float value: ``res[level]`` uint64 and ``status`` uint8, both [trials or 1, *axes].
 
-    sign: +1 or -1 where the value is a known nonzero constant, else 0 (an infinity may be scaled
-    by nothing else).
+    sign: +1 or -1 where the value is a known nonzero constant, else 0.
     """
 
     res: dict[int, np.ndarray]
@@ -44,11 +44,15 @@ Value = Real | Exact
 
 @dataclass(frozen=True)
 class Integers:
-    """The values that an integer input takes: lo..hi, both included, and more beyond them."""
+    """The values that an integer input takes: lo..hi, both included, and more beyond them.
+
+    complete: whether a caller gives no others (indices into an axis).
+    """
 
     lo: int = -4
     hi: int = 4
     more: tuple[int, ...] = ()
+    complete: bool = False
 
     @property
     def count(self) -> int:
@@ -63,19 +67,23 @@ class Integers:
 
 def integers(ranges: Mapping[str, Integers], node: Input) -> Integers:
     """The values of an integer or truth-valued input."""
-    return Integers(0, 1) if node.dtype == "bool" else ranges.get(node.name, Integers())
+    whole = Integers(0, 1, complete=True)
+    return whole if node.dtype == "bool" else ranges.get(node.name, Integers())
 
 
 @dataclass(frozen=True)
 class Draw:
     """How inputs are drawn: trial keys [trials], which trials use pools, values of integer inputs.
 
-    ranges: input name -> its values, for those that do not take the usual ones.
+    ranges: input name -> its values, for those that do not take the usual ones; literals: numbers
+    that float inputs take besides in half of the trials that use pools, so that they tie with what
+    a program compares them with.
     """
 
     keys: np.ndarray
     pooled: np.ndarray
     ranges: Mapping[str, Integers] = field(default_factory=dict)
+    literals: tuple[float, ...] = ()
 
 
 def levels_of(mask: int) -> list[int]:
@@ -133,7 +141,7 @@ _PLUS, _MINUS = 4, 5
 
 
 def _mul_status(a: int, b: int) -> int:
-    signs = {OK: 0, NEG: -1, POS: 1, _PLUS: 1, _MINUS: -1}
+    signs = {OK: 0, NEG: -1, POS: 1, _PLUS: 1, _MINUS: -1}  # OK: zero, next to an infinity
     if POISON in (a, b):
         return POISON
     if a not in (NEG, POS) and b not in (NEG, POS):
@@ -145,14 +153,22 @@ ADD_STATUS = _table(4, _add_status)
 """Status of a sum by the statuses of its terms: -inf + inf is undefined."""
 
 MUL_STATUS = _table(6, _mul_status)
-"""Status of a product by ``signed`` codes: an infinity times a value of unknown sign is undefined."""
+"""Status of a product by ``signed`` codes: an infinity times zero is undefined."""
 
 
-def signed(a: Real) -> np.ndarray:
-    """The status, with ok cells of a known sign told apart."""
-    if not a.sign:
-        return a.status
-    return np.where(a.status == OK, _PLUS if a.sign > 0 else _MINUS, a.status)
+def signed(a: Real, p: int) -> np.ndarray:
+    """The status, with ok cells told apart by sign: that of a constant, or the quadratic character.
+
+    p: the prime of the residues' lowest level. As p = 3 mod 4, the character is a sign: that of a
+    product is the product's, -1 is negative, and squares, roots and exponentials are positive. Which
+    of the other residues are positive is as good as random, so nothing else is known of an infinity
+    that is scaled.
+    """
+    if a.sign:
+        return np.where(a.status == OK, _PLUS if a.sign > 0 else _MINUS, a.status)
+    low = a.res[min(a.res)]
+    square = power(low, (p - 1) // 2, p) == 1
+    return np.where((a.status == OK) & (low != 0), np.where(square, _PLUS, _MINUS), a.status)
 
 
 def wrap(data: np.ndarray, dtype: str) -> np.ndarray:

@@ -233,3 +233,5 @@ def _keyed_in(term: Any, args: Sequence[Info], dtype: str, full: int) -> Iterato
         yield f"keyed:{row.name}"
     elif row.field == "keyed" or (row.name in ("floordiv", "mod") and any(a.real for a in inner)):
         yield f"keyed:{row.name}" + (f":{dtype}" if row.name == "round" else "")
+    elif row.field == "cast" and not is_float(dtype) and dtype != "bool" and inner[0].real:
+        yield f"keyed:{row.name}:{dtype}"
