@@ -114,6 +114,25 @@ def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
     return tuple(out)
 
 
+def own_sizes(a: Graph, b: Graph) -> Sizing:
+    """The sizes that the axes have: for a check of programs without symbolic ones as they are run.
+
+    Raises VerificationFailed for a symbolic size.
+    """
+    symbols = sorted({x.size.name for g in (a, b) for x in g.axes if isinstance(x.size, Sym)})
+    if symbols:
+        raise VerificationFailed(
+            what=f"the size {symbols[0]} is not known",
+            where=a.name,
+            fix="check at sizes that are numbers",
+        )
+    axes = (*a.axes, *b.axes)
+    sizes = {x: concrete(x.size) for x in axes}
+    tied = {x: x for x in axes}
+    cells = _cells((a, b), _Classes(), sizes)
+    return Sizing(sizes, _ranges((a, b), sizes), (), (), cells, tied, frozenset(axes))
+
+
 def _tie_dims(classes: _Classes, a: Graph, b: Graph) -> None:
     mine = {n.name: n for n in a.inputs}
     for node in b.inputs:

@@ -1,0 +1,73 @@
+"""A second check of two programs, at the sizes that they are run at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from superopt.errors import VerificationFailed
+from superopt.mugraph.algebras.chain import CHAINS, Chain
+from superopt.mugraph.graph import Graph
+from superopt.verify.assumed import assumed
+from superopt.verify.equivalence import Equivalence
+from superopt.verify.evaluators import evaluator
+from superopt.verify.sizes import own_sizes
+from superopt.verify.trials import (
+    Tally,
+    added,
+    compare,
+    interface,
+    output_level,
+    planned,
+    refused,
+    work_of,
+)
+
+MOST_WHOLE = 16
+"""Trials of the check at the sizes themselves, in which each output must be defined somewhere."""
+
+
+def check_at_own_sizes(
+    a: Graph,
+    b: Graph,
+    *,
+    seed: int,
+    trials: int = 1,
+    max_work: int = 1 << 30,
+    chains: Sequence[Chain] = CHAINS,
+) -> Equivalence | None:
+    """A second check of two graphs, at the sizes that their axes have (design section 6.1).
+
+    It needs no assumption on reduced sizes, and few trials, as each compares many cells: what is
+    defined in both programs. No bound is claimed. max_work: elements of all values in one trial,
+    above which there is no check (None). Inputs and outputs are matched as in ``check_equal``.
+    """
+    run, chain = evaluator(), chains[0]
+    result = refused(chain, seed, run.name, interface(a, b))
+    if result.reason:
+        return result
+    try:
+        sizing = own_sizes(a, b)
+        levels = [output_level(a, b, i, chain) for i in range(len(a.outputs))]
+    except VerificationFailed as error:
+        return replace(result, reason=str(error))
+    work = work_of(a, sizing) + work_of(b, sizing)
+    if work > max_work:
+        return None
+    plans = tuple(planned(g, levels, chain) for g in (a, b))
+    named = assumed(a, b, plans, (sizing,))
+    tally = Tally([np.zeros((), dtype=np.int64)] * len(levels))
+    done = 0
+    while done < MOST_WHOLE and not tally.differs and any(not c.any() for c in tally.clean):
+        numbers = range(done, done + trials)
+        compare(a, b, plans, levels, chain, seed, numbers, False, sizing, run, tally)
+        done += trials
+    sizes = (tuple(sorted({(x.name, n) for x, n in sizing.sizes.items()})),)
+    result = replace(result, trials=done, work=done * work, sizes=sizes, assumptions=named)
+    if tally.differs:
+        return added(result, tally, tally.differs)
+    if any(not c.any() for c in tally.clean):
+        return added(result, tally, f"an output was undefined everywhere in {done} trials")
+    return replace(added(result, tally, "a second check, at the sizes themselves"), verdict="equal")
