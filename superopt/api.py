@@ -8,9 +8,9 @@ import itertools
 import sys
 import threading
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -25,6 +25,9 @@ from superopt.errors import (
     WrongType,
 )
 from superopt.pipeline.calls import Calls, Signature
+
+if TYPE_CHECKING:
+    from superopt.pipeline.equivalence import Certificate
 
 _NOTHING: Any = object()
 _NUMBERS = itertools.count()
@@ -319,3 +322,34 @@ def explain(fn: Any, *args: Any, **kwargs: Any) -> str:
 
 
 superoptimize.explain = explain  # type: ignore[attr-defined]
+
+
+def equivalent(
+    first: Callable[..., Any],
+    second: Callable[..., Any],
+    *example_inputs: Any,
+    seed: int | None = None,
+    dynamic: Mapping[str, Mapping[int, Any]] | None = None,
+    precision: str = "default",
+) -> Certificate:
+    """Whether two PyTorch functions (or modules) compute the same, as a certificate.
+
+    It is true in a condition when they are equal, with the error bound and the assumptions; false,
+    with a concrete counterexample, when they differ; and false, with the operator and the reason,
+    when that cannot be decided (``verdict`` is "equal", "different" or "undecided"). Equal means: for
+    all finite inputs of these shapes and dtypes on which both are defined, and in real numbers:
+    how sums are ordered, and rounding, is no difference (``precision="eager"``: roundings to 16 bits
+    are). What the functions hold beside their inputs (weights) may have any values, too.
+
+    example_inputs: positional arguments; tensors count by dtype and shape, other values as they are.
+    seed: of all random choices; fresh, and recorded in the certificate, when not given.
+    dynamic: {argument of first: {dim: torch.export.Dim}}, for a range of sizes.
+    Raises BadOption for arguments that cannot be read; what the functions raise on the example
+    inputs is raised.
+
+    >>> superopt.equivalent(lambda x, w: (x @ w).sum(1), lambda x, w: x @ w.sum(1), x, w)
+    """
+    own = [f.fn if isinstance(f, Optimized) else f for f in (first, second)]
+    return pipeline.equivalent(
+        own[0], own[1], example_inputs, seed=seed, dynamic=dynamic, precision=precision
+    )

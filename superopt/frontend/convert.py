@@ -171,7 +171,7 @@ class Converter:
         name = op_name(node)
         if name == "getitem":
             source, at = node.args
-            self.env[node] = self._read(source)[at]
+            self.env[node] = self.read(source)[at]
             return
         value = node.meta["val"]
         first = value[0] if isinstance(value, list | tuple) else value
@@ -180,9 +180,9 @@ class Converter:
         self.cx.result_shape = (
             [list(v.shape) for v in value] if isinstance(value, list | tuple) else list(value.shape)
         )
-        args = fx.map_arg(tuple(node.args), self._read)
+        args = fx.map_arg(tuple(node.args), self.read)
         kwargs = {
-            k: v for k, v in fx.map_arg(dict(node.kwargs), self._read).items() if k not in _IGNORED
+            k: v for k, v in fx.map_arg(dict(node.kwargs), self.read).items() if k not in _IGNORED
         }
         try:
             result = ROWS[name](self.cx, first.dtype, *args, **kwargs)
@@ -206,7 +206,7 @@ class Converter:
             if t.dtype != v.dtype:
                 raise NotSupported(f"this use of {name} (dtype {t.dtype}, not {v.dtype})")
 
-    def _read(self, node: fx.Node) -> Any:
+    def read(self, node: fx.Node) -> Any:
         if node not in self.env:
             self.env[node] = self._input(node)
         return self.env[node]
@@ -286,7 +286,7 @@ class Converter:
                 value = given.meta.get("val")
                 shape = value.shape if isinstance(value, torch.Tensor) else ()
                 if any(self.cx.symbols.get(str(n)) == sym for n in shape if not _is_int(n)):
-                    self._read(given)
+                    self.read(given)
                     names.add(f"x{self.inputs.index(given)}")
                     break
             else:

@@ -349,6 +349,19 @@ def why_of(error: BaseException) -> dict[str, Any] | None:
     return found
 
 
+def __getattr__(name: str) -> Any:
+    # The verifier is loaded when it is used: a warm start does without.
+    if name == "equivalent":
+        from superopt.pipeline.equivalence import equivalent
+
+        return equivalent
+    if name == "Certificate":
+        from superopt.verify.decision import Certificate
+
+        return Certificate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def cache(config: Config | None = None) -> Cache:
     """The kernel cache in use (for the command line)."""
     return Cache.open(config)

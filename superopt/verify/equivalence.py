@@ -62,6 +62,10 @@ ASSUMPTIONS: dict[str, str] = {
     "ties": "ties between compared values are sampled, not counted in the bound",
     "keyed:exp": "an exp nested deeper than the chain is a random function of its argument",
     "keyed:log": "a log nested deeper than the chain is a random function of its argument",
+    "literals": "a literal within one unit in the last place of a simple fraction, or of its root, "
+    "stands for that number",
+    "results-alone": "what the functions do beside giving a result is not compared",
+    "equal-tensors": "tensors that the functions hold, with equal values, stay equal",
     "exponential": "exp is a homomorphism from sums to products and nothing else",
 }
 """What the names in ``Equivalence.assumptions`` stand for (a name may carry ``:detail``)."""

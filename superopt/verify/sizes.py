@@ -110,7 +110,7 @@ def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
         tied = {x: classes.find(x) for x in classes.parent}
         sizes = {x: root_size[tied[x]] for x in tied}
         shrunk = tuple(sorted({x.name for x in sizes if classes.find(x) in soft - whole}))
-        out.append(Sizing(sizes, _ranges((a, b), sizes), names, shrunk, cells, tied, moved))
+        out.append(Sizing(sizes, integer_ranges((a, b), sizes), names, shrunk, cells, tied, moved))
     return tuple(out)
 
 
@@ -130,7 +130,7 @@ def own_sizes(a: Graph, b: Graph) -> Sizing:
     sizes = {x: concrete(x.size) for x in axes}
     tied = {x: x for x in axes}
     cells = _cells((a, b), _Classes(), sizes)
-    return Sizing(sizes, _ranges((a, b), sizes), (), (), cells, tied, frozenset(axes))
+    return Sizing(sizes, integer_ranges((a, b), sizes), (), (), cells, tied, frozenset(axes))
 
 
 def _tie_dims(classes: _Classes, a: Graph, b: Graph) -> None:
@@ -229,7 +229,7 @@ def _cells(graphs: Iterable[Graph], classes: _Classes, sizes: Mapping[Axis, int]
     )
 
 
-def _ranges(graphs: Sequence[Graph], sizes: Mapping[Axis, int]) -> dict[str, Integers]:
+def integer_ranges(graphs: Sequence[Graph], sizes: Mapping[Axis, int]) -> dict[str, Integers]:
     """Gather indices stay within the gathered axis; the literals in a program are met by all."""
     literals = {
         int(n.value)

@@ -1,0 +1,310 @@
+"""Whether two functions compute the same: capture, check over fields, look for a counterexample."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from superopt import trace
+from superopt.errors import BadOption, SuperoptError
+from superopt.frontend.names import name_of
+from superopt.frontend.observe import observe, same_random_numbers
+from superopt.frontend.together import Together, capture_together
+from superopt.mugraph.algebras import floats
+from superopt.mugraph.algebras.field_values import Integers
+from superopt.mugraph.axes import Sym
+from superopt.mugraph.graph import Graph
+from superopt.verify.admit import other_sizes, resized
+from superopt.verify.counterexample import Draw, differing, draws
+from superopt.verify.cuts import Checker
+from superopt.verify.decision import Certificate as Certificate
+from superopt.verify.decision import Counterexample
+from superopt.verify.equal import check_equal
+from superopt.verify.equivalence import Equivalence
+from superopt.verify.literals import read
+from superopt.verify.normal import normalized, selects_floats
+from superopt.verify.sizes import integer_ranges
+from superopt.verify.ties import literals
+from superopt.verify.whole import check_at_own_sizes
+
+NOT_CAPTURED = 4e-3
+"""How far a captured program may be from its function on the given arguments, in single precision."""
+
+
+def equivalent(
+    first: Callable[..., Any],
+    second: Callable[..., Any],
+    args: tuple[Any, ...],
+    *,
+    seed: int | None = None,
+    dynamic: Mapping[str, Mapping[int, Any]] | None = None,
+    precision: str = "default",
+) -> Certificate:
+    """See ``superopt.equivalent``."""
+    _checked(first, second, args, precision)
+    seed = secrets.randbits(32) if seed is None else seed
+    found = Certificate("undecided", seed=seed, names=(name_of(first), name_of(second)))
+    with torch.no_grad(), same_random_numbers():
+        return _decide(found, first, second, args, dynamic, precision)
+
+
+def _checked(first: Any, second: Any, args: tuple[Any, ...], precision: str) -> None:
+    for k, fn in enumerate((first, second)):
+        if not callable(fn):
+            raise BadOption(
+                f"argument {k + 1} is no function, but a {type(fn).__name__}",
+                "superopt.equivalent",
+                "give two functions and then their example inputs",
+            )
+    if precision not in ("default", "eager"):
+        raise BadOption(f"no precision {precision!r}", "option precision", "default or eager")
+    if not any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(args)):
+        raise BadOption(
+            "no example input is a tensor",
+            "superopt.equivalent",
+            "give the tensors that the functions take; their shapes and dtypes are what counts",
+        )
+
+
+def _decide(
+    found: Certificate,
+    first: Callable[..., Any],
+    second: Callable[..., Any],
+    args: tuple[Any, ...],
+    dynamic: Mapping[str, Mapping[int, Any]] | None,
+    precision: str,
+) -> Certificate:
+    leaves, spec = pytree.tree_flatten(args)
+
+    def run(fn: Callable[..., Any], leaves: Sequence[Any]) -> Any:
+        return fn(*pytree.tree_unflatten(list(leaves), spec))
+
+    runs = partial(run, first), partial(run, second)
+    answers, effects = _answers(first, second, leaves, spec)
+    if unlike := _unlike(*answers):
+        example = Counterexample(
+            tuple(leaves), answers[0], answers[1], 0, (), unlike[1:], "as given"
+        )
+        return replace(found, verdict="different", reason=unlike[0], counterexample=example)
+    if effects:
+        found = replace(found, assumptions=("results-alone",))
+    try:
+        both = capture_together(first, second, args, dynamic, precision)
+    except SuperoptError as error:
+        seen = _search(runs, draws(leaves, {}, (), found.seed), generic_alone=False)
+        if seen is not None:
+            return _different(found, seen)
+        return replace(found, reason=f"the functions cannot be captured: {error}")
+    if stray := _strays(both, runs, leaves):
+        return replace(found, reason=stray)
+    return _compared(found, both, runs, leaves)
+
+
+def _answers(
+    first: Callable[..., Any], second: Callable[..., Any], leaves: Sequence[Any], spec: Any
+) -> tuple[list[Any], list[str]]:
+    """The results on the given arguments, and what else the functions do."""
+    answers, effects = [], []
+    for fn in (first, second):
+        copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in leaves]
+        seen = observe(fn, pytree.tree_unflatten(copies, spec), {})
+        answers.append(seen.answer)
+        effects += seen.effects
+    return answers, effects
+
+
+def _unlike(mine: Any, other: Any) -> tuple[str, Any, Any] | None:
+    """How two results differ in structure, type or shape, with what differs; None if they do not."""
+    (xs, a), (ys, b) = pytree.tree_flatten(mine), pytree.tree_flatten(other)
+    if a != b:
+        return "the results have different structures", str(a), str(b)
+    for k, (x, y) in enumerate(zip(xs, ys, strict=True)):
+        if isinstance(x, torch.Tensor) != isinstance(y, torch.Tensor):
+            return f"output {k} is a tensor in one alone", type(x).__name__, type(y).__name__
+        if not isinstance(x, torch.Tensor):
+            if type(x) is not type(y) or x != y:
+                return f"output {k} differs", x, y
+            continue
+        for what in ("dtype", "shape", "device"):
+            p, q = getattr(x, what), getattr(y, what)
+            if p != q:
+                return f"output {k} has another {what}", str(p), str(q)
+    return None
+
+
+def _strays(both: Together, runs: Sequence[Callable[..., Any]], leaves: Sequence[Any]) -> str:
+    """Why the captured programs are not the functions, or the empty string."""
+    if any(isinstance(a.size, Sym) for a in both.first.axes):
+        sizes = _sizes(both, leaves)
+    else:
+        sizes = {}
+    for graph, run in zip((both.first, both.second), runs, strict=True):
+        tensors = both.tensors(leaves)
+
+        def mine(
+            _: Sequence[Any], graph: Graph = graph, tensors: list[torch.Tensor] = tensors
+        ) -> Any:
+            return floats.run(graph, tensors, sizes, work=None)
+
+        def theirs(given: Sequence[Any], run: Callable[..., Any] = run) -> Any:
+            return [x for x in pytree.tree_leaves(run(given)) if isinstance(x, torch.Tensor)]
+
+        if _far(mine(leaves), theirs(list(leaves))):
+            return "what was captured does not give the function's own answer"
+    return ""
+
+
+def _far(mine: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> bool:
+    for x, y in zip(mine, theirs, strict=True):
+        if not y.is_floating_point():
+            if y.numel() and float((x.to(y.dtype) != y).double().mean()) > NOT_CAPTURED:
+                return True
+            continue
+        u, v = x.double(), y.double()
+        both = u.isfinite() & v.isfinite()
+        scale = torch.where(both, v.abs(), 0.0).amax() if v.numel() else torch.tensor(0.0)
+        near = NOT_CAPTURED if y.dtype.itemsize > 2 else 0.25
+        off = torch.where(both, (u - v).abs(), 0.0)
+        if v.numel() and float(off.max()) > near * float(scale) + 1e-30:
+            return True
+        if bool((u.isnan() != v.isnan()).double().mean() > 0.5) if v.numel() else False:
+            return True
+    return False
+
+
+def _sizes(both: Together, leaves: Sequence[Any]) -> dict[str, int]:
+    """The sizes of the symbols on these arguments."""
+    out: dict[str, int] = {}
+    for node, tensor in zip(both.first.inputs, both.tensors(leaves), strict=True):
+        for d, dim in enumerate(node.dims):
+            if len(dim) == 1 and isinstance(size := dim[0].size, Sym):
+                out[size.name] = int(tensor.shape[d])
+    return out
+
+
+def _compared(
+    found: Certificate,
+    both: Together,
+    runs: Sequence[Callable[..., Any]],
+    leaves: Sequence[Any],
+) -> Certificate:
+    """The verdict on two captured programs."""
+    a, b, seed = both.first, both.second, found.seed
+    named = {*found.assumptions} | ({"equal-tensors"} if both.alike else set())
+    show = Checker(seed)
+    check = show(a, b)
+    example = _search(runs, _draws(both, leaves, seed), generic_alone=bool(check))
+    if example is not None:
+        return _different(found, example)
+    symbolic = any(isinstance(x.size, Sym) for x in a.axes)
+    domain = "all sizes in the given ranges" if symbolic else SHAPES
+    checks = [check]
+    if not check:
+        for where, assumes, attempt in _attempts(show, a, b, seed, symbolic):
+            checks.append(attempt)
+            if attempt:
+                check, domain = attempt, where or domain
+                named |= assumes
+                break
+    if not check:
+        return replace(found, checks=tuple(checks), reason=_why(checks))
+    if not symbolic and check is checks[0]:
+        again = check_at_own_sizes(a, b, seed=seed)
+        checks += [again] if again is not None else []
+        if again is not None and not again:
+            return replace(found, checks=tuple(checks), reason=f"at the own sizes: {again.reason}")
+    named |= {n for c in checks if c for n in c.assumptions}
+    return replace(
+        found,
+        verdict="equal",
+        kind=check.kind,
+        bound_log2=check.bound_log2,
+        reason=check.reason if check.kind == "sampled" else "",
+        domain=domain,
+        assumptions=tuple(sorted(named)),
+        checks=tuple(checks),
+    )
+
+
+SHAPES = "the shapes of the example inputs"
+
+
+def _attempts(
+    show: Checker, a: Graph, b: Graph, seed: int, symbolic: bool
+) -> Iterator[tuple[str, set[str], Equivalence]]:
+    """Further checks of programs that were not shown equal: the domain, what is assumed, the check.
+
+    By the laws of selections; with literals as the numbers that they stand for; and then, for these
+    sizes alone, with sizes as literals, and by evaluation at these sizes.
+    """
+    selects = selects_floats(a) or selects_floats(b)
+
+    def plain(graph: Graph) -> Graph:
+        return normalized(graph) if selects else graph
+
+    if selects:
+        yield "", set(), show(plain(a), plain(b))
+    near = [read(g, sizes=False) for g in (a, b)]
+    if near != [a, b]:
+        yield "", {"literals"}, show(*map(plain, near))
+    if symbolic:
+        return
+    alone = f"{SHAPES} alone; other sizes were not shown equal"
+    fixed = [read(g, sizes=True) for g in (a, b)]
+    if fixed != near:
+        yield alone, {"literals"}, show(*map(plain, fixed))
+    yield alone, set(), check_equal(a, b, seed=seed, at_own_sizes=True)
+
+
+def _why(checks: Sequence[Equivalence]) -> str:
+    reasons = dict.fromkeys(c.reason for c in checks if c.reason)
+    return "not shown equal, and no inputs were found on which they differ: " + "; ".join(reasons)
+
+
+def _different(found: Certificate, example: Counterexample) -> Certificate:
+    reason = f"output {example.output} differs on inputs that are {example.drawn}"
+    return replace(found, verdict="different", reason=reason, counterexample=example)
+
+
+def _draws(both: Together, leaves: Sequence[Any], seed: int) -> Iterator[Draw]:
+    """Arguments like the given ones, and at other sizes where these may change."""
+    ranges: dict[str, Integers] = {}
+    try:
+        sizes = {x: x.size for g in (both.first, both.second) for x in g.axes}
+        known = {x: n if isinstance(n, int) else n.lo for x, n in sizes.items()}
+        ranges = integer_ranges((both.first, both.second), known)
+    except SuperoptError as error:
+        trace.log("verify", f"no ranges of integers: {error}", 2)
+    by_place = {
+        source: ranges[node.name]
+        for node, source in zip(both.first.inputs, both.sources, strict=True)
+        if isinstance(source, int) and node.name in ranges
+    }
+    numbers = literals(both.first, both.second)
+    yield from draws(leaves, by_place, numbers, seed)
+    for there in other_sizes(both.first, _sizes(both, leaves)):
+        moved = list(leaves)
+        for node, source in zip(both.first.inputs, both.sources, strict=True):
+            if isinstance(source, int):
+                moved[source] = resized(node, leaves[source], there)
+        label = ", ".join(f"{k} = {v}" for k, v in sorted(there.items()))
+        for draw in draws(moved, by_place, numbers, seed):
+            yield replace(draw, name=f"{draw.name}, {label}")
+
+
+def _search(
+    runs: Sequence[Callable[..., Any]], tried: Iterator[Draw], generic_alone: bool
+) -> Counterexample | None:
+    """The first draw on which the functions differ; of generic ones alone if they were shown equal."""
+    for draw in tried:
+        if draw.generic or not generic_alone:
+            example = differing(runs[0], runs[1], draw)
+            if example is not None:
+                return example
+    return None

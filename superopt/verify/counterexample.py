@@ -1,0 +1,209 @@
+"""Looks for inputs on which two functions differ by more than rounding, by running them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from superopt.mugraph.algebras.field_values import Integers
+from superopt.verify.decision import Counterexample
+
+Function = Callable[[Sequence[Any]], Any]
+"""Takes the flat arguments, gives a result; what it raises means that it has none."""
+
+NEAR = {torch.float64: 1e-7, torch.float32: 4e-3}
+"""How far apart two results may be by rounding, of a row's largest element; 16 bits: a quarter."""
+
+OVERFLOWING = frozenset({"large", "of many sizes", "as given"})
+"""Draws on which intermediate values may be beyond the range of the type."""
+
+MOST_ELEMENTS = 1 << 26
+"""Elements of arguments in all draws, about, after which no more are made."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Flat arguments, how they were drawn, and whether no two values are equal by design.
+
+    Where values tie, or lie at the edge of a type, rounding decides comparisons, so a difference
+    there counts only if the programs were not shown equal.
+    """
+
+    name: str
+    leaves: list[Any]
+    generic: bool
+
+
+def draws(
+    leaves: Sequence[Any],
+    ranges: Mapping[int, Integers],
+    literals: Sequence[float],
+    seed: int,
+) -> Iterator[Draw]:
+    """Arguments like the given ones: themselves, then of one kind after another.
+
+    ranges: by position, the values that an integer argument may take where it is an index;
+    literals: numbers of the programs, which some draws take.
+    """
+    yield Draw("as given", list(leaves), True)
+    size = 1 + sum(x.numel() for x in leaves if isinstance(x, torch.Tensor))
+    made = size
+    special = torch.tensor([0.0, 1.0, -1.0, *literals], dtype=torch.float64)
+    kinds: list[tuple[str, bool, Callable[..., torch.Tensor]]] = [
+        ("standard normal", True, lambda x: x),
+        ("positive", True, lambda x: x.abs() + 0.1),
+        ("standard normal", True, lambda x: x),
+        ("negative", True, lambda x: -x.abs() - 0.1),
+        ("small integers", False, lambda x: (x * 1.5).round()),
+        ("numbers of the programs", False, lambda x: _picked(special, x)),
+        ("of many sizes", True, lambda x: x * torch.exp2((x * 1e4).round() % 13 - 6)),
+        ("large", True, lambda x: x * 32),
+        ("zeros", False, torch.zeros_like),
+        ("ones", False, torch.ones_like),
+        ("numbers of the programs", False, lambda x: _picked(special, x)),
+        ("signs", False, torch.sign),
+    ]
+    for k, (name, generic, fill) in enumerate(kinds * 2):
+        if made > MOST_ELEMENTS and k >= 2:
+            return
+        generator = torch.Generator().manual_seed(seed + k)
+        out: list[Any] = []
+        for at, x in enumerate(leaves):
+            if not isinstance(x, torch.Tensor):
+                out.append(x)
+                continue
+            value = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+            if x.dtype == torch.bool:
+                out.append(value > (0.0, -1.0, 1.0)[k % 3])
+            elif x.dtype.is_floating_point:
+                out.append(_as_laid(fill(value).to(x.dtype), x))
+            else:
+                out.append(_as_laid(_integers(x, ranges.get(at), k, generator), x))
+        made += size
+        yield Draw(name, out, generic)
+
+
+def _picked(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return values[((x * 1e4).round().long()) % len(values)]
+
+
+def _as_laid(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The value in the strides of another tensor, where these are its own."""
+    if any(s == 0 and n > 1 for n, s in zip(like.shape, like.stride(), strict=True)):
+        return value
+    out = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype)
+    return out.copy_(value)
+
+
+def _integers(
+    x: torch.Tensor, known: Integers | None, k: int, generator: torch.Generator
+) -> torch.Tensor:
+    if known is not None and known.complete:
+        low, high = known.lo, known.hi
+        return torch.randint(low, high + 1, x.shape, generator=generator).to(x.dtype)
+    info = torch.iinfo(x.dtype)
+    if k % 2 == 0:
+        low, high = max(-4, info.min), 4
+        return torch.randint(low, high + 1, x.shape, generator=generator).to(x.dtype)
+    edges = [info.min, info.min + 1, info.max - 1, info.max, info.max // 2 + 1, 0, 1, 2, 97]
+    if known is not None:
+        edges += [v for v in known.more if info.min <= v <= info.max]
+    table = torch.tensor(edges, dtype=torch.int64)
+    return table[torch.randint(0, len(edges), x.shape, generator=generator)].to(x.dtype)
+
+
+def differing(first: Function, second: Function, draw: Draw) -> Counterexample | None:
+    """The two results on one draw, if they differ by more than rounding explains.
+
+    Double precision decides where both functions run in it and give it; the result is told in the
+    types given where it shows there as well.
+    """
+    wide = [_wide(x) for x in draw.leaves]
+    if any(a is not b for a, b in zip(wide, draw.leaves, strict=True)):
+        found, decided = _on(first, second, wide, draw)
+        if decided and found is None:
+            return None  # what double precision does not show is rounding
+        own = _on(first, second, draw.leaves, draw)[0]
+        return own or (found and replace(found, note="in double precision"))
+    return _on(first, second, draw.leaves, draw)[0]
+
+
+def _on(
+    first: Function, second: Function, leaves: Sequence[Any], draw: Draw
+) -> tuple[Counterexample | None, bool]:
+    """Where the results differ on these arguments, and whether both are as precise as can be."""
+    results = []
+    for fn in (first, second):
+        try:
+            with torch.no_grad():
+                results.append(fn([_copy(x) for x in leaves]))
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return None, False
+    mine, other = (pytree.tree_leaves(r) for r in results)
+    precise = all(_is_double(x) for x in (*mine, *other))
+    for k, (x, y) in enumerate(zip(mine, other, strict=False)):
+        place = _apart(x, y, overflows=not precise or draw.name in OVERFLOWING)
+        if place is not None:
+            given, pair = tuple(_copy(x) for x in leaves), (_item(x, place), _item(y, place))
+            one, two = results
+            return Counterexample(given, one, two, k, place, pair, draw.name), precise
+    return None, precise
+
+
+def _is_double(x: Any) -> bool:
+    """Whether a result shows no rounding but that to double precision."""
+    return not isinstance(x, torch.Tensor) or x.dtype not in (
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+    )
+
+
+def _wide(x: Any) -> Any:
+    if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dtype != torch.float64:
+        return x.double()
+    return x
+
+
+def _copy(x: Any) -> Any:
+    return x.clone() if isinstance(x, torch.Tensor) else x
+
+
+def _item(x: Any, place: tuple[int, ...]) -> Any:
+    return x[place].item() if isinstance(x, torch.Tensor) else x
+
+
+def _apart(x: Any, y: Any, overflows: bool) -> tuple[int, ...] | None:
+    """Where two results differ most, if by more than rounding; results that are NaN are undefined.
+
+    overflows: whether an infinity may have come of values beyond the type, and is no difference.
+    """
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+        return None if type(x) is type(y) and x == y else ()
+    if x.shape != y.shape or not x.numel():
+        return None
+    if not (x.is_floating_point() and y.is_floating_point()):
+        return _first(x != y)
+    near = max(NEAR.get(t.dtype, 0.25) for t in (x, y))
+    u, v = x.double(), y.double()
+    one = (u.isinf() | v.isinf()) & (u != v) & ~(u.isnan() | v.isnan())
+    if not overflows and (place := _first(one)) is not None:
+        return place
+    both = u.isfinite() & v.isfinite()
+    rows = [t.reshape(-1, t.shape[-1] if t.dim() else 1) for t in (u, v, both)]
+    off = torch.where(rows[2], (rows[0] - rows[1]).abs(), 0.0)
+    scale = torch.where(rows[2], torch.maximum(rows[0].abs(), rows[1].abs()), 0.0)
+    share = off / scale.amax(-1, keepdim=True).clamp_min(1e-30)
+    if not float(share.max()) > near:
+        return None
+    at = torch.tensor(int(share.argmax()))
+    return tuple(int(i) for i in torch.unravel_index(at, x.shape))
+
+
+def _first(wrong: torch.Tensor) -> tuple[int, ...] | None:
+    found = wrong.nonzero()
+    return tuple(int(i) for i in found[0]) if len(found) else None
