@@ -22,9 +22,13 @@ from superopt.search.points import Point, spans, too_large
 from superopt.verify import gate
 from superopt.verify.admit import ELSEWHERE, admit, inputs_at
 from superopt.verify.inputs import CLASSES
+from superopt.verify.whole import check_at_own_sizes
 
 LONG = 0.005
 """Predicted seconds of a call up to which a size is run that is not the caller's own."""
+
+OWN_SIZES_WORK = 3 << 28
+"""Elements of all values, of both graphs, up to which they are compared at their own sizes as well."""
 
 BRIEF = 0.0005
 """Predicted seconds up to which all classes of inputs are tried there."""
@@ -138,12 +142,28 @@ class Fits:
             order = sorted(range(len(some)), key=lambda k: (times[k].median_s, k))
             for n, k in enumerate(order):
                 verdict = self._verdict(some[k], here, known, times[k].median_s)
-                if verdict.passed:
+                if verdict.passed and self._same_at_own_sizes(some[k], times[k].median_s):
                     for j in order[n + 1 :]:
                         c, slower = some[j], times[j].median_s
                         self.ledger.lost("measured slower", c.mugraph, c.predicted, "", slower)
                     return Winner(room, some[k], verdict, times[k], times[-1], here.sizes)
         return Winner(room, sizes=here.sizes)
+
+    def _same_at_own_sizes(self, c: Candidate, median: float) -> bool:
+        """Whether the graph is the program at the sizes that it is run at, as far as that is checked."""
+        with trace.stage("verify") as verifying:
+            again = check_at_own_sizes(
+                self.graph, c.mugraph.graph, seed=self.seed, max_work=OWN_SIZES_WORK
+            )
+        self.gate_s += verifying.seconds
+        if again is None:
+            return True
+        if not again:
+            self.reasons.append(again.reason)
+            self.ledger.lost("not shown equal", c.mugraph, c.predicted, again.reason, median)
+            return False
+        c.checks.append(again)
+        return True
 
     def _times(self, some: Sequence[Candidate], here: Stand) -> list[Timing]:
         """The timing of each candidate; eager PyTorch's comes last."""
