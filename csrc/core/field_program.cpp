@@ -217,6 +217,7 @@ void Decoder::decode(Instr& s, Reader& r) {
         s.nargs = 2;
         s.lo = r.count(std::int64_t(1) << 40);
         s.hi = r.count(std::int64_t(1) << 40);
+        s.values.push_back(r.count(std::int64_t(1) << 41));
         dims(r, s.nest);
         strides(r, s.nest);
         strides(r, s.nest);

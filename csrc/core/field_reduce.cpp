@@ -197,12 +197,13 @@ void Machine::reduce_exact(const Instr& s, Reg& d) {
     }, in.size());
 }
 
-// INDEX reads at a table that came with the program, GATHER at run-time integers, clamped.
+// INDEX reads at a table that came with the program, GATHER at run-time integers: what one outside of
+// its axis reads is undefined.
 void Machine::gather(const Instr& s, Reg& d) {
     const Reg& a = arg(s, 0);
     const bool real = code_.regs[s.dst].real, indexed = s.op == Op::kIndex;
     const Reg* at = indexed ? nullptr : &arg(s, 1);
-    if (!a.clean() || (at != nullptr && !at->clean())) {
+    if (!a.clean() || at != nullptr) {
         d.status.assign(code_.regs[s.dst].cells, kOk);
     }
     const auto move = [&](std::size_t c, std::int64_t from, bool poison) {
@@ -219,9 +220,10 @@ void Machine::gather(const Instr& s, Reg& d) {
     each_row(s.nest, threads_, [&](const Row& row) {
         for (std::int64_t j = 0; j < row.count; ++j) {
             const std::int64_t k = row.off[1] + j * row.step[1];
-            const std::int64_t pick = std::clamp<std::int64_t>(at->data[std::size_t(k)], 0, s.lo - 1);
+            const std::int64_t asked = at->data[std::size_t(k)];
+            const std::int64_t pick = std::clamp<std::int64_t>(asked, 0, s.lo - 1);
             move(row.dst + std::size_t(j), row.off[0] + j * row.step[0] + pick * s.hi,
-                 at->at(k) != kOk);
+                 at->at(k) != kOk || asked < 0 || asked >= s.values[0]);
         }
     });
 }

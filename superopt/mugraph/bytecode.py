@@ -15,7 +15,8 @@ each ``[opcode, length, operands...]`` (``length`` counts the operands). ``dims`
            low, of KEYED: 1 where infinities are their own images
     REDUCE op dst src mask low  n (size, over)...    over: 1 where the dim is reduced
     INDEX  dst src pool                              pool[i]: the cell of src that cell i reads
-    GATHER dst src at along_size along_stride  dims strides_src strides_at
+    GATHER dst src at along_size along_stride reach  dims strides_src strides_at
+           reach: beyond it an index is undefined, between along_size and it reads the end
     OUTPUT reg level  dims strides
 
 ``more`` of an input: what integers take beyond lo..hi, or the residues of the literals that floats

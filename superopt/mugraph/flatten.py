@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from superopt.mugraph.algebras.chain import Chain, dyadic
-from superopt.mugraph.algebras.field_values import Integers, integers
+from superopt.mugraph.algebras.field_values import Integers, integers, reach
 from superopt.mugraph.algebras.levels import (
     EXACT,
     ORDERED,
@@ -216,6 +216,7 @@ class _Flattener(Assembler):
             at.id,
             self.sizes[node.along],
             along,
+            reach(node.along, self.sizes),
             *self.dims(node.axes),
             *kept,
             *self.strides(at.axes, node.axes),

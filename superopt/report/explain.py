@@ -140,7 +140,9 @@ def certificate_lines(certificate: dict[str, Any]) -> list[str]:
             out.append(f"{check.get('verdict')}: {check.get('reason')}")
             continue
         if check.get("kind") == "second":
-            out.append(f"{check.get('verdict')}: also at its own sizes, {check.get('clean')} elements")
+            out.append(
+                f"{check.get('verdict')}: also at its own sizes, {check.get('clean')} elements"
+            )
             continue
         kind = f"error at most 2^-{bound:.0f}" if bound is not None else "sampled, no bound"
         out.append(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from superopt.mugraph.algebras.levels import Levels
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Graph
+from superopt.mugraph.graph import Gather, Graph
 from superopt.verify.bound import SELECT, Counter
 from superopt.verify.sizes import Sizing
 
@@ -24,7 +24,9 @@ def assumed(
     if any(n != x.size for s in sizings for x, n in s.sizes.items()):
         names.add("reduced-sizes")
     names |= {name for p in plans for name in p.named}
-    names |= {"where-defined"} if marks & {"root", "log"} or _divides(a) or _divides(b) else set()
+    names |= (
+        {"where-defined"} if marks & {"root", "log"} or _is_partial(a) or _is_partial(b) else set()
+    )
     names |= {"ties"} if SELECT in marks else set()
     names |= {"exponential"} if "exp" in marks else set()
     for graph in (a, b):
@@ -45,7 +47,9 @@ def assumed(
     return tuple(sorted(names))
 
 
-def _divides(graph: Graph) -> bool:
+def _is_partial(graph: Graph) -> bool:
     return any(
-        getattr(n, "op", "") in ("div", "recip", "rsqrt", "sigmoid", "silu") for n in graph.nodes
+        isinstance(n, Gather)
+        or getattr(n, "op", "") in ("div", "recip", "rsqrt", "sigmoid", "silu")
+        for n in graph.nodes
     )

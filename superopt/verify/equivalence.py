@@ -59,7 +59,7 @@ ASSUMPTIONS: dict[str, str] = {
     "keyed": "the named function is a random function of its arguments and nothing else",
     "finite-inputs": "float inputs are finite",
     "where-defined": "equality is claimed where both programs are defined (no zero divisor, no "
-    "root or logarithm of a negative number)",
+    "root or logarithm of a negative number, no index outside of its axis)",
     "ties": "ties between compared values are sampled, not counted in the bound",
     "keyed:exp": "an exp nested deeper than the chain is a random function of its argument",
     "keyed:log": "a log nested deeper than the chain is a random function of its argument",

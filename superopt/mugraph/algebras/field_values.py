@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from superopt.mugraph.algebras.chain import power
-from superopt.mugraph.axes import Axis
+from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.evaluate import Axes, spread_shape
 from superopt.mugraph.graph import Input
@@ -276,10 +276,19 @@ def index(x: Value, at: Sequence[np.ndarray], shape: tuple[int, ...]) -> Value:
     return _each(x, move)
 
 
+def reach(axis: Axis, sizes: Mapping[Axis, int]) -> int:
+    """How many positions an axis has at most, whatever the sizes of an evaluation."""
+    return max(axis.size.hi if isinstance(axis.size, Sym) else axis.size, sizes[axis])
+
+
 def gather(
     x: Value, where: Axis, axes: Axes, to: Axes, at: Exact, sizes: Mapping[Axis, int]
 ) -> Value:
-    """Reads axis ``where`` of ``x`` (on ``axes``) at ``at``, which broadcasts over ``to``; clamped."""
+    """Reads axis ``where`` of ``x`` (on ``axes``) at ``at``, which broadcasts over ``to``.
+
+    What an index outside of the axis reads is undefined; of one that is inside the axis, but not at
+    these sizes, it is the end.
+    """
     shape = tuple(sizes[a] for a in to)
     picks = np.clip(at.data, 0, max(sizes[where] - 1, 0))
     trials = max(picks.shape[0], x.status.shape[0])
@@ -295,5 +304,6 @@ def gather(
         return np.broadcast_to(r[tuple(places)], (trials, *shape))
 
     out = _each(x, move)
-    status = np.where(at.status == OK, out.status, POISON)
+    inside = (at.status == OK) & (at.data >= 0) & (at.data < reach(where, sizes))
+    status = np.where(inside, out.status, POISON)
     return exact(out.data, status) if isinstance(out, Exact) else clear(out.res, status, out.sign)
