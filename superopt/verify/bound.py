@@ -9,7 +9,7 @@ functions that differ agree at a random point with probability at most D/q (Schw
   denominators, a reduction of s terms (n + (s-1)d, s d);
 * a root r of f counts as half the degree of f; with k roots below a cell the difference is
   multiplied by its 2^k conjugates, which gives a polynomial, and the cell is looked at only when
-  all k are squares: 4^k D/q;
+  all k are squares, which happens with probability 2^-k at least half: 2 4^k D/q;
 * N keyed values collide with probability below N^2 D/q, else they are fresh variables;
 * selections make it one function per pattern of winners; a wrong one is met with probability 1/W.
 
@@ -260,13 +260,15 @@ def bound(
     form: Exponents | str | None,
     roots_free: bool,
     apart: bool = False,
+    scaled: bool = False,
 ) -> Bound:
     """The bound for output pairs (counts in both graphs) over a field of at least q elements.
 
     peak: the highest degree of any value in either graph (arguments of keyed functions, gradients
     of exponents); form: the triangular form of the exponents, or why there is none; roots_free:
     whether the roots were shown to be independent; apart: whether the cells of one selection were
-    shown to compare values of their own.
+    shown to compare values of their own; scaled: whether an infinity is multiplied by what is no
+    literal, so that its sign is that of a value.
     """
     worst = Bound(0.0, "", 0, 0, 1, 0)
     for ((n1, d1), m1), ((n2, d2), m2) in pairs:
@@ -281,6 +283,8 @@ def bound(
             reason = "a logarithm has no degree"
         elif INTEGER in kinds:
             reason = "an integer input takes some of its values only"
+        elif scaled:
+            reason = "an infinity is scaled by a value of either sign"
         elif CAST in kinds:
             reason = "a cast of floats to integers is a random function of few values"
         elif EXP in kinds and not isinstance(form, Exponents):
@@ -289,7 +293,10 @@ def bound(
             reason = "a root's argument may be a square"
         atoms, height = (form.atoms, form.height) if isinstance(form, Exponents) else (0, 1.0)
         error = (degree * height + 2 * peak * (keyed * keyed + atoms)) / q
-        error = error * 4.0 ** min(roots, 500)
+        if roots:
+            error *= 2 * 4.0 ** min(roots, 500)
+        if not reason and roots and roots * 2.0 ** min(roots, 500) * peak > math.sqrt(q) / 2:
+            reason = f"the degree {peak:.3g} is too high for {roots} roots to be independent"
         if not reason and error >= 0.5:
             reason = f"the degree {degree:.3g} with {roots} roots is too high for the field"
         if not reason and patterns > 90:

@@ -15,8 +15,10 @@ from superopt.verify.assumed import assumed, marks_of
 from superopt.verify.bound import EXP, LOG, ROOT, SELECT, Bound, Counter, bound
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.evaluators import Evaluator, evaluator
+from superopt.verify.infinite import scales_infinity
 from superopt.verify.partial import chosen, never_defined, partial
 from superopt.verify.patterns import apart
+from superopt.verify.probe import unfolded
 from superopt.verify.roots import independent_roots
 from superopt.verify.sizes import Sizing, assignments, own_sizes
 from superopt.verify.ties import compares_alone, never_tied
@@ -207,4 +209,6 @@ def _bound(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> Bound
     # A logarithm leaves no bound to look for.
     form = exponents(a, b, sizing, chain, seed) if EXP in kinds and LOG not in kinds else None
     free = ROOT not in kinds or (LOG not in kinds and independent_roots(a, b, sizing, chain, seed))
-    return bound(pairs, min(chain.primes), peak, form, free, apart(a, b, sizing, chain, seed))
+    alone = apart(a, b, sizing, chain, seed)
+    scaled = any(scales_infinity(unfolded(g)) for g in (a, b))
+    return bound(pairs, min(chain.primes), peak, form, free, alone, scaled)

@@ -16,7 +16,7 @@ import torch
 
 from superopt.mugraph.algebras.floats import scalar
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Const, Graph, Map, Node, Reduce
+from superopt.mugraph.graph import Const, Graph, Map, Node, Reduce, SizeOf
 from superopt.mugraph.scalars import SCALARS
 
 Signs = frozenset[float]
@@ -46,6 +46,17 @@ def infinities(graph: Graph) -> list[Signs]:
         else:
             out.append(out[node.args[0]] if node.args else FINITE)
     return out
+
+
+def scales_infinity(graph: Graph) -> bool:
+    """Whether a value that may be infinite is multiplied by one whose sign is not written down."""
+    signs = infinities(graph)
+    for node in graph.nodes:
+        if isinstance(node, Map) and SCALARS[node.op].field == "mul":
+            for k, other in (node.operands, node.operands[::-1]):
+                if signs[k] and not isinstance(graph.nodes[other], Const | SizeOf):
+                    return True
+    return False
 
 
 def any_value(graph: Graph) -> list[bool]:
