@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from superopt.codegen.analysis import loads
 from superopt.codegen.expressions import NotLowerable
-from superopt.codegen.tileir import (
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.graph import Graph, Map, Reduce
+from superopt.mugraph.placement import Carry
+from superopt.mugraph.scalars import REDUCTIONS, Arg
+from superopt.mugraph.tile_analysis import loads
+from superopt.mugraph.tileir import (
     Apply,
     Buffer,
     Coord,
@@ -16,10 +20,6 @@ from superopt.codegen.tileir import (
     Stmt,
     statements,
 )
-from superopt.mugraph.axes import Axis
-from superopt.mugraph.graph import Graph, Map, Reduce
-from superopt.mugraph.placement import Carry
-from superopt.mugraph.scalars import REDUCTIONS, Arg
 
 
 def here(buffer: Buffer, dtype: str | None = None) -> Load:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from superopt.codegen.analysis import inner
-from superopt.codegen.tileir import (
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.tile_analysis import inner
+from superopt.mugraph.tileir import (
     Apply,
     Buffer,
     Compute,
@@ -18,7 +19,6 @@ from superopt.codegen.tileir import (
     Program,
     Stmt,
 )
-from superopt.mugraph.axes import Axis
 
 
 def nameless(program: Program) -> Program:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 
-from superopt.codegen.shared import unrolled
 from superopt.codegen.sums import applied, read_again, wide_nodes
-from superopt.codegen.tileir import Apply, Buffer, Coord, Expr, Extent, Lit, Load, index_expr
 from superopt.errors import SuperoptError
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, is_float
@@ -23,6 +21,8 @@ from superopt.mugraph.graph import (
     View,
 )
 from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.tile_shared import unrolled
+from superopt.mugraph.tileir import Apply, Buffer, Coord, Expr, Extent, Lit, Load, index_expr
 
 Coords = dict[Axis, Expr]
 

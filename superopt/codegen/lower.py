@@ -40,7 +40,11 @@ from superopt.codegen.storage import (
     tile_buffer,
 )
 from superopt.codegen.sums import kept_in, made_in, read_as
-from superopt.codegen.tileir import (
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import compute_dtype
+from superopt.mugraph.graph import Graph, Input, Map, Reduce
+from superopt.mugraph.placement import Carry, Kernel, MuGraph, kernel_body
+from superopt.mugraph.tileir import (
     Apply,
     Buffer,
     Compute,
@@ -50,10 +54,6 @@ from superopt.codegen.tileir import (
     Loop,
     Program,
 )
-from superopt.mugraph.axes import Axis
-from superopt.mugraph.dtypes import compute_dtype
-from superopt.mugraph.graph import Graph, Input, Map, Reduce
-from superopt.mugraph.placement import Carry, Kernel, MuGraph, kernel_body
 
 __all__ = ["NotLowerable", "lower", "why_not_lowerable"]
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from superopt.codegen.accumulators import here
-from superopt.codegen.tileir import Apply, Buffer, Compute, Expr, Extent, Lit, Stmt
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Builder, Graph, Reduce
 from superopt.mugraph.moments import summands
 from superopt.mugraph.placement import Carry, Kernel
+from superopt.mugraph.tileir import Apply, Buffer, Compute, Expr, Extent, Lit, Stmt
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from superopt.codegen.expressions import NotLowerable
-from superopt.codegen.tileir import Buffer, Stmt
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Reduce
+from superopt.mugraph.tileir import Buffer, Stmt
 
 
 @dataclass

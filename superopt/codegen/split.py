@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from superopt.codegen.tileir import Buffer, Part
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import compute_dtype
 from superopt.mugraph.graph import (
@@ -28,6 +27,7 @@ from superopt.mugraph.layout import layout_order
 from superopt.mugraph.parts import build_term, reduced_over, split_axes
 from superopt.mugraph.placement import Kernel, MuGraph, Placement, Split, kernel_body
 from superopt.mugraph.sums import WIDE, sum_dtype
+from superopt.mugraph.tileir import Buffer, Part
 
 
 @dataclass(frozen=True)

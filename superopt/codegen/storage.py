@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from superopt.codegen.tileir import Buffer
 from superopt.mugraph.axes import Axis, sort_axes
 from superopt.mugraph.graph import Graph, Input, axis_strides, dense_strides
 from superopt.mugraph.layout import axis_ranks as axis_ranks
 from superopt.mugraph.layout import layout_order as layout_order
 from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.tileir import Buffer
 
 OUTPUT_PREFIX, SCRATCH_PREFIX = "out", "tmp"
 

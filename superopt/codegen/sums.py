@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Container, Sequence
 
-from superopt.codegen.analysis import parts
-from superopt.codegen.tileir import Apply, Buffer, Coord, Expr, Load
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.graph import Graph, Map, Reduce
 from superopt.mugraph.sums import WIDE, fixed, follows, sum_dtype
+from superopt.mugraph.tile_analysis import parts
+from superopt.mugraph.tileir import Apply, Buffer, Coord, Expr, Load
 
 SHORT = 1024
 """Elements up to which a sum that is made at once is rounded at once: little is lost by it."""

@@ -15,10 +15,10 @@ import torch
 
 from superopt.codegen.backends import python
 from superopt.codegen.backends.cpu import Isa, emit
-from superopt.codegen.tileir import Apply, Compute, Coord, Lit, Load, Loop, Program
 from superopt.mugraph.axes import Axis, extent
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.placement import Split
+from superopt.mugraph.tileir import Apply, Compute, Coord, Lit, Load, Loop, Program
 from tests.codegen.harness import ap, at, buf, build, lit, same
 from tests.codegen.test_contractions import matmul
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from superopt.codegen.backends import cpu, python
-from superopt.codegen.tileir import Apply, Buffer, Coord, Expr, Lit, Load, Program
 from superopt.mugraph.axes import Axis, Stride, extent
 from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.tileir import Apply, Buffer, Coord, Expr, Lit, Load, Program
 
 FOLDER = Path(tempfile.gettempdir()) / "superopt-test-kernels"
 

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superopt.codegen.tileir import Compute, Coord, Program
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.placement import Split
+from superopt.mugraph.tileir import Compute, Coord, Program
 from tests.codegen.harness import ap, at, buf, check
 
 ROLES = {"b": "xyo", "m": "xo", "n": "yo", "k": "xy"}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from superopt.codegen.backends.cpu import Isa, emit
-from superopt.codegen.tileir import Compute, Program
 from superopt.mugraph.axes import Axis
+from superopt.mugraph.tileir import Compute, Program
 from tests.codegen.harness import ap, at, buf, check, lit
 
 

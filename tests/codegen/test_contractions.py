@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superopt.codegen.backends.cpu import Isa, emit
-from superopt.codegen.tileir import Compute, Coord, Extent, Lit, Loop, Program
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.placement import Lane, Split
+from superopt.mugraph.tileir import Compute, Coord, Extent, Lit, Loop, Program
 from tests.codegen.harness import ap, at, buf, check, dense, lit
 
 

@@ -9,11 +9,11 @@ import torch
 
 from superopt.codegen.backends import python
 from superopt.codegen.lower import NotLowerable, lower
-from superopt.codegen.tileir import Loop, statements
 from superopt.mugraph.algebras.floats import run
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Builder, Graph, Index
 from superopt.mugraph.placement import Kernel, MuGraph, Placement, Split
+from superopt.mugraph.tileir import Loop, statements
 from superopt.search import place
 from superopt.search.cut import body_of
 from superopt.search.cut_points import cut_points, forced_cuts

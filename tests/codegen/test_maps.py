@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Extent, Lit, Load, Loop, Program
 from superopt.mugraph.axes import Axis, Stride, Sym
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.placement import Split
 from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.tileir import Apply, Compute, Coord, Expr, Extent, Lit, Load, Loop, Program
 from tests.codegen.harness import ap, at, buf, check, lit, run_cpu
 
 POSITIVE = {"log", "sqrt", "rsqrt", "recip", "log1p", "pow"}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from superopt.codegen.backends.cpu import Isa
-from superopt.codegen.tileir import Compute, Program
 from superopt.mugraph.axes import Axis
+from superopt.mugraph.tileir import Compute, Program
 from tests.codegen.harness import ap, at, buf, run_cpu
 
 POINTS = 400_000

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from superopt.codegen.lower import lower
-from superopt.codegen.tileir import Loop
 from superopt.mugraph.algebras.floats import run
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Builder, Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.text import parse_mugraph, print_mugraph
+from superopt.mugraph.tileir import Loop
 from superopt.mugraph.wellformed import check_mugraph
 from superopt.search.carry import obligation
 from superopt.verify.cuts import Checker

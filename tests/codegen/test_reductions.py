@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superopt.codegen.tileir import Apply, Compute, Extent, Load, Loop, Program
 from superopt.mugraph.axes import Axis, Stride, Sym
 from superopt.mugraph.placement import Split
 from superopt.mugraph.scalars import REDUCTIONS
+from superopt.mugraph.tileir import Apply, Compute, Extent, Load, Loop, Program
 from tests.codegen.harness import ap, at, buf, check, lit, run_cpu
 
 

@@ -7,8 +7,8 @@ import torch
 
 from superopt import superoptimize
 from superopt.codegen.backends.cpu import Isa
-from superopt.codegen.tileir import Compute, Expr, Program
 from superopt.mugraph.axes import Axis
+from superopt.mugraph.tileir import Compute, Expr, Program
 from tests.codegen.harness import ap, at, buf, run_cpu
 
 

@@ -11,12 +11,12 @@ import weakref
 import pytest
 import torch
 
-from superopt.codegen.analysis import affine, parts
 from superopt.codegen.backends import cpu
 from superopt.codegen.lower import NotLowerable, lower
-from superopt.codegen.tileir import MOST_TEXT, Apply, Compute, Coord, Expr, Lit, Program, print_expr
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Builder, Graph, Index
+from superopt.mugraph.tile_analysis import affine, parts
+from superopt.mugraph.tileir import MOST_TEXT, Apply, Compute, Coord, Expr, Lit, Program, print_expr
 from tests.codegen.harness import ap, at, buf, check, lit
 from tests.codegen.test_lower import check as check_graph
 from tests.codegen.test_lower import placed

@@ -9,9 +9,9 @@ import torch
 
 from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower
-from superopt.codegen.tileir import Program
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.graph import Builder, Graph
+from superopt.mugraph.tileir import Program
 from tests.codegen import harness
 from tests.codegen.test_split import placed
 

@@ -10,7 +10,6 @@ import pytest
 
 from superopt.codegen.backends.cpu_layout import Names, padded_bytes, place_tile
 from superopt.codegen.lower import lower, why_not_lowerable
-from superopt.codegen.tileir import Program
 from superopt.config import Config
 from superopt.cost.devices import TILE_MEMORY, Device, cpu_device
 from superopt.cost.held import tile_bytes
@@ -19,6 +18,7 @@ from superopt.cost.model import KernelCost, kernel_seconds, shape_of_kernel
 from superopt.mugraph.axes import hint
 from superopt.mugraph.graph import Graph, Input
 from superopt.mugraph.placement import MuGraph, Placement, Split, kernel_body
+from superopt.mugraph.tileir import Program
 from superopt.search import driver, place
 from superopt.search.cut import Cutter, body_of
 from tests.programs import PROGRAMS, attention, rmsnorm_linear

@@ -11,10 +11,10 @@ from superopt.codegen.alike import nameless
 from superopt.codegen.backends.cpu_isa import Isa
 from superopt.codegen.backends.cpu_layout import symbols
 from superopt.codegen.backends.cpu_task import Task, size_lines
-from superopt.codegen.tileir import Buffer, Program
 from superopt.errors import SuperoptError
 from superopt.mugraph.axes import Stride
 from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.tileir import Buffer, Program
 
 STACK_BYTES = 64 * 1024
 """Tile buffers of one program up to this size live on the stack, else in a block per thread."""

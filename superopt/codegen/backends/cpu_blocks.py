@@ -8,9 +8,9 @@ from dataclasses import replace
 from superopt.codegen.backends.cpu_expr import Scope
 from superopt.codegen.backends.cpu_layout import Range, place_local, tile_of
 from superopt.codegen.backends.cpu_loops import indent
-from superopt.codegen.tileir import Buffer
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.tileir import Buffer
 
 LOCAL_BYTES = 256 * 1024
 """Largest local block that is put on the stack."""

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from superopt.codegen.analysis import expr_axes
 from superopt.codegen.backends.cpu_blocks import chunked, local_block
 from superopt.codegen.backends.cpu_expr import Nest, Scope, stride_along
 from superopt.codegen.backends.cpu_layout import Num, extents
@@ -33,9 +32,10 @@ from superopt.codegen.backends.cpu_match import (
     unit,
 )
 from superopt.codegen.backends.types import value_dtype
-from superopt.codegen.tileir import Apply, Compute, Expr, Lit, Load
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.tile_analysis import expr_axes
+from superopt.mugraph.tileir import Apply, Compute, Expr, Lit, Load
 
 ROW_CHUNK, COL_CHUNK, SUM_CHUNK, PANEL_CHUNK = 64, 512, 256, 64
 """Largest local blocks: rows and columns of a result, summed steps and columns of a factor."""

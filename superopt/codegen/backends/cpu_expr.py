@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 
-from superopt.codegen.analysis import affine, expr_axes
 from superopt.codegen.backends.cpu_layout import Names, Num, Place, Range, size_num
 from superopt.codegen.backends.cpu_values import Value, fits32, literal
 from superopt.codegen.backends.types import exact_literal, operand_dtypes, value_dtype
-from superopt.codegen.shared import unrolled
-from superopt.codegen.tileir import (
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.scalars import SCALARS, inline
+from superopt.mugraph.tile_analysis import affine, expr_axes
+from superopt.mugraph.tile_shared import unrolled
+from superopt.mugraph.tileir import (
     Apply,
     Buffer,
     Coord,
@@ -19,9 +22,6 @@ from superopt.codegen.tileir import (
     Lit,
     Load,
 )
-from superopt.mugraph.axes import Axis
-from superopt.mugraph.dtypes import DTYPES
-from superopt.mugraph.scalars import SCALARS, inline
 
 
 class NoVector(Exception):

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from superopt.codegen.analysis import axes_used, reads
 from superopt.codegen.backends.types import stored_dtype
-from superopt.codegen.tileir import Buffer, Compute, Loop, Program, Stmt
 from superopt.mugraph.axes import Axis, Size, Stride, Sym
 from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.tile_analysis import axes_used, reads
+from superopt.mugraph.tileir import Buffer, Compute, Loop, Program, Stmt
 
 ALIGN = 64
 """Bytes to which tile buffers and their rows are aligned."""

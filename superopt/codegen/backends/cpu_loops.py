@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from superopt.codegen.analysis import expr_axes, parts
 from superopt.codegen.backends.cpu_expr import (
     Nest,
     NoVector,
@@ -16,10 +15,11 @@ from superopt.codegen.backends.cpu_expr import (
 from superopt.codegen.backends.cpu_layout import extents
 from superopt.codegen.backends.cpu_values import Value, fits32, literal
 from superopt.codegen.backends.types import exact_literal, operand_dtypes, sum_dtype, value_dtype
-from superopt.codegen.tileir import Apply, Compute, Coord, Expr, Load
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.tile_analysis import expr_axes, parts
+from superopt.mugraph.tileir import Apply, Compute, Coord, Expr, Load
 
 UNROLL = 4
 """Independent partial results of a reduction: enough to hide the latency of one operation."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from superopt.codegen.analysis import expr_axes
 from superopt.codegen.backends.cpu_expr import Scope, stride_along
 from superopt.codegen.backends.types import value_dtype
-from superopt.codegen.tileir import Apply, Buffer, Compute, Coord, Expr, Load
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.lanes import (
@@ -23,6 +21,8 @@ from superopt.mugraph.lanes import (
     waste,
 )
 from superopt.mugraph.placement import Lane
+from superopt.mugraph.tile_analysis import expr_axes
+from superopt.mugraph.tileir import Apply, Buffer, Compute, Coord, Expr, Load
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from superopt.codegen.analysis import loads
 from superopt.codegen.backends.cpu_contract import print_contraction
 from superopt.codegen.backends.cpu_expr import Scope
 from superopt.codegen.backends.cpu_isa import Isa
@@ -25,7 +24,10 @@ from superopt.codegen.backends.cpu_layout import (
 )
 from superopt.codegen.backends.cpu_loops import print_compute
 from superopt.codegen.backends.cpu_match import Target
-from superopt.codegen.tileir import (
+from superopt.mugraph.axes import Axis, Sym
+from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.tile_analysis import loads
+from superopt.mugraph.tileir import (
     Compute,
     Loop,
     Program,
@@ -33,8 +35,6 @@ from superopt.codegen.tileir import (
     print_expr,
     statements,
 )
-from superopt.mugraph.axes import Axis, Sym
-from superopt.mugraph.dtypes import DTYPES
 
 
 class Task:

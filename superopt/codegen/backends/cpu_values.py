@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from superopt.codegen.analysis import inner
-from superopt.codegen.shared import once
-from superopt.codegen.tileir import Apply, Coord, Expr, Extent, Lit
 from superopt.mugraph.axes import Sym
 from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.tile_analysis import inner
+from superopt.mugraph.tile_shared import once
+from superopt.mugraph.tileir import Apply, Coord, Expr, Extent, Lit
 
 INT32 = 2**31 - 1
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from superopt.codegen.analysis import reads
 from superopt.codegen.backends.types import (
     exact_literal,
     operand_dtypes,
@@ -22,7 +21,12 @@ from superopt.codegen.backends.types import (
     sum_dtype,
     value_dtype,
 )
-from superopt.codegen.tileir import (
+from superopt.errors import SuperoptError
+from superopt.mugraph.axes import Axis, extent
+from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.scalars import SCALARS, inline
+from superopt.mugraph.tile_analysis import reads
+from superopt.mugraph.tileir import (
     Apply,
     Buffer,
     Compute,
@@ -35,10 +39,6 @@ from superopt.codegen.tileir import (
     Program,
     Stmt,
 )
-from superopt.errors import SuperoptError
-from superopt.mugraph.axes import Axis, extent
-from superopt.mugraph.dtypes import DTYPES
-from superopt.mugraph.scalars import SCALARS, inline
 
 Span = tuple[int, int]
 

@@ -6,10 +6,10 @@ import math
 
 import torch
 
-from superopt.codegen.analysis import reads
-from superopt.codegen.tileir import Apply, Buffer, Compute, Expr, Program, statements
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, promote
 from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.tile_analysis import reads
+from superopt.mugraph.tileir import Apply, Buffer, Compute, Expr, Program, statements
 
 
 def value_dtype(expr: Expr) -> str:

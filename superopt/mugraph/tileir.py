@@ -21,10 +21,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from superopt.codegen.shared import Shared
 from superopt.mugraph.axes import Axis, Stride
 from superopt.mugraph.graph import Index
 from superopt.mugraph.placement import Lane, Split
+from superopt.mugraph.tile_shared import Shared
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from superopt.codegen.shared import once
-from superopt.codegen.tileir import Apply, Coord, Expr, Extent, Lit, Load, Program, statements
 from superopt.mugraph.axes import Axis
+from superopt.mugraph.tile_shared import once
+from superopt.mugraph.tileir import Apply, Coord, Expr, Extent, Lit, Load, Program, statements
 
 
 def inner(expr: Expr) -> tuple[Expr, ...]:
