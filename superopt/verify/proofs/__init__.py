@@ -1,0 +1,59 @@
+"""Proves, for all sizes in their ranges, that tile programs access memory as they should.
+
+Each module states its lemmas and what of the tile IR's meaning they rest on: ``declared`` (buffers,
+tasks, addresses), ``bounds`` (where a statement reads), ``flow`` (what was stored before), ``stored``
+(each element once), ``reduced`` (each addend once), ``views`` (the graph's index maps), on ``nest``
+(what a statement sees of an axis) and ``formula`` (how that is written for Z3). What is computed
+from the elements is not their subject: that is shown over finite fields, and by running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.tileir import Program
+from superopt.verify.proofs.bounds import bounds
+from superopt.verify.proofs.declared import declared
+from superopt.verify.proofs.flow import Flow, complete
+from superopt.verify.proofs.lemma import KINDS as KINDS
+from superopt.verify.proofs.lemma import PROVED, Lemma, Proofs
+from superopt.verify.proofs.lemma import joined as joined
+from superopt.verify.proofs.nest import Nest
+from superopt.verify.proofs.reduced import every_reduction, kernel_of, reduced
+from superopt.verify.proofs.solver import TIMEOUT, Solver
+from superopt.verify.proofs.stored import stored
+from superopt.verify.proofs.views import views
+
+
+def prove(
+    programs: Sequence[Program],
+    mugraph: MuGraph,
+    timeout: float = TIMEOUT,
+    solver: Solver | None = None,
+) -> Proofs:
+    """The lemmas of the programs that a placed graph was lowered to, each decided.
+
+    timeout: seconds for one lemma; a solver that is given keeps its own, and what it knows.
+    """
+    solver = solver or Solver(timeout)
+    lemmas = tuple(_lemmas(programs, mugraph, solver))
+    return Proofs(lemmas, solver.version)
+
+
+def _lemmas(programs: Sequence[Program], mugraph: MuGraph, solver: Solver) -> Iterator[Lemma]:
+    nests = [Nest(p) for p in programs]
+    first = list(declared(nests, mugraph.graph))
+    yield from first
+    if any(x.verdict != PROVED for x in first):
+        return  # the others rest on these
+    yield from views(mugraph.graph, solver)
+    yield from stored(nests, solver)
+    yield from every_reduction(nests, mugraph)
+    for nest in nests:
+        yield from bounds(nest, solver)
+        flow = Flow(nest, solver)
+        yield from flow.initialised()
+        k = kernel_of(nest, mugraph)
+        yield from complete(nest, k is None or bool(mugraph.kernels[k].carries))
+        yield from reduced(nest, flow.since, solver)
