@@ -19,6 +19,7 @@ from superopt.runtime.site import numbered
 from superopt.search.buckets import Room
 from superopt.verify import certificate, gate
 from superopt.verify.equivalence import Equivalence
+from superopt.verify.proofs import Proofs, joined_proofs
 
 NO_TIME = Timing(math.inf, 0.0, 0)
 """Of what was not run."""
@@ -26,13 +27,17 @@ NO_TIME = Timing(math.inf, 0.0, 0)
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A placed graph on its way: proved, compiled; origin: which of those found it is."""
+    """A placed graph on its way: proved, compiled; origin: which of those found it is.
+
+    lemmas: about the accesses of the tile programs that it was compiled from.
+    """
 
     mugraph: MuGraph
     predicted: float
     checks: list[Equivalence]
     kernels: Kernels
     source: str
+    lemmas: Proofs
     origin: int
 
     @property
@@ -126,7 +131,14 @@ def entry_of(
         checks += [x for x in c.checks if c is programs[0] or x not in checks]
     verdict = gate.joined([w.gate for w in served if w.gate is not None])
     proof = certificate.build(
-        graph, programs[0].mugraph, checks, verdict, domain=domain, buckets=shown, search=search
+        graph,
+        programs[0].mugraph,
+        checks,
+        verdict,
+        domain=domain,
+        buckets=shown,
+        lemmas=joined_proofs(c.lemmas for c in programs),
+        search=search,
     )
     files["certificate.json"] = certificate.dumps(proof).encode()
     return files, meta
@@ -153,6 +165,7 @@ def _times(w: Winner) -> dict[str, Any]:
 def _shown(w: Winner, shifts: Sequence[Equivalence]) -> certificate.Shown:
     if w.candidate is None:
         return certificate.Shown(w.room.guard, None)
+    c = w.candidate
     return certificate.Shown(
-        w.room.guard, w.candidate.mugraph, [*shifts, *w.candidate.checks], w.gate, w.slower
+        w.room.guard, c.mugraph, [*shifts, *c.checks], w.gate, w.slower, c.lemmas
     )

@@ -44,6 +44,8 @@ from superopt.search.workers import Serial
 from superopt.verify.cuts import Checker
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.infinite import any_value
+from superopt.verify.proofs import Proofs, accesses
+from superopt.verify.proofs.solver import Solver
 
 SHORTLIST = 5
 """Candidates that are compiled, gated and timed."""
@@ -64,6 +66,7 @@ ENTRY = "superopt_entry"
 
 
 Proved = tuple[driver.Candidate, list[Equivalence]]
+Compiled = tuple[Kernels, str, Proofs]
 
 
 def make(
@@ -204,7 +207,7 @@ class _Work:
     graph: Graph
     candidates: Sequence[driver.Candidate]
     show: Checker
-    build: Callable[[Sequence[MuGraph], int], Sequence[tuple[Kernels, str] | SuperoptError]]
+    build: Callable[[Sequence[MuGraph], int], Sequence[Compiled | SuperoptError]]
     ledger: Ledger
     rounds: int = 0
     verify_s: float = 0.0
@@ -258,7 +261,8 @@ class _Work:
             for (n, (c, checks)), m, item in zip(pool.items(), mugraphs, made, strict=True):
                 if isinstance(item, SuperoptError):
                     trace.log("build", f"a candidate was dropped: {item.report()}")
-                    self.ledger.lost("not compiled", m, c.seconds, item.what)
+                    rule = "refuted" if isinstance(item, VerificationFailed) else "not compiled"
+                    self.ledger.lost(rule, m, c.seconds, item.what)
                 else:
                     ready[n] = Candidate(m, c.seconds, checks, *item, origin=n)
             if not ready:
@@ -316,34 +320,38 @@ def _compile(
     who: Serial,
     mugraphs: Sequence[MuGraph],
     rounds: int,
-) -> list[tuple[Kernels, str] | SuperoptError]:
-    """Lowers, prints and compiles: each one loaded, with its source, or what failed.
+) -> list[Compiled | SuperoptError]:
+    """Lowers, proves, prints and compiles: each one loaded, with its source, or what failed.
 
     rounds: how often this was done before in the folder.
     """
-    printed: list[cpu.Source | SuperoptError] = []
+    printed: list[tuple[cpu.Source, Proofs] | SuperoptError] = []
+    solver = Solver()
     for m in mugraphs:
         try:
-            printed.append(cpu.emit(lower(m), ENTRY, isa))
+            programs = lower(m)
+            lemmas = accesses(programs, m, solver)
+            printed.append((cpu.emit(programs, ENTRY, isa), lemmas))
         except SuperoptError as reason:  # too long to compile: the others may do
             printed.append(reason)
     jobs = [
-        Job(s.text, (*s.flags, *compiler.openmp_flags), folder / f"candidate{rounds}-{n}.so")
+        Job(s[0].text, (*s[0].flags, *compiler.openmp_flags), folder / f"candidate{rounds}-{n}.so")
         for n, s in enumerate(printed)
-        if isinstance(s, cpu.Source)
+        if isinstance(s, tuple)
     ]
     spread = partial(who.map, note=lambda *_: None) if who.remote else None
     built = iter(compile_many(jobs, config, compiler=compiler, spread=spread))
-    out: list[tuple[Kernels, str] | SuperoptError] = []
-    for mugraph, source in zip(mugraphs, printed, strict=True):
-        if isinstance(source, SuperoptError):
-            out.append(source)
+    out: list[Compiled | SuperoptError] = []
+    for mugraph, made in zip(mugraphs, printed, strict=True):
+        if isinstance(made, SuperoptError):
+            out.append(made)
             continue
+        source, lemmas = made
         path = next(built)
         if isinstance(path, SuperoptError):
             out.append(path)
             continue
         scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
         plan = make_plan(mugraph.graph, source.entry, source.buffers, scratch)
-        out.append((Kernels(path, plan, config.threads), source.text))
+        out.append((Kernels(path, plan, config.threads), source.text, lemmas))
     return out

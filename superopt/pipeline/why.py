@@ -15,6 +15,7 @@ RULES = (
     "not lowerable",
     "predicted slower",
     "not shown equal",
+    "refuted",
     "not compiled",
     "measured slower",
     "gate failed",

@@ -151,6 +151,12 @@ def certificate_lines(certificate: dict[str, Any]) -> list[str]:
     if buckets := certificate.get("buckets"):
         served = sum(b.get("serves") == "generated" for b in buckets)
         out.append(f"{served} of {len(buckets)} buckets are served by checked programs")
+    if proofs := certificate.get("proofs"):
+        sampled, every = len(proofs["sampled"]), sum(proofs["lemmas"].values())
+        out.append(
+            f"index maps: {every - sampled} lemmas proved ({proofs['by_solver']} put to Z3), "
+            f"{sampled} sampled"
+        )
     gate = certificate.get("gate") or {}
     if gate:
         out.append(

@@ -29,7 +29,7 @@ from superopt.runtime.kernels import Kernels
 from superopt.runtime.keys import repeats
 from superopt.runtime.plan import Plan
 
-POLICY = 15
+POLICY = 16
 """Raised whenever what a kernel is checked for, before it is kept, changes."""
 
 Make = Callable[[Path], tuple[dict[str, bytes], dict[str, Any]]]

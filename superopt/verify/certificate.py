@@ -20,9 +20,13 @@ from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.gate import Gate
+from superopt.verify.proofs.lemma import SAMPLED, Proofs
 
-SCHEMA = 2
-"""Version of the certificate's form; a reader refuses a newer one. The first had no domain."""
+SCHEMA = 3
+"""Version of the certificate's form; a reader refuses a newer one.
+
+The first had no domain, the second no lemmas about the accesses of its kernels.
+"""
 
 _Kinds = dict[str, type | tuple[type, ...]]
 
@@ -38,7 +42,7 @@ _REQUIRED: _Kinds = {
     "versions": dict,
     "digest": str,
 }
-_SINCE: dict[int, _Kinds] = {2: {"domain": list, "buckets": list}}
+_SINCE: dict[int, _Kinds] = {2: {"domain": list, "buckets": list}, 3: {"proofs": dict}}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Shown:
     """What was shown of one bucket: its guard, its program (None: the original) and its checks.
 
     eager: whether eager PyTorch was measured to be faster, and serves where it is allowed to.
+    lemmas: about the accesses of its tile programs.
     """
 
     guard: Guard
@@ -53,6 +58,7 @@ class Shown:
     checks: Sequence[Equivalence] = ()
     gate: Gate | None = None
     eager: bool = False
+    lemmas: Proofs | None = None
 
 
 def build(
@@ -63,14 +69,16 @@ def build(
     *,
     domain: Guard = (),
     buckets: Sequence[Shown] = (),
+    lemmas: Proofs | None = None,
     proofs: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
     search: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The certificate of a placed program that was derived from ``program``.
 
-    checks: of the graph against the program first, then of each one-pass transition; proofs: of
-    index maps and event tables, name -> "proved" or "sampled"; versions: of more tools than
+    checks: of the graph against the program first, then of each one-pass transition; lemmas: about
+    the accesses of all tile programs that it is compiled from, none of them refuted; proofs: of
+    other layers (event tables), name -> "proved" or "sampled"; versions: of more tools than
     torch, numpy, Python and superopt; search: the algebraic spaces that were searched, which of
     them are closed, and under which axioms. domain: the range of each size symbol, beyond which the
     original runs; buckets: of several programs, what was shown of each, where it serves (mugraph is
@@ -87,7 +95,8 @@ def build(
         "gate": None if gate is None else _plain(asdict(gate)),
         "assumptions": names,
         "explained": {n: ASSUMPTIONS[n.split(":")[0]] for n in names},
-        "layers": _layers(checks, gate, proofs or {}),
+        "layers": _layers(checks, gate, lemmas, proofs or {}),
+        "proofs": _proofs(lemmas),
         "domain": [_range(program, *r) for r in domain],
         "buckets": [_bucket(b, proofs or {}) for b in buckets],
         "search": _plain(search or {}),
@@ -115,7 +124,7 @@ def _bucket(shown: Shown, proofs: Mapping[str, str]) -> dict[str, Any]:
         "graph": None if shown.mugraph is None else mugraph_hash(shown.mugraph),
         "checks": [_check(c) for c in shown.checks],
         "gate": None if shown.gate is None else _plain(asdict(shown.gate)),
-        "layers": _layers(shown.checks, shown.gate, proofs),
+        "layers": _layers(shown.checks, shown.gate, shown.lemmas, proofs),
     }
 
 
@@ -128,7 +137,10 @@ def _check(check: Equivalence) -> dict[str, Any]:
 
 
 def _layers(
-    checks: Sequence[Equivalence], gate: Gate | None, proofs: Mapping[str, str]
+    checks: Sequence[Equivalence],
+    gate: Gate | None,
+    lemmas: Proofs | None,
+    proofs: Mapping[str, str],
 ) -> dict[str, str]:
     """What is claimed of each layer."""
     kinds = {c.kind for c in checks}
@@ -137,9 +149,21 @@ def _layers(
     )
     return {
         "graph": graph,
-        "index_maps": proofs.get("index_maps", "none"),
+        "index_maps": "none" if lemmas is None else lemmas.verdict,
         "event_tables": proofs.get("event_tables", "none"),
         "binary": "tested" if gate is not None and gate.passed else "none",
+    }
+
+
+def _proofs(lemmas: Proofs | None) -> dict[str, Any]:
+    """How many lemmas of each kind there are, how many Z3 was asked, and which it did not prove."""
+    if lemmas is None:
+        return {}
+    return {
+        "solver": f"z3 {lemmas.solver}" if lemmas.solver else "",
+        "lemmas": lemmas.count(),
+        "by_solver": sum(x.solver for x in lemmas.lemmas),
+        "sampled": sorted({f"{x.kind}: {x.subject}" for x in lemmas.of(SAMPLED)}),
     }
 
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from superopt.errors import VerificationFailed
+from superopt.mugraph.graph import Const
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.tileir import Program
 from superopt.verify.proofs.bounds import bounds
 from superopt.verify.proofs.declared import declared
 from superopt.verify.proofs.flow import Flow, complete
 from superopt.verify.proofs.lemma import KINDS as KINDS
-from superopt.verify.proofs.lemma import PROVED, Lemma, Proofs
-from superopt.verify.proofs.lemma import joined as joined
+from superopt.verify.proofs.lemma import PROVED, REFUTED, Lemma
+from superopt.verify.proofs.lemma import Proofs as Proofs
+from superopt.verify.proofs.lemma import joined_proofs as joined_proofs
 from superopt.verify.proofs.nest import Nest
 from superopt.verify.proofs.reduced import every_reduction, kernel_of, reduced
 from superopt.verify.proofs.solver import TIMEOUT, Solver
@@ -41,6 +44,19 @@ def prove(
     return Proofs(lemmas, solver.version)
 
 
+def accesses(programs: Sequence[Program], mugraph: MuGraph, solver: Solver) -> Proofs:
+    """``prove``, raising VerificationFailed with the first counter-model when a lemma is refuted."""
+    proofs = prove(programs, mugraph, solver=solver)
+    wrong = proofs.of(REFUTED)
+    if wrong:
+        raise VerificationFailed(
+            f"its tile programs are wrong: {wrong[0].kind}, {wrong[0].subject}: {wrong[0].words}",
+            mugraph.graph.name,
+            details="\n".join(str(x) for x in wrong),
+        )
+    return proofs
+
+
 def _lemmas(programs: Sequence[Program], mugraph: MuGraph, solver: Solver) -> Iterator[Lemma]:
     nests = [Nest(p) for p in programs]
     first = list(declared(nests, mugraph.graph))
@@ -51,9 +67,12 @@ def _lemmas(programs: Sequence[Program], mugraph: MuGraph, solver: Solver) -> It
     yield from stored(nests, solver)
     yield from every_reduction(nests, mugraph)
     for nest in nests:
-        yield from bounds(nest, solver)
-        flow = Flow(nest, solver)
-        yield from flow.initialised()
         k = kernel_of(nest, mugraph)
+        outputs = mugraph.kernels[k].outputs if k is not None else ()
+        results = [mugraph.graph.nodes[i] for i in outputs]
+        constants = frozenset(repr(n.value) for n in results if isinstance(n, Const))
+        flow = Flow(nest, solver, constants)
+        yield from bounds(nest, solver)
+        yield from flow.initialised()
         yield from complete(nest, k is None or bool(mugraph.kernels[k].carries))
         yield from reduced(nest, flow.since, solver)

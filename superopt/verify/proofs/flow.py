@@ -12,7 +12,8 @@ none of them has gone on, equal keys mean equal bases and extents. Statements ar
   (``lo < hi``, by Z3).
 
 Initialised: each such need is met. A global buffer that the program stores is treated alike. What
-starts as a literal is read only once something else was stored or added.
+starts as a literal is read only once something else was stored or added, unless a result of the
+kernel is that literal.
 
 Complete: from a read of an accumulator, no statement that adds to it can be reached before it is
 started anew. Read while it runs, inside the loop over the reduced axis, it is a statistic that the
@@ -27,7 +28,7 @@ from dataclasses import dataclass, field
 
 from superopt.mugraph.tile_analysis import loads, reads
 from superopt.mugraph.tile_edit import Path, starts, updates_itself
-from superopt.mugraph.tileir import Compute, Lit, Stmt
+from superopt.mugraph.tileir import Compute, Expr, Lit, Stmt
 from superopt.verify.proofs.lemma import PROVED, REFUTED, Lemma
 from superopt.verify.proofs.nest import Key, Nest, Point, some_step
 from superopt.verify.proofs.solver import Solver
@@ -46,10 +47,15 @@ State = dict[str, Held]
 
 @dataclass
 class Flow:
-    """Follows the statements of one program. since: what started each buffer that is added to."""
+    """Follows the statements of one program.
+
+    constants: literals that the kernel stores as results; since: what started each buffer that is
+    added to or updated.
+    """
 
     nest: Nest
     solver: Solver
+    constants: frozenset[str] = frozenset()
     since: dict[Path, frozenset[Path]] = field(default_factory=dict)
 
     def initialised(self) -> list[Lemma]:
@@ -117,9 +123,13 @@ class Flow:
             p.stmt.dst.name == name and not starts(p.stmt, name) for p in self.nest.points
         )
         first = [self.nest.by_path[path].stmt for path in held.since]
-        if not changed and all(isinstance(s.expr, Lit) and s.reduce is None for s in first):
+        if not changed and all(s.reduce is None and self._is_start(s.expr) for s in first):
             return "it holds the literal that it was started with, and nothing else"
         return ""
+
+    def _is_start(self, expr: Expr) -> bool:
+        """Whether a value is a literal, and none that the graph has as a result."""
+        return isinstance(expr, Lit) and repr(expr.value) not in self.constants
 
 
 def _meet(a: State, b: State) -> State:

@@ -71,7 +71,7 @@ class Proofs:
         return dict(sorted(Counter(x.kind for x in self.lemmas).items()))
 
 
-def joined(some: Iterable[Proofs]) -> Proofs:
+def joined_proofs(some: Iterable[Proofs]) -> Proofs:
     """The lemmas of several placed graphs, as one."""
     every = list(some)
     solver = next((p.solver for p in every if p.solver), "")
