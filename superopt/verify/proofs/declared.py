@@ -4,8 +4,8 @@ Declared, of one program (no arithmetic):
 
 * every name is one buffer; what is used is declared and what is declared is used; no input is
   stored to; tile sizes are positive; a statement stores along exactly the axes of its buffer;
-  no axis comes up twice in one statement or on the grid; every coordinate in an expression is one
-  of the statement's; a load has one index per axis;
+  nothing is added by two equal statements; no axis comes up twice in one statement or on the grid;
+  every coordinate in an expression is one of the statement's; a load has one index per axis;
 * a part is of an axis that is not on the grid, and its number is on the grid, for it alone; a grid
   axis that the graph lacks is the number of a part;
 * inputs and outputs have the axes, strides and dtype that the graph gives them.
@@ -96,12 +96,8 @@ def _statements(nest: Nest) -> Iterator[str]:
             yield f"{point} depends on {', '.join(missing)}, which has no range there"
         if any(len(x.index) != len(x.buffer.axes) for x in loads(s.expr)):
             yield f"{point} reads a buffer at a wrong number of indices"
-        starts = [
-            p
-            for p in nest.points
-            if p.stmt == s and p.loops == point.loops and s.accumulate and s.reduce
-        ]
-        if len(starts) > 1:
+        alike = [p for p in nest.points if p.stmt == s and s.accumulate]
+        if len(alike) > 1:
             yield f"{point} is there twice: it would be added twice"
 
 

@@ -17,7 +17,7 @@ kernel is that literal.
 
 Complete: from a read of an accumulator, no statement that adds to it can be reached before it is
 started anew. Read while it runs, inside the loop over the reduced axis, it is a statistic that the
-kernel carries; what is built on it and added up in that loop is updated in that loop. What is added
+kernel carries; what is built on it and added up in that loop is updated there before. What is added
 can be read before the accumulator is started anew, or is that of a global buffer.
 """
 
@@ -119,11 +119,9 @@ class Flow:
             return "on some path nothing was stored there before"
         if not valid:
             return "it was stored at another tile of its axes"
-        changed = any(
-            p.stmt.dst.name == name and not starts(p.stmt, name) for p in self.nest.points
-        )
+        added = any(p.stmt.dst.name == name and p.stmt.accumulate for p in self.nest.points)
         first = [self.nest.by_path[path].stmt for path in held.since]
-        if not changed and all(s.reduce is None and self._is_start(s.expr) for s in first):
+        if not added and all(s.reduce is None and self._is_start(s.expr) for s in first):
             return "it holds the literal that it was started with, and nothing else"
         return ""
 
@@ -216,12 +214,15 @@ def _moved(nest: Nest, loop: Path, names: set[str]) -> Iterator[Lemma]:
             continue
         if any(starts(p.stmt, name) for p in inside):
             continue  # made anew in each step
-        found = any(p.stmt.dst.name == name and updates_itself(p.stmt) for p in inside)
+        found = any(
+            p.stmt.dst.name == name and updates_itself(p.stmt) and p.path < point.path
+            for p in inside
+        )
         yield Lemma(
             "complete",
             nest.name(f"{name} follows what runs, in {point}"),
             PROVED if found else REFUTED,
-            "" if found else "it is added up from what still moves, and never updated",
+            "" if found else "it is added up from what still moves, and not updated before",
         )
 
 
