@@ -14,6 +14,7 @@ from superopt.search.figures import claim
 from superopt.verify import certificate
 from superopt.verify.equal import check_equal
 from superopt.verify.gate import numeric_gate
+from superopt.verify.proofs.lemma import Lemma, Proofs
 from tests.programs import lora, rmsnorm_linear
 
 
@@ -122,6 +123,36 @@ def test_a_certificate_of_before_there_were_buckets_is_read():
     new["digest"] = certificate._digest({k: v for k, v in new.items() if k != "digest"})
     with pytest.raises(CertificateCorrupt, match="domain"):
         certificate.loads(certificate.dumps(new))
+
+
+def test_a_certificate_of_before_there_were_lemmas_is_read():
+    _, _, proof = made()
+    assert proof["proofs"] == {} and proof["layers"]["index_maps"] == "none"
+    old = {k: v for k, v in proof.items() if k not in ("proofs", "digest")}
+    for schema in (2, 3):
+        old["schema"] = schema
+        text = certificate.dumps({**old, "digest": certificate._digest(old)})
+        if schema == 2:
+            assert certificate.loads(text)["layers"] == proof["layers"]
+        else:
+            with pytest.raises(CertificateCorrupt, match="proofs"):
+                certificate.loads(text)
+
+
+@pytest.mark.parametrize("verdict", ["proved", "sampled"])
+def test_lemmas_are_counted_and_those_that_are_sampled_are_named(verdict):
+    source, mugraph, _ = made()
+    some = [Lemma("in bounds", f"x{k}", "proved", solver=k < 2) for k in range(3)]
+    some += [Lemma("stored once", "y", verdict, solver=True)] * 2
+    proof = certificate.build(source, mugraph, [], None, lemmas=Proofs(tuple(some), "1.2"))
+    assert certificate.loads(certificate.dumps(proof)) == proof
+    assert proof["layers"]["index_maps"] == verdict
+    assert proof["proofs"] == {
+        "solver": "z3 1.2",
+        "lemmas": {"in bounds": 3, "stored once": 2},
+        "by_solver": 4,
+        "sampled": ["stored once: y"] if verdict == "sampled" else [],
+    }
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "1"}', "null"])
