@@ -82,6 +82,7 @@ def _statements(nest: Nest) -> Iterator[str]:
     for place in places(nest.program.body):
         if isinstance(place.stmt, Loop) and place.stmt.tile < 1:
             yield f"a loop over {place.stmt.axis.name} in steps of {place.stmt.tile}"
+    added = Counter(p.stmt for p in nest.points if p.stmt.accumulate)
     for point in nest.points:
         s = point.stmt
         space = (*s.axes, *s.over)
@@ -96,8 +97,7 @@ def _statements(nest: Nest) -> Iterator[str]:
             yield f"{point} depends on {', '.join(missing)}, which has no range there"
         if any(len(x.index) != len(x.buffer.axes) for x in loads(s.expr)):
             yield f"{point} reads a buffer at a wrong number of indices"
-        alike = [p for p in nest.points if p.stmt == s and s.accumulate]
-        if len(alike) > 1:
+        if added[s] > 1:
             yield f"{point} is there twice: it would be added twice"
 
 

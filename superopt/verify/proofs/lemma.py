@@ -13,7 +13,8 @@ KINDS = {
     "in bounds": "a load from a global buffer stays within its axes",
     "linear": "coordinates within the axes have addresses within the buffer, each its own",
     "tile in bounds": "a tile is read at its own coordinates, within the extent that it has there",
-    "stored once": "each element of an output or scratch buffer is stored by one task in one step",
+    "stored once": "each element of an output or scratch buffer is stored in one step of one task, or "
+    "the same by all tasks along an axis that it lacks",
     "initialised": "what is read or added to was stored before, over the region that is read",
     "complete": "an accumulator is read when all was added to it, unless it is a running one",
     "reduced once": "each element of a reduced axis is in one step of one part",
