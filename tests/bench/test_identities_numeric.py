@@ -117,7 +117,7 @@ def trials(kind):
 
 
 def test_there_are_enough_of_both():
-    assert len(IDENTITIES) >= 240 and len(NEAR_MISSES) >= 120
+    assert len(IDENTITIES) >= 600 and len(NEAR_MISSES) >= 450
     for table in (IDENTITIES, NEAR_MISSES):
         assert len({e.name for e in table}) == len(table)
         assert all(e.note for e in table)
