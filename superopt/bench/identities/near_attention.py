@@ -25,7 +25,7 @@ from superopt.bench.identities.attention import (
     with_sink_added,
 )
 from superopt.bench.identities.entry import NearMiss
-from superopt.bench.identities.softmax import cross_entropy_ignoring
+from superopt.bench.identities.softmax import cross_entropy_by_mask, cross_entropy_ignoring
 
 
 def online_lost_rescale(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -74,6 +74,13 @@ NEAR_ATTENTION = (
     NearMiss("cross entropy by sum", lambda x, t: F.cross_entropy(x, t),
         lambda x, t: F.cross_entropy(x, t, reduction="sum"), "f32[4,6],i64[4]", "one over four",
         below=(0, 6)),
+    NearMiss("cross entropy by a mask", lambda x, t: F.cross_entropy(x, t), cross_entropy_by_mask,
+        "f32[4,6],i64[4]", "class -100 is ignored in one", at=(1.0, [-100, 1, 2, 3])),
+    NearMiss("label smoothing by hand", lambda x, t: F.cross_entropy(x, t, label_smoothing=0.25),
+        lambda x, t: 0.75 * F.cross_entropy(x, t) - 0.25 * torch.log_softmax(x, 1).mean(),
+        "f32[4,6],i64[4]", "class -100 is ignored in one",
+        at=([[1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 9], [1, 1, 1, 1, 1, 1], [0, 3, 0, 3, 0, 3]],
+            [-100, 1, 2, 3])),
     NearMiss("cross entropy counts ignored rows", cross_entropy_ignoring,
         lambda x, t: torch.where(t != 0, F.cross_entropy(x, t, reduction="none"), 0.0).mean(),
         "f32[4,6],i64[4]", "a row of class 0", at=(1.0, [0, 1, 2, 3]), below=(0, 6)),

@@ -11,6 +11,11 @@ from torch import Tensor
 from superopt.bench.identities.entry import Identity
 
 
+def cross_entropy_by_gather(x: Tensor, t: Tensor) -> Tensor:
+    """Cross entropy by the log-probability of each row's class."""
+    return -torch.log_softmax(x, 1).gather(1, t[:, None]).mean()
+
+
 def cross_entropy_by_mask(x: Tensor, t: Tensor) -> Tensor:
     """Cross entropy by a comparison with the classes, instead of a gather."""
     hit = t[:, None] == torch.arange(x.shape[1])
@@ -93,8 +98,8 @@ SOFTMAX = (
     Identity("cross entropy by gather", lambda x, t: F.cross_entropy(x, t),
         lambda x, t: -torch.log_softmax(x, 1).gather(1, t[:, None]).mean(), "f32[4,6],i64[4]",
         "the definition", below=(0, 6)),
-    Identity("cross entropy by a mask", lambda x, t: F.cross_entropy(x, t),
-        cross_entropy_by_mask, "f32[4,6],i64[4]", "one term is left", below=(0, 6)),
+    Identity("cross entropy by a gather or a mask", cross_entropy_by_gather, cross_entropy_by_mask,
+        "f32[4,6],i64[4]", "one term is left; a gather has no class -100", below=(0, 6)),
     Identity("cross entropy by one-hot", lambda x, t: F.cross_entropy(x, t, reduction="none"),
         lambda x, t: -(F.one_hot(t, 6) * torch.log_softmax(x, 1)).sum(1), "f32[4,6],i64[4]",
         "one term is left", below=(0, 6)),
@@ -108,9 +113,10 @@ SOFTMAX = (
     Identity("cross entropy with soft targets", lambda x, p: F.cross_entropy(x, p),
         lambda x, p: (p.sum(1) * torch.logsumexp(x, 1) - (p * x).sum(1)).mean(), "f32[4,6],f32[4,6]",
         "sums distribute"),
-    Identity("label smoothing", lambda x, t: F.cross_entropy(x, t, label_smoothing=0.25),
-        lambda x, t: 0.75 * F.cross_entropy(x, t) - 0.25 * torch.log_softmax(x, 1).mean(),
-        "f32[4,6],i64[4]", "the definition", below=(0, 6)),
+    Identity("label smoothing",
+        lambda x, t: F.cross_entropy(x, 0.75 * F.one_hot(t, 6) + 0.25 / 6),
+        lambda x, t: 0.75 * cross_entropy_by_gather(x, t) - 0.25 * torch.log_softmax(x, 1).mean(),
+        "f32[4,6],i64[4]", "sums distribute", below=(0, 6)),
     Identity("binary cross entropy with logits",
         lambda x, y: F.binary_cross_entropy_with_logits(x, y, reduction="none"),
         lambda x, y: torch.log1p(torch.exp(x)) - x * y, "f32[6],f32[6]",
@@ -120,7 +126,7 @@ SOFTMAX = (
         lambda x, y: -(y * F.logsigmoid(x) + (1 - y) * F.logsigmoid(-x)), "f32[6],f32[6]",
         "one minus a sigmoid is one"),
     Identity("two-class cross entropy",
-        lambda x, t: F.cross_entropy(torch.stack([torch.zeros_like(x), x], 1), t, reduction="none"),
+        lambda x, t: torch.log1p(torch.exp(-torch.stack([-x, x], 1).gather(1, t[:, None])))[:, 0],
         lambda x, t: torch.where(t == 1, torch.log1p(torch.exp(-x)), torch.log1p(torch.exp(x))),
         "f32[4],i64[4]", "a logistic loss", below=(0, 2)),
 )
