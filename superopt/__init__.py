@@ -5,22 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from superopt.api import equivalent, superoptimize
-    from superopt.pipeline.equivalence import Certificate
+    from superopt.api import Certificate, equivalent, superoptimize
 
 __all__ = ["Certificate", "__version__", "equivalent", "superoptimize"]
 
 
 def __getattr__(name: str) -> Any:
     # The engine is loaded when it is used, so that importing the package stays cheap.
-    if name in ("equivalent", "superoptimize"):
+    if name in ("Certificate", "equivalent", "superoptimize"):
         from superopt import api
 
         return getattr(api, name)
-    if name == "Certificate":
-        from superopt import pipeline
-
-        return pipeline.Certificate
     if name == "__version__":
         from superopt.config import version
 

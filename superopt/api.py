@@ -27,7 +27,7 @@ from superopt.errors import (
 from superopt.pipeline.calls import Calls, Signature
 
 if TYPE_CHECKING:
-    from superopt.pipeline.equivalence import Certificate
+    from superopt.pipeline.equivalence import Certificate as Certificate
 
 _NOTHING: Any = object()
 _NUMBERS = itertools.count()
@@ -353,3 +353,9 @@ def equivalent(
     return pipeline.equivalent(
         own[0], own[1], example_inputs, seed=seed, dynamic=dynamic, precision=precision
     )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Certificate":  # loaded with the verifier, when it is asked for
+        return pipeline.Certificate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

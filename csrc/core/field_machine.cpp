@@ -32,22 +32,6 @@ std::int64_t wrap(std::int64_t v, std::int64_t dtype) {
     }
 }
 
-std::uint8_t Machine::product_status(const Instr& s, const Reg& a, std::int64_t i, const Reg& b,
-                                     std::int64_t k) const {
-    const std::uint8_t x = a.at(i), y = b.at(k);
-    if (x < kNeg && y < kNeg) return std::max(x, y);  // only an infinity asks for signs
-    return mul_status(x, sign(s, 0, a, i), y, sign(s, 1, b, k));
-}
-
-// The sign of a constant, or the quadratic character at the lowest level (field_values.signed).
-int Machine::sign(const Instr& s, int k, const Reg& r, std::int64_t cell) const {
-    if (s.sign[k] != 0 || r.at(cell) != kOk) return s.sign[k];
-    int low = 0;
-    while ((s.mask >> low & 1U) == 0) ++low;
-    const std::uint64_t x = r.res[low][std::size_t(cell)], p = primes_[std::size_t(low)];
-    return x == 0 ? 0 : power(x, (p - 1) / 2, p) == 1 ? 1 : -1;
-}
-
 Machine::Machine(const Code& code, const std::vector<std::uint64_t>& primes, std::uint64_t key,
                  bool pooled, const std::uint64_t* omega, int threads)
     : code_(code), primes_(primes), key_(key), order_key_(mix(key ^ text_hash("order"))),
