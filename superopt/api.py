@@ -331,6 +331,7 @@ def equivalent(
     seed: int | None = None,
     dynamic: Mapping[str, Mapping[int, Any]] | None = None,
     precision: str = "default",
+    sampled: bool = False,
 ) -> Certificate:
     """Whether two PyTorch functions (or modules) compute the same, as a certificate.
 
@@ -343,7 +344,9 @@ def equivalent(
 
     example_inputs: positional arguments; tensors count by dtype and shape, other values as they are.
     seed: of all random choices; fresh, and recorded in the certificate, when not given.
-    dynamic: {argument of first: {dim: torch.export.Dim}}, for a range of sizes.
+    dynamic: {argument of first: {dim: torch.export.Dim}}, for a range of sizes. sampled: whether
+    programs that decide by more cases than can be met (orders of many values, values of integers) are
+    taken for equal where none that was met differs; else they are undecided.
     Raises BadOption for arguments that cannot be read; what the functions raise on the example
     inputs is raised.
 
@@ -351,7 +354,13 @@ def equivalent(
     """
     own = [f.fn if isinstance(f, Optimized) else f for f in (first, second)]
     return pipeline.equivalent(
-        own[0], own[1], example_inputs, seed=seed, dynamic=dynamic, precision=precision
+        own[0],
+        own[1],
+        example_inputs,
+        seed=seed,
+        dynamic=dynamic,
+        precision=precision,
+        sampled=sampled,
     )
 
 

@@ -13,7 +13,8 @@ namespace superopt::field {
 
 using Residue = std::uint32_t;  // every prime is below 2^31
 
-enum Status : std::uint8_t { kOk = 0, kPoison = 1, kNeg = 2, kPos = 3 };
+// A residue; undefined in the field; NaN by an operation on infinities; an infinity.
+enum Status : std::uint8_t { kOk = 0, kPoison = 1, kNan = 2, kNeg = 3, kPos = 4, kStatuses = 5 };
 
 // What a run needs beside the program: per trial a key, whether inputs come from small pools, and
 // omega per level ([trials][levels - 1]).

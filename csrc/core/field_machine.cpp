@@ -8,16 +8,18 @@ namespace superopt::field {
 
 std::uint8_t add_status(std::uint8_t a, std::uint8_t b) {
     const bool opposite = (a == kNeg && b == kPos) || (a == kPos && b == kNeg);
-    if (a == kPoison || b == kPoison || opposite) return kPoison;
+    if (a == kPoison || b == kPoison) return kPoison;
+    if (a == kNan || b == kNan || opposite) return kNan;
     return std::max(a, b);
 }
 
 std::uint8_t mul_status(std::uint8_t a, int sign_a, std::uint8_t b, int sign_b) {
     if (a == kPoison || b == kPoison) return kPoison;
+    if (a == kNan || b == kNan) return kNan;
     if (a == kOk && b == kOk) return kOk;
     const int x = a == kOk ? sign_a : (a == kNeg ? -1 : 1);
     const int y = b == kOk ? sign_b : (b == kNeg ? -1 : 1);
-    if (x * y == 0) return kPoison;
+    if (x * y == 0) return kNan;
     return x * y > 0 ? kPos : kNeg;
 }
 
@@ -36,7 +38,9 @@ Machine::Machine(const Code& code, const std::vector<std::uint64_t>& primes, std
                  bool pooled, const std::uint64_t* omega, int threads)
     : code_(code), primes_(primes), key_(key), order_key_(mix(key ^ text_hash("order"))),
       pooled_(pooled), omega_(omega), threads_(threads), regs_(code.regs.size()),
-      powers_(primes.size()), log_unit_(primes.size(), 0) {}
+      powers_(primes.size()), log_unit_(primes.size(), 0) {
+    place_literals();
+}
 
 void Machine::run(const std::function<void(std::size_t, const Instr&, const Reg&)>& emit) {
     std::size_t outputs = 0;
@@ -93,8 +97,8 @@ void Machine::input(const Instr& s, Reg& d) {
     const RegInfo& info = code_.regs[s.dst];
     const std::uint64_t named = mix(key_ ^ s.salt);
     const std::uint64_t base = pooled_ ? mix(key_ ^ text_hash("pool")) : named;
-    // Floats take literals besides in half of the trials with pools; values: their residues.
-    const std::uint64_t literals = info.real ? s.values.size() / std::size_t(code_.levels) : 0;
+    // Floats take literals besides in half of the trials with pools.
+    const std::uint64_t literals = info.real ? code_.literals[0].size() : 0;
     const std::uint64_t choices = kPool + (pooled_ && (key_ >> 63) != 0 ? literals : 0);
     const auto place = [&](std::uint64_t cell) {
         return pooled_ ? mix(named + (cell + 1) * kGolden) % choices : cell;
@@ -114,8 +118,7 @@ void Machine::input(const Instr& s, Reg& d) {
                 const std::uint64_t h = mix(salted + (at + 1) * kGolden);
                 const std::size_t c = row.dst + std::size_t(j);
                 if (info.real && pooled_ && at >= kPool) {
-                    const std::size_t literal = std::size_t(l) * literals + (at - kPool);
-                    d.res[l][c] = static_cast<Residue>(s.values[literal]);
+                    d.res[l][c] = code_.literals[l][at - kPool];
                 } else if (info.real) {
                     d.res[l][c] = static_cast<Residue>(h % p);
                 } else {
@@ -135,14 +138,6 @@ void Machine::constant(const Instr& s, Reg& d) {
         if (!d.res[l].empty()) d.res[l][0] = static_cast<Residue>(s.values[std::size_t(l)]);
     }
     if (s.lo != kOk) d.status.assign(1, static_cast<std::uint8_t>(s.lo));
-}
-
-std::uint64_t Machine::order(const Reg& r, int low, std::int64_t cell) const {
-    const std::uint8_t status = r.at(cell);
-    if (status == kNeg) return 0;
-    if (status == kPos) return std::numeric_limits<std::uint64_t>::max();
-    const std::uint64_t h = mix(r.res[low][std::size_t(cell)] * kGolden + order_key_);
-    return std::clamp<std::uint64_t>(h, 1, std::numeric_limits<std::uint64_t>::max() - 1);
 }
 
 void Machine::apply(const Instr& s, Reg& d) {
@@ -202,7 +197,7 @@ void Machine::inverse(const Instr& s, Reg& d) {
             const std::size_t c = row.dst + std::size_t(j);
             const std::int64_t from = row.off[0] + j * row.step[0];
             std::uint8_t status = a.at(from);
-            if (root ? status == kNeg : false) status = kPoison;
+            if (root && status == kNeg) status = kNan;
             const bool ok = status == kOk;
             for (int l = 0; l < code_.levels; ++l) {
                 if ((s.mask >> l & 1U) == 0 || !ok) continue;
@@ -235,7 +230,7 @@ void Machine::transcendental(const Instr& s, Reg& d) {
             const std::size_t c = row.dst + std::size_t(j);
             const std::int64_t from = row.off[0] + j * row.step[0];
             std::uint8_t status = a.at(from);
-            if (!exp && status == kNeg) status = kPoison;
+            if (!exp && status == kNeg) status = kNan;
             for (int l = 0; l < code_.levels; ++l) {
                 if ((s.mask >> l & 1U) == 0) continue;
                 const auto i = static_cast<std::size_t>(exp ? l : l - 1);
@@ -254,64 +249,6 @@ void Machine::transcendental(const Instr& s, Reg& d) {
     }, exp ? 8 : 4096);
 }
 
-void Machine::selection(const Instr& s, Reg& d) {
-    const Reg &a = arg(s, 0), &b = arg(s, 1);
-    d.status.assign(code_.regs[s.dst].cells, kOk);
-    each_row(s.nest, threads_, [&](const Row& row) {
-        for (std::int64_t j = 0; j < row.count; ++j) {
-            const std::size_t c = row.dst + std::size_t(j);
-            const std::int64_t i = row.off[0] + j * row.step[0], k = row.off[1] + j * row.step[1];
-            const std::uint8_t x = a.at(i), y = b.at(k);
-            const std::uint64_t u = order(a, s.low, i), v = order(b, s.low, k);
-            const bool bad = x == kPoison || y == kPoison;
-            if (s.prim == Prim::kMax || s.prim == Prim::kMin) {
-                const bool second = s.prim == Prim::kMax ? v > u : v < u;
-                d.status[c] = bad ? std::uint8_t{kPoison} : second ? y : x;
-                for (int l = 0; l < code_.levels; ++l) {
-                    if ((s.mask >> l & 1U) == 0) continue;
-                    d.res[l][c] = second ? b.res[l][std::size_t(k)] : a.res[l][std::size_t(i)];
-                }
-            } else {
-                d.data[c] = s.prim == Prim::kLt ? u < v : s.prim == Prim::kLe ? u <= v : u == v;
-                d.status[c] = bad ? kPoison : kOk;
-            }
-        }
-    }, 4);
-}
-
-void Machine::keyed(const Instr& s, Reg& d) {
-    const std::uint64_t base = mix(key_ ^ s.salt);
-    const bool keeps = s.prim == Prim::kKeyed && s.low != 0;  // infinities are their own images
-    int low[kMaxArgs] = {0, 0, 0};
-    for (int k = 0; k < s.nargs; ++k) {
-        while ((code_.regs[s.args[k]].mask >> low[k] & 1U) == 0) ++low[k];
-    }
-    d.status.assign(code_.regs[s.dst].cells, kOk);
-    each_row(s.nest, threads_, [&](const Row& row) {
-        for (std::int64_t j = 0; j < row.count; ++j) {
-            const std::size_t c = row.dst + std::size_t(j);
-            std::uint64_t h = base;
-            for (int k = 0; k < s.nargs; ++k) {
-                const std::int64_t from = row.off[k] + j * row.step[k];
-                const std::uint8_t status = arg(s, k).at(from);
-                std::uint64_t x = arg(s, k).res[low[k]][std::size_t(from)];
-                if (status >= kNeg) x = kInfinite + status;
-                h = mix(h ^ mix(x + kGolden));
-                if (status == kPoison || (keeps && status != kOk)) d.status[c] = status;
-            }
-            if (s.prim == Prim::kKeyedInt) {  // half of the numbers are small: they may be indices
-                const std::uint64_t n = h >> 63 != 0 ? h % 12 + (1 << 15) - 2 : h % (1 << 16);
-                d.data[c] = wrap(static_cast<std::int64_t>(n) - (1 << 15), s.dtype);
-                continue;
-            }
-            for (int l = 0; l < code_.levels; ++l) {
-                if ((s.mask >> l & 1U) == 0) continue;
-                d.res[l][c] = static_cast<Residue>(mix(h + level_salt(l)) % primes_[std::size_t(l)]);
-            }
-        }
-    }, 4);
-}
-
 void Machine::convert(const Instr& s, Reg& d) {
     const Reg& a = arg(s, 0);
     const bool real = code_.regs[s.dst].real, from_real = code_.regs[s.args[0]].real;
@@ -322,7 +259,7 @@ void Machine::convert(const Instr& s, Reg& d) {
             const auto from = static_cast<std::size_t>(row.off[0] + j * row.step[0]);
             const std::uint8_t status = a.at(std::int64_t(from));
             if (s.prim == Prim::kToBool) {
-                d.data[c] = status >= kNeg || a.res[s.low][from] != 0;
+                d.data[c] = status >= kNan || a.res[s.low][from] != 0;
                 if (status == kPoison) d.status[c] = kPoison;
                 continue;
             }

@@ -106,6 +106,8 @@ private:
     void allocate(const Instr& s, Reg& d);
     void seal(const Instr& s, Reg& d);  // zeroes residues of cells that are not ok
     std::uint64_t order(const Reg& r, int low, std::int64_t cell) const;
+    std::uint64_t place(std::uint64_t x) const;
+    void place_literals();
     std::uint8_t product_status(const Instr& s, const Reg& a, std::int64_t i, const Reg& b,
                                 std::int64_t k) const;
     int sign(const Instr& s, int k, const Reg& r, std::int64_t cell) const;
@@ -120,6 +122,8 @@ private:
     std::vector<Reg> regs_;
     std::vector<std::unique_ptr<PowerTable>> powers_;
     std::vector<std::uint64_t> log_unit_;
+    std::vector<std::uint64_t> places_[8];  // of the literals, per level
+    std::uint64_t sieve_[8] = {};           // bits of residues that may be literals
 };
 
 std::uint8_t add_status(std::uint8_t a, std::uint8_t b);

@@ -49,9 +49,15 @@ public:
         : in_(code), pool_(pool) {}
 
     Code run() {
-        if (in_.next() != 1) malformed("an unknown version");
+        if (in_.next() != 2) malformed("an unknown version");
         const std::int64_t regs = in_.count(std::int64_t(1) << 24);
         out_.levels = static_cast<int>(in_.count(8));
+        const std::int64_t literals = in_.count(64);
+        for (int l = 0; l < out_.levels; ++l) {
+            for (std::int64_t i = 0; i < literals; ++i) {
+                out_.literals[l].push_back(static_cast<std::uint32_t>(in_.count(0x7FFFFFFF)));
+            }
+        }
         for (std::int64_t i = 0; i < regs; ++i) {
             RegInfo r;
             r.real = in_.next() != 0;
@@ -142,13 +148,10 @@ void Decoder::decode(Instr& s, Reader& r) {
         strides(r, s.nest);
         covers(s);
         while (!r.done()) s.values.push_back(r.next());
-        if (out_.regs[s.dst].real && (out_.levels == 0 || s.values.size() % std::size_t(out_.levels) != 0)) {
-            malformed("the residues of literals");
-        }
         return;
     case Op::kConst:
         s.dst = target(r);
-        s.lo = r.count(3);
+        s.lo = r.count(4);  // a status
         if (out_.regs[s.dst].cells != 1) malformed("a literal of many cells");
         while (!r.done()) s.values.push_back(r.next());
         if (s.values.size() != (out_.regs[s.dst].real ? std::size_t(out_.levels) : 1)) {

@@ -57,6 +57,7 @@ struct Code {
     std::vector<RegInfo> regs;
     std::vector<Instr> instrs;
     int levels = 0;
+    std::vector<std::uint32_t> literals[8];  // residues per level, of ascending numbers
 };
 
 Code decode(std::span<const std::int64_t> code, std::span<const std::int64_t> pool);

@@ -18,9 +18,11 @@ std::vector<std::int64_t> offsets(const Nest& nest, int k) {
     return out;
 }
 
-std::uint8_t settle(bool poison, bool neg, bool pos) {
-    if (poison || (neg && pos)) return kPoison;
-    return neg ? kNeg : pos ? kPos : kOk;
+// The status of a sum, by the statuses of its terms.
+std::uint8_t settle(const bool (&seen)[kStatuses]) {
+    if (seen[kPoison]) return kPoison;
+    if (seen[kNan] || (seen[kNeg] && seen[kPos])) return kNan;
+    return seen[kNeg] ? kNeg : seen[kPos] ? kPos : kOk;
 }
 
 // Sums of products below 2^62, kept as sums of their halves: 2^32 terms fit.
@@ -65,7 +67,7 @@ void accumulate(const Residue* a, std::int64_t step_a, const Residue* b, std::in
 std::uint8_t Machine::product_status(const Instr& s, const Reg& a, std::int64_t i, const Reg& b,
                                      std::int64_t k) const {
     const std::uint8_t x = a.at(i), y = b.at(k);
-    if (x < kNeg && y < kNeg) return std::max(x, y);  // only an infinity asks for signs
+    if (x < kNeg && y < kNeg) return mul_status(x, 0, y, 0);  // only an infinity asks for signs
     return mul_status(x, sign(s, 0, a, i), y, sign(s, 1, b, k));
 }
 
@@ -87,11 +89,11 @@ void Machine::contract(const Instr& s, Reg& d) {
         for (std::int64_t j = 0; j < row.count; ++j) {
             const std::size_t c = row.dst + std::size_t(j);
             const std::int64_t x = row.off[0] + j * row.step[0], y = row.off[1] + j * row.step[1];
-            bool seen[4] = {false, false, false, false};
+            bool seen[kStatuses] = {};
             for (std::size_t k = 0; k < ia.size(); ++k) {
                 seen[product_status(s, a, x + ia[k], b, y + ib[k])] = true;
             }
-            d.status[c] = settle(seen[kPoison], seen[kNeg], seen[kPos]);
+            d.status[c] = settle(seen);
             for (int l = 0; l < code_.levels; ++l) {
                 if ((s.mask >> l & 1U) == 0 || d.status[c] != kOk) continue;
                 Sum sum;
@@ -146,7 +148,7 @@ void Machine::reduce_real(const Instr& s, Reg& d) {
         for (std::int64_t j = 0; j < row.count; ++j) {
             const std::size_t c = row.dst + std::size_t(j);
             const std::int64_t base = row.off[0] + j * row.step[0];
-            bool seen[4] = {false, false, false, false};
+            bool seen[kStatuses] = {};
             for (const std::int64_t o : in) seen[a.at(base + o)] = true;
             if (extreme) {
                 std::int64_t best = -1;
@@ -157,15 +159,17 @@ void Machine::reduce_real(const Instr& s, Reg& d) {
                 }
                 std::uint8_t status = largest ? kNeg : kPos;  // of no cells at all
                 if (best >= 0) status = a.at(best);
-                d.status[c] = seen[kPoison] ? std::uint8_t{kPoison} : status;
+                d.status[c] = seen[kPoison] ? std::uint8_t{kPoison}
+                              : seen[kNan]  ? std::uint8_t{kNan}
+                                            : status;
                 for (int l = 0; l < code_.levels && best >= 0; ++l) {
                     if ((s.mask >> l & 1U) != 0) d.res[l][c] = a.res[l][std::size_t(best)];
                 }
                 continue;
             }
             const bool add = s.prim == Prim::kAdd;
-            d.status[c] = settle(seen[kPoison] || (!add && (seen[kNeg] || seen[kPos])), seen[kNeg],
-                                 seen[kPos]);
+            if (!add && (seen[kNeg] || seen[kPos])) seen[kPoison] = true;
+            d.status[c] = settle(seen);
             for (int l = 0; l < code_.levels; ++l) {
                 if ((s.mask >> l & 1U) == 0) continue;
                 const std::uint64_t p = primes_[std::size_t(l)];

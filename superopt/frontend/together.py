@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +26,11 @@ from superopt.frontend.names import name_of
 from superopt.frontend.numbers import free
 from superopt.frontend.tensors import NotSupported
 from superopt.frontend.where import location
-from superopt.mugraph.graph import Graph
+from superopt.mugraph.axes import Axis, sort_axes
+from superopt.mugraph.flags import plain_flags
+from superopt.mugraph.graph import Graph, Index, Node, Output, View
+from superopt.mugraph.rewrite import absorb_renames
+from superopt.mugraph.share import share
 
 
 @dataclass(frozen=True)
@@ -79,20 +84,61 @@ def capture_together(
     same = _same_sources(sources)
     try:
         graph, inputs = _graph(captured, precision, same)
+        first_graph, second_graph = _halves(graph)
     except NotSupported as why:
         raise UnsupportedOperator(str(why), captured.name) from why
+    alike = any(sources[n] is not sources[m] for n, m in same.items())
+    return Together(first_graph, second_graph, tuple(sources[n] for n in inputs), alike)
+
+
+def _halves(graph: Graph) -> tuple[Graph, Graph]:
+    """The graphs of the first and of the second third of the outputs; the last compares them."""
     count = len(graph.outputs) // 3
-    halves = graph.outputs[:count], graph.outputs[count : 2 * count]
-    graphs = [
+    nodes = list(graph.nodes)
+    pairs = zip(graph.outputs[:count], graph.outputs[count : 2 * count], strict=True)
+    halves = zip(*(_aligned(nodes, p, q) for p, q in pairs), strict=True)
+    first, second = (
         Graph(
             graph.name,
-            graph.nodes,
+            tuple(nodes),
             tuple(replace(o, name=f"y{k}", order=()) for k, o in enumerate(half)),
         ).pruned()
-        for half in halves
-    ]
-    alike = any(sources[n] is not sources[m] for n, m in same.items())
-    return Together(graphs[0], graphs[1], tuple(sources[n] for n in inputs), alike)
+        for half in list(halves)
+    )
+    return first, second
+
+
+def _aligned(nodes: list[Node], p: Output, q: Output) -> tuple[Output, Output]:
+    """Two outputs with dims of like axes: a dim that one splits is one axis in both."""
+    sizes = [[tuple(x.size for x in dim) for dim in o.dims] for o in (p, q)]
+    if sizes[0] == sizes[1]:
+        return p, q
+    return _whole(nodes, p), _whole(nodes, q)
+
+
+def _whole(nodes: list[Node], output: Output) -> Output:
+    """The output with one axis for each dim; ``nodes`` gets the view that merges the others."""
+    node = nodes[output.node]
+    index: dict[Axis, Index] = {}
+    dims: list[tuple[Axis, ...]] = []
+    for dim in output.dims:
+        if len(dim) == 1:
+            dims.append(dim)
+            continue
+        known = [x.size for x in dim if isinstance(x.size, int)]
+        if len(known) < len(dim):
+            raise NotSupported(
+                "a result whose dimension is a product of sizes, one of them unknown"
+            )
+        whole = Axis(".".join(x.name for x in dim), math.prod(known))
+        dims.append((whole,))
+        for k, (axis, size) in enumerate(zip(dim, known, strict=True)):
+            below = math.prod(known[k + 1 :])
+            index[axis] = Index(((whole, 1),), div=below, mod=size if k else None)
+    full = tuple((x, index.get(x, Index(((x, 1),)))) for x in node.axes)
+    axes = sort_axes({x for _, ix in full for x, _ in ix.terms})
+    nodes.append(View(axes, node.dtype, output.node, full))
+    return replace(output, node=len(nodes) - 1, dims=tuple(dims))
 
 
 def _same_sources(sources: Mapping[fx.Node, int | torch.Tensor]) -> dict[fx.Node, fx.Node]:
@@ -147,4 +193,5 @@ def _graph(
     for out in captured.outputs:  # a result may be an argument
         converter.read(out)
     piece = converter.finish(captured.outputs)
-    return piece.graph, piece.inputs
+    # Masks that are the same are one value only when they are spelled alike.
+    return share(absorb_renames(plain_flags(piece.graph))), piece.inputs

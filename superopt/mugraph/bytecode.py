@@ -3,12 +3,13 @@
 The evaluator knows field primitives and nothing of operators: composite rows are unfolded here,
 conversions between exact and float values are made explicit, and names become hashes. A program is
 
-    [version, registers, levels], then per register [real, mask, cells], then the instructions,
+    [version, registers, levels, literals], the residues of the literals level by level, then per
+    register [real, mask, cells], then the instructions,
 
 each ``[opcode, length, operands...]`` (``length`` counts the operands). ``dims`` stands for
 ``n, size_1..size_n`` and ``strides`` for one element stride per dim (0 where a value lacks it):
 
-    INPUT  dst name lo hi dtype  dims strides  more...   cell numbers of the caller's layout
+    INPUT  dst name lo hi dtype  dims strides more...  cell numbers of the caller's layout
     CONST  dst status value_per_level... | value
     IOTA   dst
     APPLY  op dst mask low salt dtype sign_a sign_b nargs  dims (reg strides)...
@@ -18,9 +19,6 @@ each ``[opcode, length, operands...]`` (``length`` counts the operands). ``dims`
     GATHER dst src at along_size along_stride reach  dims strides_src strides_at
            reach: beyond it an index is undefined, between along_size and it reads the end
     OUTPUT reg level  dims strides
-
-``more`` of an input: what integers take beyond lo..hi, or the residues of the literals that floats
-take in some trials, level by level.
 """
 
 from __future__ import annotations
@@ -34,12 +32,12 @@ import numpy as np
 
 from superopt.mugraph.algebras import chain as ch
 from superopt.mugraph.algebras.chain import Chain
-from superopt.mugraph.algebras.field_values import Integers
+from superopt.mugraph.algebras.field_values import NEG, OK, POS, Integers
 from superopt.mugraph.algebras.levels import lowest
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES, is_float
 
-VERSION = 1
+VERSION = 2
 
 
 class Op(IntEnum):
@@ -202,7 +200,7 @@ class Assembler:
         sign = 0 if inf or value == 0 else (1 if value > 0 else -1)
         dst = self.reg(True, want, (), sign)
         residues = [0 if inf else ch.dyadic(value, p) for p in self.chain.primes]
-        self.emit(Op.CONST, dst.id, (3 if value > 0 else 2) if inf else 0, *residues)
+        self.emit(Op.CONST, dst.id, (POS if value > 0 else NEG) if inf else OK, *residues)
         return dst
 
     def real(self, a: Reg, want: int) -> Reg:

@@ -47,7 +47,6 @@ class _Flattener(Assembler):
 
     graph: Graph
     plan: Levels
-    special: tuple[int, ...] = ()
 
     # -- nodes
 
@@ -68,7 +67,7 @@ class _Flattener(Assembler):
                     width(node.dtype),
                     *self.dims(node.axes),
                     *self.strides(flat, node.axes),
-                    *(self.special if real else values.more),
+                    *(() if real else values.more),
                 )
                 return dst
             case Const():
@@ -240,10 +239,9 @@ def compile_graph(
 ) -> Program:
     """The flat program of a graph's outputs, each at the level (one-bit mask) given for it.
 
-    literals: as in ``Draw``; their residues, level by level, follow each float input.
+    literals: as in ``Draw``.
     """
-    special = tuple(dyadic(x, p) for p in chain.primes for x in literals)
-    c = _Flattener(chain, sizes, ranges, graph=graph, plan=plan, special=special)
+    c = _Flattener(chain, sizes, ranges, graph=graph, plan=plan)
     done: dict[int, Reg] = {}
     for i in graph.reachable([o.node for o in graph.outputs]):
         done[i] = c.node(i, done)
@@ -253,6 +251,8 @@ def compile_graph(
         reg = done[out.node]
         c.emit(Op.OUTPUT, reg.id, level_of(level), *c.dims(flat), *c.strides(reg.axes, flat))
         kinds.append(reg.real)
-    head = [VERSION, len(c.regs), chain.depth, *(x for r in c.regs for x in r)]
+    numbers = [dyadic(x, p) for p in chain.primes for x in literals]
+    head = [VERSION, len(c.regs), chain.depth, len(literals), *numbers]
+    head += [x for r in c.regs for x in r]
     pool = np.concatenate(c.pool) if c.pool else np.zeros(0, dtype=np.int64)
     return Program(np.array(head + c.code, dtype=np.int64), pool, tuple(kinds))

@@ -27,8 +27,10 @@ from superopt.verify.decision import Certificate as Certificate
 from superopt.verify.decision import Counterexample
 from superopt.verify.equal import check_equal
 from superopt.verify.equivalence import Equivalence
+from superopt.verify.freed import freed
 from superopt.verify.literals import read
 from superopt.verify.normal import normalized, selects_floats
+from superopt.verify.probe import unfolded
 from superopt.verify.sizes import integer_ranges
 from superopt.verify.ties import literals
 from superopt.verify.whole import check_at_own_sizes
@@ -45,13 +47,14 @@ def equivalent(
     seed: int | None = None,
     dynamic: Mapping[str, Mapping[int, Any]] | None = None,
     precision: str = "default",
+    sampled: bool = False,
 ) -> Certificate:
     """See ``superopt.equivalent``."""
     _checked(first, second, args, precision)
     seed = secrets.randbits(32) if seed is None else seed
     found = Certificate("undecided", seed=seed, names=(name_of(first), name_of(second)))
     with torch.no_grad(), same_random_numbers():
-        return _decide(found, first, second, args, dynamic, precision)
+        return _decide(found, first, second, args, dynamic, precision, sampled)
 
 
 def _checked(first: Any, second: Any, args: tuple[Any, ...], precision: str) -> None:
@@ -79,6 +82,7 @@ def _decide(
     args: tuple[Any, ...],
     dynamic: Mapping[str, Mapping[int, Any]] | None,
     precision: str,
+    sampled: bool,
 ) -> Certificate:
     leaves, spec = pytree.tree_flatten(args)
 
@@ -103,7 +107,7 @@ def _decide(
         return replace(found, reason=f"the functions cannot be captured: {error}")
     if stray := _strays(both, runs, leaves):
         return replace(found, reason=stray)
-    return _compared(found, both, runs, leaves)
+    return _compared(found, both, runs, leaves, sampled)
 
 
 def _answers(
@@ -193,6 +197,7 @@ def _compared(
     both: Together,
     runs: Sequence[Callable[..., Any]],
     leaves: Sequence[Any],
+    sampled: bool,
 ) -> Certificate:
     """The verdict on two captured programs."""
     a, b, seed = both.first, both.second, found.seed
@@ -205,21 +210,25 @@ def _compared(
     symbolic = any(isinstance(x.size, Sym) for x in a.axes)
     domain = "all sizes in the given ranges" if symbolic else SHAPES
     checks = [check]
-    if not check:
+
+    def accepted(check: Equivalence) -> bool:
+        return bool(check) and (sampled or not check.cases)
+
+    if not accepted(check):
         for where, assumes, attempt in _attempts(show, a, b, seed, symbolic):
             checks.append(attempt)
-            if attempt:
+            if accepted(attempt):
                 check, domain = attempt, where or domain
                 named |= assumes
                 break
-    if not check:
+    if not accepted(check):
         return replace(found, checks=tuple(checks), reason=_why(checks))
     if not symbolic and check is checks[0]:
         again = check_at_own_sizes(a, b, seed=seed)
         checks += [again] if again is not None else []
         if again is not None and not again:
             return replace(found, checks=tuple(checks), reason=f"at the own sizes: {again.reason}")
-    named |= {n for c in checks if c for n in c.assumptions}
+    named |= {n for c in checks if c is check or c.kind == "second" for n in c.assumptions}
     return replace(
         found,
         verdict="equal",
@@ -240,29 +249,42 @@ def _attempts(
 ) -> Iterator[tuple[str, set[str], Equivalence]]:
     """Further checks of programs that were not shown equal: the domain, what is assumed, the check.
 
-    By the laws of selections; with literals as the numbers that they stand for; and then, for these
-    sizes alone, with sizes as literals, and by evaluation at these sizes.
+    With free values for maxima; by the laws of selections; with literals as the numbers that they
+    stand for; and then, for these sizes alone, with sizes as literals, and by evaluation at these
+    sizes.
     """
     selects = selects_floats(a) or selects_floats(b)
 
     def plain(graph: Graph) -> Graph:
         return normalized(graph) if selects else graph
 
+    if (free := freed(a, b)) is not None:
+        yield "", set(), show(*free)
     if selects:
         yield "", set(), show(plain(a), plain(b))
-    near = [read(g, sizes=False) for g in (a, b)]
-    if near != [a, b]:
-        yield "", {"literals"}, show(*map(plain, near))
+    near = [read(unfolded(g), sizes=False) for g in (a, b)]
+    yield "", {"literals"}, show(*map(plain, near))
+    if (free := freed(*near)) is not None:
+        yield "", {"literals"}, show(*free)
     if symbolic:
         return
     alone = f"{SHAPES} alone; other sizes were not shown equal"
-    fixed = [read(g, sizes=True) for g in (a, b)]
+    fixed = [read(unfolded(g), sizes=True) for g in (a, b)]
     if fixed != near:
         yield alone, {"literals"}, show(*map(plain, fixed))
+        if (free := freed(*fixed)) is not None:
+            yield alone, {"literals"}, show(*free)
     yield alone, set(), check_equal(a, b, seed=seed, at_own_sizes=True)
 
 
 def _why(checks: Sequence[Equivalence]) -> str:
+    """Why two functions are neither shown equal nor different."""
+    alike = next((c for c in checks if c), None)
+    if alike is not None:
+        return (
+            f"alike in {alike.trials} trials, which need not have met every case: {alike.reason}; "
+            "sampled=True takes that for equal"
+        )
     reasons = dict.fromkeys(c.reason for c in checks if c.reason)
     return "not shown equal, and no inputs were found on which they differ: " + "; ".join(reasons)
 

@@ -46,7 +46,7 @@ Degree = tuple[float, float]
 """Degrees of numerator and denominator."""
 
 ROOT, SELECT, KEYED, EXP, LOG, CHOICE = "root", "select", "keyed", "exp", "log", "choice"
-INTEGER, CAST = "integer", "cast"
+INTEGER, CAST, DECIDES = "integer", "cast", "decides"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +124,18 @@ class Counter:
             case Reduce():
                 return self._reduce(node, number, *done[node.operand])
             case View():
-                return done[node.operand][0], self._moved(node, done[node.operand][1])
+                return done[node.operand][0], self._moved(node, number, done[node.operand][1])
             case Gather():
                 degree, marks = done[node.operand]
-                rest = {
-                    k: replace(
-                        m, free=(m.free - {node.along}) | frozenset(graph.nodes[node.at].axes)
-                    )
-                    for k, m in marks.items()
-                }
-                return degree, _merge([rest, done[node.at][1]])
+                rest = {}
+                for k, m in marks.items():
+                    key = (*k, number) if node.along in m.free else k  # other cells
+                    at = frozenset(graph.nodes[node.at].axes)
+                    rest[key] = replace(m, free=(m.free - {node.along}) | at)
+                merged = _merge([rest, done[node.at][1]])
+                if _takes_some(done[node.at][1]):
+                    merged[(number,)] = Mark(DECIDES, 1, 1, free)
+                return degree, merged
         raise TypeError(f"unknown node {node!r}")
 
     def _term(
@@ -161,6 +163,8 @@ class Counter:
             marks[path] = Mark(kind, 2, 1, free, literal)
 
         exact = all(_exactly(t, fixed) for t in term[1:])
+        if exact and row.field in DECIDING and _takes_some(marks):
+            marks[path] = Mark(DECIDES, 1, 1, free)
         match row.field:
             case "add":
                 (n1, d1), (n2, d2) = inner
@@ -210,13 +214,25 @@ class Counter:
             out[(number,)] = Mark(SELECT, max(terms, 2), 1, frozenset(node.axes))
         return degree, out
 
-    def _moved(self, node: View, marks: Marks) -> Marks:
+    def _moved(self, node: View, number: int, marks: Marks) -> Marks:
         index = dict(node.index)
         out = {}
         for k, m in marks.items():
-            free = {x for a in m.free if a in index for x, _ in index[a].terms}
-            out[k] = replace(m, free=frozenset(free))
+            read = [index[a] for a in m.free if a in index]
+            free = {x for ix in read for x, _ in ix.terms}
+            # A slice holds other cells than the next: they count on their own.
+            renames = all(ix.rename_of() is not None for ix in read) and len(free) == len(read)
+            out[k if renames else (*k, number)] = replace(m, free=frozenset(free))
         return out
+
+
+DECIDING = frozenset({"max", "min", "lt", "le", "eq", "floordiv", "mod"})
+"""Field primitives that decide by cases when they are given integers."""
+
+
+def _takes_some(marks: Marks) -> bool:
+    """Whether a value depends on an integer input of which some values only are tried."""
+    return any(m.kind in (INTEGER, CAST) for m in marks.values())
 
 
 def _exactly(term: Any, fixed: list[bool]) -> bool:
@@ -242,7 +258,8 @@ def _merge(parts: list[Marks]) -> dict[tuple[Any, ...], Mark]:
 class Bound:
     """The miss probability of one clean trial, and what it was counted from.
 
-    miss: None when no bound is claimed, with the reason; patterns: W of the module's text.
+    miss: None when no bound is claimed, with the reason; patterns: W of the module's text; cases:
+    whether it is for the sake of cases that may not have been met, each of which may differ.
     """
 
     miss: float | None
@@ -251,6 +268,7 @@ class Bound:
     roots: int
     patterns: float
     keyed: int
+    cases: bool = False
 
 
 def bound(
@@ -279,14 +297,23 @@ def bound(
         patterns = _patterns([m for m in marks.values() if m.kind in (SELECT, CHOICE)], apart)
         kinds = {m.kind for m in marks.values()}
         reason = ""
-        if LOG in kinds:
+        cases = True
+        if DECIDES in kinds:
+            reason = "an integer input decides by cases, and takes some of its values only"
+        elif CAST in kinds:
+            reason = "a cast of floats to integers is a random function of few values"
+        elif scaled:
+            reason = "an infinity is scaled by a value of either sign"
+        elif patterns > 90:
+            reason = f"{patterns:.3g} patterns of winners are too many to meet each"
+        else:
+            cases = False
+        if reason:
+            pass
+        elif LOG in kinds:
             reason = "a logarithm has no degree"
         elif INTEGER in kinds:
             reason = "an integer input takes some of its values only"
-        elif scaled:
-            reason = "an infinity is scaled by a value of either sign"
-        elif CAST in kinds:
-            reason = "a cast of floats to integers is a random function of few values"
         elif EXP in kinds and not isinstance(form, Exponents):
             reason = form or "the exponents were not looked at"
         elif ROOT in kinds and not roots_free:
@@ -299,11 +326,13 @@ def bound(
             reason = f"the degree {peak:.3g} is too high for {roots} roots to be independent"
         if not reason and error >= 0.5:
             reason = f"the degree {degree:.3g} with {roots} roots is too high for the field"
-        if not reason and patterns > 90:
-            reason = f"{patterns:.3g} patterns of winners are too many to meet each"
         miss = 1 - (1 - error) / patterns
-        found = Bound(None if reason else miss, reason, degree, roots, patterns, keyed)
-        if worst.miss is not None and (found.miss is None or found.miss >= worst.miss):
+        found = Bound(None if reason else miss, reason, degree, roots, patterns, keyed, cases)
+        if (found.cases, found.miss is None, found.miss or 0) >= (
+            worst.cases,
+            worst.miss is None,
+            worst.miss or 0,
+        ):
             worst = found
     return worst
 

@@ -180,5 +180,6 @@ def _joined(parts: Sequence[Equivalence]) -> Equivalence:
         total=sum(p.total for p in parts),
         work=sum(p.work for p in parts),
         assumptions=names,
+        cases=any(p.cases for p in parts),
         reason="; ".join(dict.fromkeys(p.reason for p in parts if p.reason)),
     )

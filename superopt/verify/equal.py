@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from superopt.errors import VerificationFailed
-from superopt.mugraph.algebras.chain import CHAINS, Chain
-from superopt.mugraph.graph import Graph
+from superopt.mugraph.algebras.chain import CHAINS, Chain, dyadic
+from superopt.mugraph.graph import Const, Graph
 from superopt.verify.assumed import assumed, marks_of
 from superopt.verify.bound import EXP, LOG, ROOT, SELECT, Bound, Counter, bound
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
@@ -18,7 +18,6 @@ from superopt.verify.evaluators import Evaluator, evaluator
 from superopt.verify.infinite import scales_infinity
 from superopt.verify.partial import chosen, never_defined, partial
 from superopt.verify.patterns import apart
-from superopt.verify.probe import unfolded
 from superopt.verify.roots import independent_roots
 from superopt.verify.sizes import Sizing, assignments, own_sizes
 from superopt.verify.ties import compares_alone, never_tied
@@ -102,6 +101,9 @@ def _any_chain(
     """The check over the first chain that leaves clean cells."""
     result = refused(chains[0], seed, run.name, "no field to check over")
     for chain in chains:
+        if meet := _literals_meet(a, b, chain):
+            result = refused(chain, seed, run.name, meet)
+            continue
         try:
             return _check(a, b, seed, want_log2, sizings, chain, run, trials)
         except VerificationFailed as error:
@@ -109,6 +111,21 @@ def _any_chain(
         except _NeverDefined as never:
             result = never.result
     return result
+
+
+def _literals_meet(a: Graph, b: Graph, chain: Chain) -> str:
+    """Which literals are one residue of the chain, so that it cannot tell them apart."""
+    found = {0.0, 1.0, -1.0}
+    for node in (*a.nodes, *b.nodes):
+        if isinstance(node, Const) and math.isfinite(node.value):
+            found.add(float(node.value))
+    for p in chain.primes:
+        seen: dict[int, float] = {}
+        for x in sorted(found):
+            other = seen.setdefault(dyadic(x, p), x)
+            if other != x:
+                return f"the literals {other!r} and {x!r} are one element of the field"
+    return ""
 
 
 def _check(
@@ -142,7 +159,7 @@ def _check(
             reason = "a root or logarithm that is defined in no trial"
             raise _NeverDefined(replace(result, reason=reason))
     parts = [_bound(a, b, s, chain, seed) for s in sizings]
-    worst = max(parts, key=lambda p: (p.miss is None, p.miss or 0.0))
+    worst = max(parts, key=lambda p: (p.cases, p.miss is None, p.miss or 0.0))
     kind = "bound"
     if worst.miss is not None:
         wanted = math.ceil(want_log2 / -math.log2(max(worst.miss, 2.0**-want_log2)))
@@ -160,7 +177,7 @@ def _check(
         if trials is None:
             wanted = max(wanted, min(SAMPLED_TRIALS, max(8, most // 64)))
     selects = strict or any(m.kind == SELECT for p in (a, b) for m in marks_of(p, sizings[0]))
-    result = replace(result, kind=kind, reason=worst.reason)
+    result = replace(result, kind=kind, reason=worst.reason, cases=worst.cases)
     for turn, sizing in enumerate(sizings):
         tally = Tally([np.zeros((), dtype=np.int64)] * len(levels))
         tied = Tally([np.zeros((), dtype=np.int64)] * len(levels))
@@ -210,5 +227,5 @@ def _bound(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> Bound
     form = exponents(a, b, sizing, chain, seed) if EXP in kinds and LOG not in kinds else None
     free = ROOT not in kinds or (LOG not in kinds and independent_roots(a, b, sizing, chain, seed))
     alone = apart(a, b, sizing, chain, seed)
-    scaled = any(scales_infinity(unfolded(g)) for g in (a, b))
+    scaled = any(scales_infinity(g) for g in (a, b))
     return bound(pairs, min(chain.primes), peak, form, free, alone, scaled)

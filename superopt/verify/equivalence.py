@@ -17,7 +17,8 @@ class Equivalence:
     seeds: the one seed that everything is drawn from; sizes: (axis, size) per assignment;
     clean, total: cells compared and all cells, over the uniform trials; work: elements of all values
     that were computed; assumptions: named, see ``ASSUMPTIONS``; reason: why not equal, or why only
-    sampled.
+    sampled; cases: whether there is no bound because of cases (patterns of winners, integers) of which
+    some may not have been met, though each may differ.
     """
 
     verdict: str
@@ -34,6 +35,7 @@ class Equivalence:
     assumptions: tuple[str, ...] = ()
     reason: str = ""
     evaluator: str = "none"
+    cases: bool = False
 
     def __bool__(self) -> bool:
         return self.verdict == "equal"

@@ -16,8 +16,8 @@ import torch
 
 from superopt.mugraph.algebras.floats import scalar
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Const, Graph, Map, Node, Reduce, SizeOf
-from superopt.mugraph.scalars import SCALARS
+from superopt.mugraph.graph import Const, Graph, Input, Map, Node, Reduce
+from superopt.mugraph.scalars import SCALARS, adds, uses
 
 Signs = frozenset[float]
 """The infinities that a value may take."""
@@ -49,12 +49,14 @@ def infinities(graph: Graph) -> list[Signs]:
 
 
 def scales_infinity(graph: Graph) -> bool:
-    """Whether a value that may be infinite is multiplied by one whose sign is not written down."""
+    """Whether a value that may be infinite is multiplied by one whose sign depends on the inputs."""
     signs = infinities(graph)
+    depends: list[bool] = []
     for node in graph.nodes:
-        if isinstance(node, Map) and SCALARS[node.op].field == "mul":
-            for k, other in (node.operands, node.operands[::-1]):
-                if signs[k] and not isinstance(graph.nodes[other], Const | SizeOf):
+        depends.append(isinstance(node, Input) or any(depends[k] for k in node.args))
+        if isinstance(node, Map) and uses(node.op, "mul") and not adds(node.op):
+            for k in node.operands:
+                if signs[k] and any(depends[j] for j in node.operands if j != k):
                     return True
     return False
 
@@ -90,15 +92,31 @@ def _of_row(op: str, given: tuple[Signs, ...], truth: tuple[bool, ...]) -> Signs
 
 def _below_own_maximum(graph: Graph, node: Map) -> bool:
     """Whether the node is x - max x, which is at most 0."""
-    if node.op != "sub":
+    sides = _difference(graph, node)
+    if sides is None:
         return False
-    x, top = (_through(graph, i) for i in node.operands)
+    x, top = (_through(graph, i) for i in sides)
     maximum = graph.nodes[top]
     return (
         isinstance(maximum, Reduce)
         and maximum.op == "max"
         and _through(graph, maximum.operand) == x
     )
+
+
+def _difference(graph: Graph, node: Map) -> tuple[int, int] | None:
+    """The x and y of x - y, also where that is x + (-1) y."""
+    if node.op == "sub":
+        return node.operands[0], node.operands[1]
+    for x, other in (node.operands, node.operands[::-1]) if node.op == "add" else ():
+        times = graph.nodes[other]
+        if not isinstance(times, Map) or times.op not in ("mul", "neg"):
+            continue
+        minus = [k for k in times.args if getattr(graph.nodes[k], "value", None) == -1.0]
+        rest = [k for k in times.args if k not in minus]
+        if len(rest) == 1 and (times.op == "neg") != bool(minus):
+            return x, rest[0]
+    return None
 
 
 def _through(graph: Graph, i: int) -> int:

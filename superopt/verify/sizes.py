@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.field_values import Integers
 from superopt.mugraph.axes import Axis, Size, Sym
+from superopt.mugraph.dims import Dims
 from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.graph import Const, Gather, Graph, Input, Iota, Map, Node, Reduce, View
 
@@ -137,15 +138,16 @@ def _tie_dims(classes: _Classes, a: Graph, b: Graph) -> None:
     mine = {n.name: n for n in a.inputs}
     for node in b.inputs:
         if node.name in mine:
-            for x, y in zip(_flat(mine[node.name].dims), _flat(node.dims), strict=False):
-                classes.join(x, y)
+            _tie(classes, mine[node.name].dims, node.dims)
     for p, q in zip(a.outputs, b.outputs, strict=False):
-        for x, y in zip(_flat(p.dims), _flat(q.dims), strict=False):
-            classes.join(x, y)
+        _tie(classes, p.dims, q.dims)
 
 
-def _flat(dims: Iterable[Iterable[Axis]]) -> list[Axis]:
-    return [a for dim in dims for a in dim]
+def _tie(classes: _Classes, mine: Dims, other: Dims) -> None:
+    for p, q in zip(mine, other, strict=False):
+        if len(p) == len(q):
+            for x, y in zip(p, q, strict=True):
+                classes.join(x, y)
 
 
 def _tie_views(classes: _Classes, graph: Graph, hard: set[Axis]) -> None:

@@ -37,6 +37,7 @@ from superopt.mugraph.scalars import SCALARS, adds
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.float_run import Near, Value, values_of
 from superopt.verify.infinite import infinities
+from superopt.verify.trials import interface
 
 ATTEMPTS = 3
 """Times that one pair is checked, each reaching further down than the one before it."""
@@ -55,7 +56,7 @@ def sweep(
     Both programs must name their inputs and axes alike. check: decides one small pair of programs;
     strict: whether pieces hold nothing but sums, products and functions of one value.
     """
-    if a.inputs != b.inputs or len(a.outputs) != len(b.outputs):
+    if a.inputs != b.inputs or interface(a, b):
         return None
     try:
         run = _Sweep(a, b, check, strict, values_of(a, b, max_cells))

@@ -35,18 +35,18 @@ ENOUGH = 4
 MOST_TRIALS = 1 << 10
 """Trials in which ties are looked for, at most."""
 
-MOST_LITERALS = 8
+MOST_LITERALS = 16
 """Literals that inputs take in some trials, at most."""
 
 
 def literals(a: Graph, b: Graph) -> tuple[float, ...]:
-    """0, 1 and the finite float literals of both programs, in order, up to a few."""
+    """0, 1 and the finite float literals of both programs, ascending, up to a few."""
     found = [0.0, 1.0]
     for graph in (a, b):
         for node in graph.nodes:
             if isinstance(node, Const) and is_float(node.dtype) and np.isfinite(node.value):
                 found.append(float(node.value))
-    return tuple(dict.fromkeys(found))[:MOST_LITERALS]
+    return tuple(sorted(tuple(dict.fromkeys(x + 0.0 for x in found))[:MOST_LITERALS]))
 
 
 def alone(a: Graph, b: Graph) -> tuple[list[int], list[int]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import Chain, trial_keys
-from superopt.mugraph.algebras.field_values import Draw
+from superopt.mugraph.algebras.field_values import NAN, POISON, Draw
 from superopt.mugraph.algebras.levels import Levels, analyse, information, lowest
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
@@ -19,6 +19,9 @@ from superopt.verify.equivalence import Equivalence
 from superopt.verify.evaluators import Cells, Evaluator
 from superopt.verify.sizes import Sizing, cells_of
 from superopt.verify.ties import POOLS, literals
+
+UNDEFINED = (POISON, NAN)
+"""Statuses of cells that are not compared."""
 
 LOG_WORK = 256
 """Elements that take as long as one discrete logarithm."""
@@ -140,5 +143,5 @@ def compare(
 
 def _cells(x: Cells, y: Cells) -> tuple[np.ndarray, np.ndarray]:
     """Which cells are defined in both, and which of these differ."""
-    clean = (x.status != 1) & (y.status != 1)
+    clean = ~np.isin(x.status, UNDEFINED) & ~np.isin(y.status, UNDEFINED)
     return clean, clean & ((x.data != y.data) | (x.status != y.status))

@@ -3,16 +3,18 @@
 Values (design section 6; axes are those of the node, with one leading axis of independent trials):
 
 * a float is a ``Real``: a residue at each wanted level, and a status per cell: ok, poison (a
-  division by zero, a root or logarithm of a non-residue, an undefined operation on infinities),
-  or a symbolic -inf or +inf. Residues of cells that are not ok are zero. The sign of an infinity
-  that is scaled by x is that of x: its quadratic character.
+  division by zero, a root or logarithm of a non-residue: the field cannot say what it is), NaN by an
+  operation on infinities, which comparisons and selections treat as PyTorch does, or a symbolic
+  -inf or +inf. Residues of cells that are not ok are zero. The sign of an infinity that is scaled by
+  x is that of x: its quadratic character.
 * an integer, index or truth value is an ``Exact``: int64, wrapped to its dtype, with a status.
 
 exp is omega^x, log its inverse (a discrete logarithm), so exp(a+b) = exp(a)exp(b) and
 log(exp(x)) = x hold by construction. sqrt is x^((p+1)/4), the root that is itself a square.
 Selections order floats by a keyed bijection of the residue at the lowest common level, drawn anew
-each trial; the winner brings its residues at every level, and the first of equals wins. A row whose
-field column is "keyed" is a random function of (its name, the trial, the arguments' residues).
+each trial, but that literals keep their own order; the winner brings its residues at every level, and
+the first of equals wins. A row whose field column is "keyed" is a random function of (its name, the
+trial, the arguments' residues).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from superopt.mugraph.algebras import field_values as fv
 from superopt.mugraph.algebras.chain import GOLDEN, U64, Chain
 from superopt.mugraph.algebras.field_primitives import Primitives
 from superopt.mugraph.algebras.field_values import (
+    NAN,
     NEG,
     OK,
     POISON,
@@ -244,17 +247,18 @@ class FieldAlgebra(Primitives):
         want = self.want[node]
         res = {i: fv.tail(r, dims) for i, r in self.real(value, want).res.items()}
         status = fv.tail(value.status, dims)
-        poison = (status == POISON).any(-1)
+        poison, nan = (status == POISON).any(-1), (status == NAN).any(-1)
         neg, pos = (status == NEG).any(-1), (status == POS).any(-1)
         if row.name in ("max", "min"):
-            return self._extreme(row, Real(res, status), poison)
+            return self._extreme(row, Real(res, status), poison, nan)
         if row.name == "add":
-            poison = poison | (neg & pos)
+            nan = nan | (neg & pos)
             out = {i: r.sum(-1, dtype=U64) % self.prime(i) for i, r in res.items()}
         else:
             poison, neg, pos = poison | neg | pos, neg & False, pos & False
             out = {i: self._product(r, i) for i, r in res.items()}
-        return clear(out, np.where(poison, POISON, np.where(neg, NEG, np.where(pos, POS, OK))))
+        infinite = np.where(neg, NEG, np.where(pos, POS, OK))
+        return clear(out, np.where(poison, POISON, np.where(nan, NAN, infinite)))
 
     def _product(self, r: np.ndarray, level: int) -> np.ndarray:
         out = np.ones(r.shape[:-1], dtype=U64)
@@ -262,7 +266,7 @@ class FieldAlgebra(Primitives):
             out = out * r[..., k] % self.prime(level)
         return out
 
-    def _extreme(self, row: Scalar, value: Real, poison: np.ndarray) -> Real:
+    def _extreme(self, row: Scalar, value: Real, poison: np.ndarray, nan: np.ndarray) -> Real:
         if value.status.shape[-1] == 0:
             status = np.full(poison.shape, NEG if row.name == "max" else POS, dtype=np.uint8)
             return Real({i: np.zeros(poison.shape, dtype=U64) for i in value.res}, status)
@@ -273,7 +277,7 @@ class FieldAlgebra(Primitives):
             x = np.broadcast_to(x, np.broadcast_shapes(x.shape[:-1], at.shape[:-1]) + x.shape[-1:])
             return np.take_along_axis(x, at, -1)[..., 0]
 
-        status = np.where(poison, POISON, pick(value.status))
+        status = np.where(poison, POISON, np.where(nan, NAN, pick(value.status)))
         return clear({i: pick(r) for i, r in value.res.items()}, status)
 
     def view(self, node: View, value: Value, axes: Axes) -> Value:

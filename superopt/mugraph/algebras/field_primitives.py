@@ -11,6 +11,7 @@ from superopt.mugraph.algebras import chain as ch
 from superopt.mugraph.algebras import field_values as fv
 from superopt.mugraph.algebras.chain import GOLDEN, U64, Chain
 from superopt.mugraph.algebras.field_values import (
+    NAN,
     NEG,
     OK,
     POISON,
@@ -67,7 +68,7 @@ class Primitives:
         return clear(res, status, a.sign)
 
     def sqrt(self, a: Real) -> Real:
-        status, res = np.where(a.status == NEG, POISON, a.status), {}
+        status, res = np.where(a.status == NEG, NAN, a.status), {}
         for i, r in a.res.items():
             p = self.chain.primes[i]
             res[i] = ch.power(r, (p + 1) // 4, p)
@@ -82,7 +83,7 @@ class Primitives:
         return clear(res, np.where(a.status == NEG, OK, a.status))
 
     def log(self, a: Real, want: int) -> Real:
-        status = np.where(a.status == NEG, POISON, a.status)
+        status = np.where(a.status == NEG, NAN, a.status)
         for i in levels_of(want):
             p = self.chain.primes[i - 1]
             square = ch.power(a.res[i - 1], (p - 1) // 2, p) == 1
@@ -103,27 +104,35 @@ class Primitives:
 
     def order(self, a: Real) -> np.ndarray:
         """Where a value stands in this trial's total order, uint64; -inf lowest, +inf highest."""
-        res = a.res[min(a.res)]
-        at = ch.mix(res * U64(GOLDEN) + self.key("order", res.ndim))
-        at = np.clip(at, U64(1), U64(ch.MASK - 1))
+        res, p = a.res[min(a.res)], self.chain.primes[min(a.res)]
+        key = self.key("order", res.ndim)
+
+        def place(x: np.ndarray) -> np.ndarray:
+            return np.clip(ch.mix(x * U64(GOLDEN) + key), U64(1), U64(ch.MASK - 1))
+
+        at = place(res)
+        # The places of the literals, given to them in their own order.
+        numbers = [np.array([ch.dyadic(x, p)], dtype=U64) for x in self.draw.literals]
+        places = np.sort(np.stack([place(x) for x in numbers]), 0) if numbers else ()
+        for x, there in zip(numbers, places, strict=True):
+            at = np.where(res == x, there, at)
         return np.where(a.status == NEG, U64(0), np.where(a.status == POS, U64(ch.MASK), at))
 
     def compare(self, kind: str, a: Real, b: Real) -> Exact:
         x, y = self.order(a), self.order(b)
         data = x < y if kind == "lt" else x <= y if kind == "le" else x == y
-        status = np.where((a.status == POISON) | (b.status == POISON), POISON, OK)
-        return fv.exact(data.astype(np.int64), status)
+        bad = fv.undefined(a, b)  # a comparison with NaN is false
+        data = data & (bad != NAN)
+        return fv.exact(data.astype(np.int64), np.where(bad == POISON, POISON, OK))
 
     def hash(self, name: str, args: Sequence[Real]) -> tuple[np.ndarray, np.ndarray]:
         """Random bits of a function's name and arguments; infinities are arguments like others."""
         h = self.key(name, args[0].status.ndim)
-        status = np.zeros(1, dtype=np.uint8)
         for a in args:
             res = a.res[min(a.res)]
             res = np.where(a.status >= NEG, a.status.astype(U64) + U64(ch.INFINITE), res)
             h = ch.mix(h ^ ch.mix(res + U64(GOLDEN)))
-            status = np.where((status == POISON) | (a.status == POISON), POISON, OK)
-        return h, status
+        return h, fv.undefined(*args)
 
     def keyed(self, name: str, args: Sequence[Real], want: int, keeps: bool = False) -> Real:
         """A random function; keeps: whether it leaves infinities as they are, as roundings do."""
@@ -142,14 +151,14 @@ class Primitives:
         if dtype == "bool":
             low = x.res[min(x.res)]
             return fv.exact(
-                ((low != 0) | (x.status >= NEG)).astype(np.int64),
+                ((low != 0) | (x.status >= NAN)).astype(np.int64),
                 np.where(x.status == POISON, POISON, OK),
             )
         h, status = self.hash(f"cast:{dtype}", [x])
         # Half of the numbers are small: they may be indices.
         small, large = h % U64(12), h % U64(1 << 16)
         data = np.where(h >> U64(63), small + U64((1 << 15) - 2), large).astype(np.int64)
-        return fv.exact(fv.wrap(data - (1 << 15), dtype), status)
+        return fv.exact(fv.wrap(data - (1 << 15), dtype), np.where(status != OK, POISON, OK))
 
     def where(self, want: int, args: list[Value]) -> Value:
         cond = self.truth(args[0])

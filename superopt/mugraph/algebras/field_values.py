@@ -14,8 +14,8 @@ from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.evaluate import Axes, spread_shape
 from superopt.mugraph.graph import Input
 
-OK, POISON, NEG, POS = 0, 1, 2, 3
-"""Status of a cell: a residue, undefined, -inf, +inf."""
+OK, POISON, NAN, NEG, POS = 0, 1, 2, 3, 4
+"""Status of a cell: a residue, undefined in the field, NaN by an operation on infinities, -inf, +inf."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,9 +75,9 @@ def integers(ranges: Mapping[str, Integers], node: Input) -> Integers:
 class Draw:
     """How inputs are drawn: trial keys [trials], which trials use pools, values of integer inputs.
 
-    ranges: input name -> its values, for those that do not take the usual ones; literals: numbers
-    that float inputs take besides in half of the trials that use pools, so that they tie with what
-    a program compares them with.
+    ranges: input name -> its values, for those that do not take the usual ones; literals: numbers,
+    ascending, that float inputs take besides in half of the trials that use pools, so that they tie
+    with what a program compares them with; the order of floats in a trial keeps to theirs.
     """
 
     keys: np.ndarray
@@ -120,10 +120,9 @@ def restrict(x: Value, mask: int) -> Value:
 
 
 def choose(picks: np.ndarray, x: Real, y: Real, poisoned: Sequence[Value]) -> Real:
-    """``x`` where ``picks``, else ``y``; poisoned where one of ``poisoned`` is."""
-    status = np.where(picks, x.status, y.status)
-    for z in poisoned:
-        status = np.where(z.status == POISON, POISON, status)
+    """``x`` where ``picks``, else ``y``; undefined where one of ``poisoned`` is."""
+    status, bad = np.where(picks, x.status, y.status), undefined(*poisoned)
+    status = np.where(bad != OK, bad, status)
     return clear({i: np.where(picks, x.res[i], y.res[i]) for i in x.res}, status)
 
 
@@ -132,28 +131,41 @@ def _table(size: int, rule: Callable[[int, int], int]) -> np.ndarray:
 
 
 def _add_status(a: int, b: int) -> int:
-    if POISON in (a, b) or {a, b} == {NEG, POS}:
+    if POISON in (a, b):
         return POISON
+    if NAN in (a, b) or {a, b} == {NEG, POS}:
+        return NAN
     return max(a, b)
 
 
-_PLUS, _MINUS = 4, 5
+_PLUS, _MINUS = 5, 6
 
 
 def _mul_status(a: int, b: int) -> int:
     signs = {OK: 0, NEG: -1, POS: 1, _PLUS: 1, _MINUS: -1}  # OK: zero, next to an infinity
     if POISON in (a, b):
         return POISON
+    if NAN in (a, b):
+        return NAN
     if a not in (NEG, POS) and b not in (NEG, POS):
         return OK
-    return {0: POISON, 1: POS, -1: NEG}[signs[a] * signs[b]]
+    return {0: NAN, 1: POS, -1: NEG}[signs[a] * signs[b]]
 
 
-ADD_STATUS = _table(4, _add_status)
-"""Status of a sum by the statuses of its terms: -inf + inf is undefined."""
+ADD_STATUS = _table(5, _add_status)
+"""Status of a sum by the statuses of its terms: -inf + inf is NaN."""
 
-MUL_STATUS = _table(6, _mul_status)
-"""Status of a product by ``signed`` codes: an infinity times zero is undefined."""
+MUL_STATUS = _table(7, _mul_status)
+"""Status of a product by ``signed`` codes: an infinity times zero is NaN."""
+
+
+def undefined(*values: Value) -> np.ndarray:
+    """POISON where one of several values is, else NAN where one is, else OK."""
+    out: np.ndarray = np.zeros(1, dtype=np.uint8)
+    for x in values:
+        bad = np.where((x.status == POISON) | (x.status == NAN), x.status, OK)
+        out = np.where((out == OK) | (bad == POISON), bad, out)
+    return out
 
 
 def signed(a: Real, p: int) -> np.ndarray:
