@@ -32,6 +32,7 @@ else:
 AC = frozenset({"commutative", "associative"})
 ACI = AC | {"idempotent"}
 KEEPS = frozenset({"keeps infinities"})
+ODD, EVEN = frozenset({"odd"}), frozenset({"even"})
 
 
 def _keyed(name: str, arity: int, fn: Callable[..., torch.Tensor], c: str, **kw: Any) -> Scalar:
@@ -166,7 +167,7 @@ def _rows() -> tuple[Scalar, ...]:
             torch=("expm1",),
         ),
         # -- functions known by name alone
-        _keyed("erf", 1, torch.erf, "so_erf({0})", flops=24, torch=("erf",)),
+        _keyed("erf", 1, torch.erf, "so_erf({0})", flops=24, laws=ODD, torch=("erf",)),
         Scalar(
             "gelu",
             1,
@@ -174,8 +175,8 @@ def _rows() -> tuple[Scalar, ...]:
             fn=torch.nn.functional.gelu,
             flops=30,
         ),
-        _keyed("sin", 1, torch.sin, "so_sin({0})", flops=20, torch=("sin",)),
-        _keyed("cos", 1, torch.cos, "so_cos({0})", flops=20, torch=("cos",)),
+        _keyed("sin", 1, torch.sin, "so_sin({0})", flops=20, laws=ODD, torch=("sin",)),
+        _keyed("cos", 1, torch.cos, "so_cos({0})", flops=20, laws=EVEN, torch=("cos",)),
         _keyed("pow", 2, torch.pow, "so_pow({0}, {1})", flops=40),
         _keyed("floordiv_real", 2, _floor_divide, "so_floordiv({0}, {1})", flops=12),
         _keyed("mod_real", 2, torch.remainder, "so_mod({0}, {1})", flops=10),

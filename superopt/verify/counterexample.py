@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,8 +19,14 @@ Function = Callable[[Sequence[Any]], Any]
 NEAR = {torch.float64: 1e-7, torch.float32: 4e-3}
 """How far apart two results may be by rounding, of a row's largest element; 16 bits: a quarter."""
 
+NOISE = 64.0
+"""Changes of a result under a change of the inputs by some units, up to which it is taken for noise."""
+
 OVERFLOWING = frozenset({"large", "of many sizes", "as given"})
 """Draws on which intermediate values may be beyond the range of the type."""
+
+MOST_PAIRS = 6
+"""Literals of which sums, products and quotients are tried as well."""
 
 MOST_ELEMENTS = 1 << 26
 """Elements of arguments in all draws, about, after which no more are made."""
@@ -52,7 +59,7 @@ def draws(
     yield Draw("as given", list(leaves), True)
     size = 1 + sum(x.numel() for x in leaves if isinstance(x, torch.Tensor))
     made = size
-    special = torch.tensor([0.0, 1.0, -1.0, *literals], dtype=torch.float64)
+    special = torch.tensor(_near(literals), dtype=torch.float64)
     kinds: list[tuple[str, bool, Callable[..., torch.Tensor]]] = [
         ("standard normal", True, lambda x: x),
         ("positive", True, lambda x: x.abs() + 0.1),
@@ -66,6 +73,13 @@ def draws(
         ("ones", False, torch.ones_like),
         ("numbers of the programs", False, lambda x: _picked(special, x)),
         ("signs", False, torch.sign),
+        ("ascending", True, lambda x: _ascending(x)),
+        ("descending", True, lambda x: -_ascending(x)),
+        (
+            "equal along the last dimension",
+            False,
+            lambda x: x[..., :1].expand_as(x) if x.dim() else x,
+        ),
     ]
     for k, (name, generic, fill) in enumerate(kinds * 2):
         if made > MOST_ELEMENTS and k >= 2:
@@ -87,8 +101,24 @@ def draws(
         yield Draw(name, out, generic)
 
 
+def _near(literals: Sequence[float]) -> list[float]:
+    """Numbers at which programs with these literals decide: themselves, and what simple equations give."""
+    found = [0.0, 1.0, -1.0]
+    for x in literals:
+        root = math.sqrt(abs(x))
+        found += [x, -x, 2 * x, x / 2, x + 1, x - 1, 10 * x, root, x * x]
+    for x in literals[:MOST_PAIRS]:
+        for y in literals[:MOST_PAIRS]:
+            found += [x + y, x - y, x * y, *((x / y,) if y else ())]
+    return [x for x in dict.fromkeys(found) if math.isfinite(x)]
+
+
 def _picked(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return values[((x * 1e4).round().long()) % len(values)]
+
+
+def _ascending(x: torch.Tensor) -> torch.Tensor:
+    return x.sort(-1).values if x.dim() else x
 
 
 def _as_laid(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -112,6 +142,10 @@ def _integers(
     edges = [info.min, info.min + 1, info.max - 1, info.max, info.max // 2 + 1, 0, 1, 2, 97]
     if known is not None:
         edges += [v for v in known.more if info.min <= v <= info.max]
+        edges += [
+            v for x in known.more for v in (x // 2, x // 3, x // 7, math.isqrt(abs(x)), 2 * x)
+        ]
+    edges = [v for v in dict.fromkeys(edges) if info.min <= v <= info.max]
     table = torch.tensor(edges, dtype=torch.int64)
     return table[torch.randint(0, len(edges), x.shape, generator=generator)].to(x.dtype)
 
@@ -145,13 +179,46 @@ def _on(
             return None, False
     mine, other = (pytree.tree_leaves(r) for r in results)
     precise = all(_is_double(x) for x in (*mine, *other))
+    overflows = not precise or draw.name.split(",")[0] in OVERFLOWING
     for k, (x, y) in enumerate(zip(mine, other, strict=False)):
-        place = _apart(x, y, overflows=not precise or draw.name in OVERFLOWING)
+        place = _apart(x, y, overflows, 0.0)
+        if place is not None and draw.generic:  # where values tie, a nudge decides otherwise
+            noise = max(
+                _noise(fn, leaves, k, r) for fn, r in zip((first, second), (x, y), strict=True)
+            )
+            place = _apart(x, y, overflows, noise)
         if place is not None:
             given, pair = tuple(_copy(x) for x in leaves), (_item(x, place), _item(y, place))
             one, two = results
             return Counterexample(given, one, two, k, place, pair, draw.name), precise
     return None, precise
+
+
+def _noise(fn: Function, leaves: Sequence[Any], k: int, result: Any) -> float:
+    """How far rounding moves a result: its change when each input moves by a few units.
+
+    A result that is a sum of terms that cancel is rounding alone: then it is no smaller than this.
+    """
+    if not isinstance(result, torch.Tensor) or not result.is_floating_point():
+        return 0.0
+    moved = [_nudged(x) for x in leaves]
+    try:
+        with torch.no_grad():
+            again = pytree.tree_leaves(fn(moved))[k]
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return 0.0
+    u, v = result.double(), again.double()
+    off = torch.where(u.isfinite() & v.isfinite(), (u - v).abs(), 0.0)
+    return NOISE * float(off.max()) if off.numel() else 0.0
+
+
+def _nudged(x: Any) -> Any:
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        return _copy(x)
+    generator = torch.Generator().manual_seed(1)
+    unit = torch.finfo(x.dtype).eps * 4
+    away = torch.randint(-1, 2, x.shape, generator=generator).to(x.dtype)
+    return x + x * away * unit
 
 
 def _is_double(x: Any) -> bool:
@@ -177,10 +244,11 @@ def _item(x: Any, place: tuple[int, ...]) -> Any:
     return x[place].item() if isinstance(x, torch.Tensor) else x
 
 
-def _apart(x: Any, y: Any, overflows: bool) -> tuple[int, ...] | None:
+def _apart(x: Any, y: Any, overflows: bool, noise: float) -> tuple[int, ...] | None:
     """Where two results differ most, if by more than rounding; results that are NaN are undefined.
 
-    overflows: whether an infinity may have come of values beyond the type, and is no difference.
+    noise: a difference that is no difference; overflows: whether an infinity may have come of values
+    beyond the type, and is none either.
     """
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
         return None if type(x) is type(y) and x == y else ()
@@ -195,7 +263,7 @@ def _apart(x: Any, y: Any, overflows: bool) -> tuple[int, ...] | None:
         return place
     both = u.isfinite() & v.isfinite()
     rows = [t.reshape(-1, t.shape[-1] if t.dim() else 1) for t in (u, v, both)]
-    off = torch.where(rows[2], (rows[0] - rows[1]).abs(), 0.0)
+    off = torch.where(rows[2], (rows[0] - rows[1]).abs() - noise, 0.0)
     scale = torch.where(rows[2], torch.maximum(rows[0].abs(), rows[1].abs()), 0.0)
     share = off / scale.amax(-1, keepdim=True).clamp_min(1e-30)
     if not float(share.max()) > near:

@@ -10,7 +10,7 @@ literal 64 may be equal to one that divides by a size of 64.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from superopt.mugraph.dtypes import is_float
@@ -23,8 +23,22 @@ MOST_ABOVE = 64
 """The largest numerator of a fraction that is no whole number."""
 
 
-def meant(value: float) -> tuple[Fraction, bool] | None:
-    """The rational number that a literal stands for, and whether it is its square root.
+BASES = (math.log(2), math.log(10), math.pi, math.sqrt(math.pi), math.sqrt(2 * math.pi))
+"""Numbers of which literals may be simple multiples, or multiples of their reciprocals."""
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What a literal stands for: a rational number or its root, times a base (1 for none) or below one."""
+
+    number: Fraction
+    root: bool = False
+    base: float = 1.0
+    below: bool = False
+
+
+def meant(value: float) -> Meant | None:
+    """What a literal stands for.
 
     None for a literal that is exact (a whole number, or a fraction with a small power of two), or
     that is near no simple number.
@@ -33,10 +47,16 @@ def meant(value: float) -> tuple[Fraction, bool] | None:
         return None
     near = _near(value)
     if near is not None:
-        return near, False
+        return Meant(near)
     square = _near(value * value, slack=4)
     if square is not None and _same(math.sqrt(square), abs(value)):
-        return square, True
+        return Meant(square, root=True)
+    for base in BASES:
+        for below, rest in ((False, value / base), (True, value * base)):
+            number = Fraction(rest).limit_denominator(16)
+            again = float(number) / base if below else float(number) * base
+            if number and abs(number.numerator) <= 16 and _same(again, value, slack=2):
+                return Meant(number, base=base, below=below)
     return None
 
 
@@ -80,10 +100,11 @@ def _literal(b: Builder, value: float, dtype: str) -> int:
     found = meant(value)
     if found is None:
         return b.const(value, dtype)
-    number, root = found
-    top, below = (b.const(float(n), dtype) for n in number.as_integer_ratio())
-    out = top if number.denominator == 1 else b.map("div", top, below)
-    if root:
+    top, below = (b.const(float(n), dtype) for n in found.number.as_integer_ratio())
+    out = top if found.number.denominator == 1 else b.map("div", top, below)
+    if found.root:
         out = b.map("sqrt", out)
         out = out if value > 0 else b.map("neg", out)
+    if found.base != 1.0:
+        out = b.map("div" if found.below else "mul", out, b.const(found.base, dtype))
     return out

@@ -6,6 +6,7 @@ commutative and associative, but knows nothing of how the order of numbers goes 
     max(x + c, y + c) = c + max(x, y)     max(s x, s y) = s max(x, y) for s > 0, s min(x, y) for s < 0
     max(f x, f y) = f(max(x, y)), f increasing          x + c < y + c  as  x < y
     max(x, y) = (u > 0 ? x : y) where x - y = c u, c > 0, of one term          sqrt(x x) = max(x, -x)
+    max(x, y) = x where x - y is a sum of what is never negative     f(-x) = -f(x), f odd; f(x), f even
 
 Both programs are rewritten from left to right by these, for reductions as well, where c and s lack
 the axes that are reduced. s is a literal, or a value that is never negative. Rewriting both changes
@@ -19,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from superopt.mugraph.axes import Axis
+from superopt.mugraph.axes import Axis, sort_axes
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.graph import Builder, Const, Graph, Map, Reduce, SizeOf, remap
 from superopt.mugraph.scalars import SCALARS
@@ -29,7 +30,7 @@ Linear = dict[int, Fraction]
 """A sum of multiples of nodes; the literal part is a multiple of the node ONE."""
 
 ONE = -1
-INCREASING = frozenset({"exp", "log", "sqrt"})
+INCREASING = frozenset({"exp", "log", "sqrt", "sigmoid", "tanh", "expm1", "log1p", "erf"})
 OTHER = {"max": "min", "min": "max"}
 
 MOST_TERMS = 32
@@ -38,7 +39,7 @@ MOST_TERMS = 32
 
 def normalized(graph: Graph) -> Graph:
     """The same program with its selections in normal form; composite rows are unfolded."""
-    run = _Normal(unfolded(graph))
+    run = _Normal(unfolded(graph, keep=INCREASING))
     return run.graph()
 
 
@@ -102,7 +103,17 @@ class _Normal:
             return self._choice(Map((), node.dtype, "max", (x, minus)))
         if node.op in ("lt", "le", "eq"):
             return self._comparison(node)
-        return self.b.add(node)
+        laws = SCALARS[node.op].laws & {"odd", "even"}
+        return self._mirrored(node, "odd" in laws) if laws else self.b.add(node)
+
+    def _mirrored(self, node: Map, odd: bool) -> int:
+        """A function that is odd or even, of an argument whose first coefficient is positive."""
+        form = self.form(node.operands[0])
+        terms = self._terms(form)
+        if not terms or terms[0][1] > 0:
+            return self.b.add(node)
+        inner = self.b.map(node.op, self._sum(_times(form, Fraction(-1)), node.dtype))
+        return self._sum({inner: Fraction(-1)}, node.dtype) if odd else inner
 
     def _squared(self, i: int) -> int | None:
         """The x of a node that is x x."""
@@ -164,7 +175,9 @@ class _Normal:
         op, scale = self._scale(node.op, [x, y])
         x, y = (_times(f, 1 / scale) for f in (x, y))
         sides = [self._sum(f, node.dtype) for f in (x, y)]
-        inner = self._by_sign(op, _plus(x, _times(y, Fraction(-1))), sides)
+        inner = self._by_size(op, x, y, sides)
+        if inner is None:
+            inner = self._by_sign(op, _plus(x, _times(y, Fraction(-1))), sides)
         if inner is None:
             inner = self._increasing(op, sides)
         if inner is None:
@@ -178,6 +191,14 @@ class _Normal:
             return op, Fraction(1)
         first = terms[0][1]
         return (op, first) if first > 0 else (OTHER[op], first)
+
+    def _by_size(self, op: str, x: Linear, y: Linear, sides: list[int]) -> int | None:
+        """The side that is never smaller (for a minimum: larger), if that is known."""
+        for k, (p, q) in enumerate(((x, y), (y, x))):
+            difference = _plus(p, _times(q, Fraction(-1)))
+            if all(c > 0 and (t == ONE or self._not_negative(t)) for t, c in difference.items()):
+                return sides[k if op == "max" else 1 - k]
+        return None
 
     def _by_sign(self, op: str, difference: Linear, sides: list[int]) -> int | None:
         """A choice by the sign of one term, where that decides which side is larger."""
@@ -206,6 +227,8 @@ class _Normal:
 
     def _extreme(self, node: Reduce) -> int:
         over = set(node.over)
+        axes = tuple(x for x in self.b.axes(node.operand) if x not in over)
+        node = replace(node, axes=axes)
         form = self.form(node.operand)
         outside = {k: c for k, c in form.items() if k == ONE or not over & set(self.b.axes(k))}
         rest = {k: c for k, c in form.items() if k not in outside}
@@ -220,6 +243,8 @@ class _Normal:
 
     def _monotone_extreme(self, op: str, i: int, over: tuple[Axis, ...]) -> int:
         node = self.b.nodes[i]
+        if isinstance(node, Reduce) and node.op == op:
+            return self._extreme(replace(node, over=sort_axes({*node.over, *over})))
         if isinstance(node, Map) and node.op in INCREASING:
             below = self.b.nodes[node.operands[0]].axes
             if set(over) <= set(below):
@@ -243,7 +268,9 @@ class _Normal:
             return node.op in ("add", "mul", "max", "min") and self._not_negative(node.operand)
         if not isinstance(node, Map):
             return False
-        if node.op in ("exp", "sqrt"):
+        if node.op in ("exp", "sqrt", "sigmoid"):
+            return True
+        if node.op == "max" and any(self._not_negative(k) for k in node.operands):
             return True
         if node.op == "mul" and node.operands[0] == node.operands[1]:
             return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,20 +20,23 @@ from superopt.mugraph.scalars import SCALARS, inline
 from superopt.verify.sizes import Sizing, cells_of, reduced_axes
 
 
-def unfolded(graph: Graph) -> Graph:
-    """The same program with every composite row replaced by its body."""
+def unfolded(graph: Graph, keep: Collection[str] = ()) -> Graph:
+    """The same program with every composite row, but those to keep, replaced by its body."""
     b = Builder(graph.name)
     at: dict[int, int] = {}
     for i, node in enumerate(graph.nodes):
-        at[i] = b.add(remap(node, at)) if not isinstance(node, Map) else _map(b, node, at)
+        if isinstance(node, Map) and node.op not in keep:
+            at[i] = _map(b, node, at, keep)
+        else:
+            at[i] = b.add(remap(node, at))
     outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
     return Graph(graph.name, tuple(b.nodes), outputs).pruned()
 
 
-def _map(b: Builder, node: Map, at: Mapping[int, int]) -> int:
+def _map(b: Builder, node: Map, at: Mapping[int, int], keep: Collection[str]) -> int:
     def apply(name: str, args: list[int]) -> int:
         row = SCALARS[name]
-        if row.body is not None:
+        if row.body is not None and name not in keep:
             return int(inline(row.body, args, apply, const))
         # Only a cast or a rounding needs the node's dtype; a choice takes that of its values.
         return b.map(name, *args, dtype=node.dtype if name in ("cast", "round") else None)
