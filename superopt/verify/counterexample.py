@@ -181,11 +181,10 @@ def _on(
     precise = all(_is_double(x) for x in (*mine, *other))
     overflows = not precise or draw.name.split(",")[0] in OVERFLOWING
     for k, (x, y) in enumerate(zip(mine, other, strict=False)):
-        place = _apart(x, y, overflows, 0.0)
-        if place is not None and draw.generic:  # where values tie, a nudge decides otherwise
-            noise = max(
-                _noise(fn, leaves, k, r) for fn, r in zip((first, second), (x, y), strict=True)
-            )
+        place = _apart(x, y, overflows, None)
+        if place is not None:
+            noise = _noise(first, leaves, k, x, draw.generic)
+            noise = noise + _noise(second, leaves, k, y, draw.generic)
             place = _apart(x, y, overflows, noise)
         if place is not None:
             given, pair = tuple(_copy(x) for x in leaves), (_item(x, place), _item(y, place))
@@ -194,22 +193,37 @@ def _on(
     return None, precise
 
 
-def _noise(fn: Function, leaves: Sequence[Any], k: int, result: Any) -> float:
-    """How far rounding moves a result: its change when each input moves by a few units.
+def _noise(
+    fn: Function, leaves: Sequence[Any], k: int, result: Any, generic: bool
+) -> torch.Tensor | float:
+    """How far rounding may have moved each element of a result.
 
-    A result that is a sum of terms that cancel is rounding alone: then it is no smaller than this.
+    In double precision: as far as single precision is off, times what it is coarser by. Else its
+    change when each input moves by a few units (where values tie, that would decide otherwise).
     """
     if not isinstance(result, torch.Tensor) or not result.is_floating_point():
         return 0.0
-    moved = [_nudged(x) for x in leaves]
+    wide = result.dtype == torch.float64
+    if not wide and not generic:
+        return 0.0
+    moved = [(_narrowed if wide else _nudged)(x) for x in leaves]
     try:
         with torch.no_grad():
             again = pytree.tree_leaves(fn(moved))[k]
     except (RuntimeError, TypeError, ValueError, IndexError):
         return 0.0
-    u, v = result.double(), again.double()
-    off = torch.where(u.isfinite() & v.isfinite(), (u - v).abs(), 0.0)
-    return NOISE * float(off.max()) if off.numel() else 0.0
+    off = (result.double() - again.double()).abs()
+    off = torch.where(result.isfinite(), off.nan_to_num(math.inf, math.inf), 0.0)
+    if not off.numel():
+        return 0.0
+    if not wide:
+        return NOISE * float(off.max())  # some elements move by nothing by luck
+    return NOISE * 2.0**-29 * (off.amax(-1, keepdim=True) if off.dim() else off)
+
+
+def _narrowed(x: Any) -> Any:
+    double = isinstance(x, torch.Tensor) and x.dtype == torch.float64
+    return x.float() if double else _copy(x)
 
 
 def _nudged(x: Any) -> Any:
@@ -244,10 +258,12 @@ def _item(x: Any, place: tuple[int, ...]) -> Any:
     return x[place].item() if isinstance(x, torch.Tensor) else x
 
 
-def _apart(x: Any, y: Any, overflows: bool, noise: float) -> tuple[int, ...] | None:
+def _apart(
+    x: Any, y: Any, overflows: bool, noise: torch.Tensor | float | None
+) -> tuple[int, ...] | None:
     """Where two results differ most, if by more than rounding; results that are NaN are undefined.
 
-    noise: a difference that is no difference; overflows: whether an infinity may have come of values
+    noise: of each element, a difference that is none; overflows: whether an infinity may have come of values
     beyond the type, and is none either.
     """
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
@@ -263,7 +279,8 @@ def _apart(x: Any, y: Any, overflows: bool, noise: float) -> tuple[int, ...] | N
         return place
     both = u.isfinite() & v.isfinite()
     rows = [t.reshape(-1, t.shape[-1] if t.dim() else 1) for t in (u, v, both)]
-    off = torch.where(rows[2], (rows[0] - rows[1]).abs() - noise, 0.0)
+    less = torch.as_tensor(0.0 if noise is None else noise).expand_as(u).reshape(rows[0].shape)
+    off = torch.where(rows[2], (rows[0] - rows[1]).abs() - less, 0.0)
     scale = torch.where(rows[2], torch.maximum(rows[0].abs(), rows[1].abs()), 0.0)
     share = off / scale.amax(-1, keepdim=True).clamp_min(1e-30)
     if not float(share.max()) > near:
