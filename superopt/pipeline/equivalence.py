@@ -101,7 +101,7 @@ def _decide(
     try:
         both = capture_together(first, second, args, dynamic, precision)
     except SuperoptError as error:
-        seen = _search(runs, draws(leaves, {}, (), found.seed), generic_alone=False)
+        seen = _search(runs, draws(leaves, {}, (), found.seed), False)
         if seen is not None:
             return _different(found, seen)
         return replace(found, reason=f"the functions cannot be captured: {error}")
@@ -202,9 +202,9 @@ def _compared(
     """The verdict on two captured programs."""
     a, b, seed = both.first, both.second, found.seed
     named = {*found.assumptions} | ({"equal-tensors"} if both.alike else set())
-    show = Checker(seed)
+    show = Checker(seed, nan_counts=True)
     check = show(a, b)
-    example = _search(runs, _draws(both, leaves, seed), generic_alone=bool(check))
+    example = _search(runs, _draws(both, leaves, seed), bool(check), "NaN" in check.reason)
     if example is not None:
         return _different(found, example)
     symbolic = any(isinstance(x.size, Sym) for x in a.axes)
@@ -274,7 +274,7 @@ def _attempts(
         yield alone, {"literals"}, show(*map(plain, fixed))
         if (free := freed(*fixed)) is not None:
             yield alone, {"literals"}, show(*free)
-    yield alone, set(), check_equal(a, b, seed=seed, at_own_sizes=True)
+    yield alone, set(), check_equal(a, b, seed=seed, at_own_sizes=True, nan_counts=True)
 
 
 def _why(checks: Sequence[Equivalence]) -> str:
@@ -321,12 +321,15 @@ def _draws(both: Together, leaves: Sequence[Any], seed: int) -> Iterator[Draw]:
 
 
 def _search(
-    runs: Sequence[Callable[..., Any]], tried: Iterator[Draw], generic_alone: bool
+    runs: Sequence[Callable[..., Any]],
+    tried: Iterator[Draw],
+    generic_alone: bool,
+    nan_counts: bool = False,
 ) -> Counterexample | None:
     """The first draw on which the functions differ; of generic ones alone if they were shown equal."""
     for draw in tried:
         if draw.generic or not generic_alone:
-            example = differing(runs[0], runs[1], draw)
+            example = differing(runs[0], runs[1], draw, nan_counts)
             if example is not None:
                 return example
     return None

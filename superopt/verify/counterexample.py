@@ -150,7 +150,9 @@ def _integers(
     return table[torch.randint(0, len(edges), x.shape, generator=generator)].to(x.dtype)
 
 
-def differing(first: Function, second: Function, draw: Draw) -> Counterexample | None:
+def differing(
+    first: Function, second: Function, draw: Draw, nan_counts: bool = False
+) -> Counterexample | None:
     """The two results on one draw, if they differ by more than rounding explains.
 
     Double precision decides where both functions run in it and give it; the result is told in the
@@ -158,16 +160,16 @@ def differing(first: Function, second: Function, draw: Draw) -> Counterexample |
     """
     wide = [_wide(x) for x in draw.leaves]
     if any(a is not b for a, b in zip(wide, draw.leaves, strict=True)):
-        found, decided = _on(first, second, wide, draw)
+        found, decided = _on(first, second, wide, draw, nan_counts)
         if decided and found is None:
             return None  # what double precision does not show is rounding
-        own = _on(first, second, draw.leaves, draw)[0]
+        own = _on(first, second, draw.leaves, draw, nan_counts)[0]
         return own or (found and replace(found, note="in double precision"))
-    return _on(first, second, draw.leaves, draw)[0]
+    return _on(first, second, draw.leaves, draw, nan_counts)[0]
 
 
 def _on(
-    first: Function, second: Function, leaves: Sequence[Any], draw: Draw
+    first: Function, second: Function, leaves: Sequence[Any], draw: Draw, nan_counts: bool
 ) -> tuple[Counterexample | None, bool]:
     """Where the results differ on these arguments, and whether both are as precise as can be."""
     results = []
@@ -181,15 +183,16 @@ def _on(
     precise = all(_is_double(x) for x in (*mine, *other))
     overflows = not precise or draw.name.split(",")[0] in OVERFLOWING
     for k, (x, y) in enumerate(zip(mine, other, strict=False)):
+        place = _nan_apart(x, y) if nan_counts else None
+        if place is not None:
+            return _found(leaves, results, k, place, draw), precise
         place = _apart(x, y, overflows, None)
         if place is not None:
             noise = _noise(first, leaves, k, x, draw.generic)
             noise = noise + _noise(second, leaves, k, y, draw.generic)
             place = _apart(x, y, overflows, noise)
         if place is not None:
-            given, pair = tuple(_copy(x) for x in leaves), (_item(x, place), _item(y, place))
-            one, two = results
-            return Counterexample(given, one, two, k, place, pair, draw.name), precise
+            return _found(leaves, results, k, place, draw), precise
     return None, precise
 
 
@@ -233,6 +236,22 @@ def _nudged(x: Any) -> Any:
     unit = torch.finfo(x.dtype).eps * 4
     away = torch.randint(-1, 2, x.shape, generator=generator).to(x.dtype)
     return x + x * away * unit
+
+
+def _found(
+    leaves: Sequence[Any], results: Sequence[Any], k: int, place: tuple[int, ...], draw: Draw
+) -> Counterexample:
+    first, second = results
+    mine, other = (_item(pytree.tree_leaves(r)[k], place) for r in results)
+    given = tuple(_copy(x) for x in leaves)
+    return Counterexample(given, first, second, k, place, (mine, other), draw.name)
+
+
+def _nan_apart(x: Any, y: Any) -> tuple[int, ...] | None:
+    """Where one result alone is NaN."""
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        return None
+    return _first(x.isnan() != y.isnan())
 
 
 def _is_double(x: Any) -> bool:

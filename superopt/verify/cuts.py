@@ -34,11 +34,11 @@ class Checker:
     """Shows programs equal, in pieces where need be, and no pair of pieces twice.
 
     Candidates for one program mostly differ in a few places, so that they share their pieces.
-    work: elements of all values computed so far.
+    nan_counts: as for ``check_equal``; work: elements of all values computed so far.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed, self.work = seed, 0
+    def __init__(self, seed: int, nan_counts: bool = False) -> None:
+        self.seed, self.nan_counts, self.work = seed, nan_counts, 0
         self._known: dict[str, Equivalence] = {}
         self._pairs: dict[str, Equivalence] = {}
 
@@ -119,7 +119,7 @@ class Checker:
     def _check(self, a: Graph, b: Graph) -> Equivalence:
         pair = f"{a}\n{b}"
         if pair not in self._known:
-            self._known[pair] = check_equal(a, b, seed=self.seed)
+            self._known[pair] = check_equal(a, b, seed=self.seed, nan_counts=self.nan_counts)
             self.work += self._known[pair].work
         return self._known[pair]
 

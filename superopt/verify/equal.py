@@ -64,6 +64,7 @@ def check_equal(
     using: str | None = None,
     trials: int | None = None,
     at_own_sizes: bool = False,
+    nan_counts: bool = False,
 ) -> Equivalence:
     """Whether two graphs compute the same outputs, by random evaluation (design section 6.1).
 
@@ -71,7 +72,8 @@ def check_equal(
     want_log2: the bound asked for, as -log2; max_cells: elements of the largest value; chains:
     fields, of which the first that leaves clean cells is used; using: "python", "core", or None
     for the fastest there is; trials: overrides the number of uniform trials per assignment (for
-    tests of the test); at_own_sizes: compares at the sizes that the axes have, and claims no more.
+    tests of the test); at_own_sizes: compares at the sizes that the axes have, and claims no more;
+    nan_counts: whether NaN by infinities (of masks) in one program alone is a difference.
     """
     run = evaluator(using)
     reason = interface(a, b)
@@ -85,7 +87,7 @@ def check_equal(
         sizings = (own_sizes(a, b),) if at_own_sizes else assignments(a, b, max_cells)
     except VerificationFailed as error:
         return refused(chains[0], seed, run.name, str(error))
-    return _any_chain(a, b, seed, want_log2, sizings, chains, run, trials)
+    return _any_chain(a, b, seed, want_log2, sizings, chains, run, trials, nan_counts)
 
 
 def _any_chain(
@@ -97,6 +99,7 @@ def _any_chain(
     chains: Sequence[Chain],
     run: Evaluator,
     trials: int | None,
+    nan_counts: bool,
 ) -> Equivalence:
     """The check over the first chain that leaves clean cells."""
     result = refused(chains[0], seed, run.name, "no field to check over")
@@ -105,7 +108,7 @@ def _any_chain(
             result = refused(chain, seed, run.name, meet)
             continue
         try:
-            return _check(a, b, seed, want_log2, sizings, chain, run, trials)
+            return _check(a, b, seed, want_log2, sizings, chain, run, trials, nan_counts)
         except VerificationFailed as error:
             return refused(chain, seed, run.name, str(error))
         except _NeverDefined as never:
@@ -137,6 +140,7 @@ def _check(
     chain: Chain,
     run: Evaluator,
     trials: int | None,
+    nan_counts: bool,
 ) -> Equivalence:
     levels = [output_level(a, b, i, chain) for i in range(len(a.outputs))]
     plans = tuple(planned(g, levels, chain) for g in (a, b))
@@ -146,7 +150,7 @@ def _check(
     work = [work_of(a, s) + work_of(b, s) for s in sizings]
     most = min(MAX_TRIALS, max(64, MAX_WORK // max(work)))
     if trials is None:  # most wrong programs differ at once, and need no bound
-        early = Tally([np.zeros((), dtype=np.int64)] * len(levels))
+        early = Tally([np.zeros((), dtype=np.int64)] * len(levels), nan_counts)
         numbers = range(4)
         compare(a, b, plans, levels, chain, seed, numbers, False, sizings[0], run, early)
         if early.differs:
@@ -179,8 +183,8 @@ def _check(
     selects = strict or any(m.kind == SELECT for p in (a, b) for m in marks_of(p, sizings[0]))
     result = replace(result, kind=kind, reason=worst.reason, cases=worst.cases)
     for turn, sizing in enumerate(sizings):
-        tally = Tally([np.zeros((), dtype=np.int64)] * len(levels))
-        tied = Tally([np.zeros((), dtype=np.int64)] * len(levels))
+        tally = Tally([np.zeros((), dtype=np.int64)] * len(levels), nan_counts)
+        tied = Tally([np.zeros((), dtype=np.int64)] * len(levels), nan_counts)
         done = 0
         step = max(1, min(wanted, (1 << 21) // sizing.cells, 512))
         while True:

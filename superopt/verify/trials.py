@@ -63,9 +63,13 @@ def _shape(dims: Sequence[Sequence[Axis]]) -> tuple[tuple[object, ...], ...]:
 
 @dataclass
 class Tally:
-    """Clean comparisons per output cell over the trials so far, and the first difference."""
+    """Clean comparisons per output cell over the trials so far, and the first difference.
+
+    nan_counts: whether a cell that is NaN, by infinities, in one program alone is a difference.
+    """
 
     clean: list[np.ndarray]
+    nan_counts: bool = False
     compared: int = 0
     total: int = 0
     differs: str = ""
@@ -124,6 +128,7 @@ def compare(
     run: Evaluator,
     tally: Tally,
 ) -> None:
+    """Adds some trials of both programs to the tally; pooled: with inputs from small pools."""
     keys = trial_keys(seed ^ (POOLS if pooled else 0), numbers)
     draw = Draw(keys, np.full(len(keys), pooled), sizing.ranges, literals(a, b))
     mine = run.outputs(a, plans[0], levels, chain, draw, sizing.sizes)
@@ -133,12 +138,23 @@ def compare(
         tally.clean[i] = tally.clean[i] + clean.sum(0)
         tally.compared += int(clean.sum())
         tally.total += clean.size
+        if tally.nan_counts and not (bad.any() or tally.differs):
+            alone = _nan_alone(x, y) | _nan_alone(y, x)
+            if alone.any():
+                trial, *cell = np.argwhere(alone)[0].tolist()
+                name = a.outputs[i].name
+                tally.differs = f"output {name!r} is NaN in one program alone at {tuple(cell)}"
         if bad.any() and not tally.differs:
             trial, *cell = np.argwhere(bad)[0].tolist()
             tally.differs = (
                 f"output {a.outputs[i].name!r} differs at {tuple(cell)} in trial "
                 f"{numbers[trial]} ({int(bad.sum())} of {bad.size} cells differ)"
             )
+
+
+def _nan_alone(x: Cells, y: Cells) -> np.ndarray:
+    found: np.ndarray = (x.status == NAN) & ~np.isin(y.status, UNDEFINED)
+    return found
 
 
 def _cells(x: Cells, y: Cells) -> tuple[np.ndarray, np.ndarray]:
