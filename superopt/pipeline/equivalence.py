@@ -35,6 +35,9 @@ from superopt.verify.sizes import integer_ranges
 from superopt.verify.ties import literals
 from superopt.verify.whole import check_at_own_sizes
 
+PATTERNS = 2000.0
+"""Patterns of winners up to which enough trials are run to meet each (some seconds)."""
+
 NOT_CAPTURED = 4e-3
 """How far a captured program may be from its function on the given arguments, in single precision."""
 
@@ -202,7 +205,7 @@ def _compared(
     """The verdict on two captured programs."""
     a, b, seed = both.first, both.second, found.seed
     named = {*found.assumptions} | ({"equal-tensors"} if both.alike else set())
-    show = Checker(seed, nan_counts=True)
+    show = Checker(seed, nan_counts=True, most_patterns=PATTERNS)
     check = show(a, b)
     example = _search(runs, _draws(both, leaves, seed), bool(check), "NaN" in check.reason)
     if example is not None:
@@ -274,7 +277,11 @@ def _attempts(
         yield alone, {"literals"}, show(*map(plain, fixed))
         if (free := freed(*fixed)) is not None:
             yield alone, {"literals"}, show(*free)
-    yield alone, set(), check_equal(a, b, seed=seed, at_own_sizes=True, nan_counts=True)
+    yield (
+        alone,
+        set(),
+        check_equal(a, b, seed=seed, at_own_sizes=True, nan_counts=True, most_patterns=PATTERNS),
+    )
 
 
 def _why(checks: Sequence[Equivalence]) -> str:

@@ -19,7 +19,7 @@ docs/verification.md derives the bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +42,9 @@ from superopt.mugraph.graph import (
 from superopt.mugraph.scalars import SCALARS, Arg, Term
 from superopt.verify.triangular import Exponents
 
+MOST_PATTERNS = 90.0
+"""Patterns of winners up to which enough trials are run to meet each; a caller may allow more."""
+
 Degree = tuple[float, float]
 """Degrees of numerator and denominator."""
 
@@ -53,15 +56,13 @@ INTEGER, CAST, DECIDES = "integer", "cast", "decides"
 class Mark:
     """How often one kind of application occurs below a cell: ``count`` cells, over ``free`` axes.
 
-    weight: alternatives of one application (values compared, or values an integer input takes);
-    literal: what a comparison compares with, when that is a literal.
+    weight: alternatives of one application (values compared, or values an integer input takes).
     """
 
     kind: str
     weight: int
     count: float
     free: frozenset[Axis]
-    literal: float | None = None
 
 
 Marks = Mapping[tuple[Any, ...], Mark]
@@ -112,7 +113,7 @@ class Counter:
                 return (0.0, 0.0), {}
             case Map():
                 args = [done[i] for i in node.operands]
-                merged = _merge([m for _, m in args])
+                merged = merge([m for _, m in args])
                 term = (node.op, *(Arg(i) for i in range(len(args))))
                 fixed = [not is_float(graph.nodes[i].dtype) for i in node.operands]
                 degree = self._term(term, [d for d, _ in args], fixed, (number,), free, merged)
@@ -124,15 +125,10 @@ class Counter:
             case Reduce():
                 return self._reduce(node, number, *done[node.operand])
             case View():
-                return done[node.operand][0], self._moved(node, number, done[node.operand][1])
+                return done[node.operand][0], moved(node, number, done[node.operand][1])
             case Gather():
                 degree, marks = done[node.operand]
-                rest = {}
-                for k, m in marks.items():
-                    key = (*k, number) if node.along in m.free else k  # other cells
-                    at = frozenset(graph.nodes[node.at].axes)
-                    rest[key] = replace(m, free=(m.free - {node.along}) | at)
-                merged = _merge([rest, done[node.at][1]])
+                merged = merge([gathered(node, graph, number, marks), done[node.at][1]])
                 if _takes_some(done[node.at][1]):
                     merged[(number,)] = Mark(DECIDES, 1, 1, free)
                 return degree, merged
@@ -159,8 +155,8 @@ class Counter:
             literal = [t is None or _exactly(t, fixed) for t in term[1:]]
             return self._term(row.body, inner, literal, (*path, row.name), free, marks)
 
-        def mark(kind: str, literal: float | None = None) -> None:
-            marks[path] = Mark(kind, 2, 1, free, literal)
+        def mark(kind: str) -> None:
+            marks[path] = Mark(kind, 2, 1, free)
 
         exact = all(_exactly(t, fixed) for t in term[1:])
         if exact and row.field in DECIDING and _takes_some(marks):
@@ -184,8 +180,7 @@ class Counter:
                 return 1.0, 1.0
             case "max" | "min" | "lt" | "le" | "eq":
                 if not exact:
-                    against = [t for t in term[1:] if not isinstance(t, (tuple, Arg))]
-                    mark(SELECT, against[0] if against else None)
+                    mark(SELECT)
                 return max(n for n, _ in inner), max(d for _, d in inner)
             case "where":
                 return max(n for n, _ in inner[1:]), max(d for _, d in inner[1:])
@@ -202,10 +197,7 @@ class Counter:
     ) -> tuple[Degree, Marks]:
         n, d = degree
         terms = math.prod(self.sizes[a] for a in node.over)
-        out = {}
-        for k, m in marks.items():
-            times = math.prod(self.sizes[a] for a in node.over if a in m.free)
-            out[k] = replace(m, count=m.count * times, free=m.free - frozenset(node.over))
+        out = reduced(node, self.sizes, marks)
         if node.op == "add":
             return (n + (terms - 1) * d, terms * d), out
         if node.op == "mul":
@@ -214,16 +206,36 @@ class Counter:
             out[(number,)] = Mark(SELECT, max(terms, 2), 1, frozenset(node.axes))
         return degree, out
 
-    def _moved(self, node: View, number: int, marks: Marks) -> Marks:
-        index = dict(node.index)
-        out = {}
-        for k, m in marks.items():
-            read = [index[a] for a in m.free if a in index]
-            free = {x for ix in read for x, _ in ix.terms}
-            # A slice holds other cells than the next: they count on their own.
-            renames = all(ix.rename_of() is not None for ix in read) and len(free) == len(read)
-            out[k if renames else (*k, number)] = replace(m, free=frozenset(free))
-        return out
+
+def gathered(node: Gather, graph: Graph, number: int, marks: Marks) -> dict[tuple[Any, ...], Mark]:
+    """Marks as seen through a gather: along the axis that it reads, other cells count on their own."""
+    out = {}
+    for k, m in marks.items():
+        key = (*k, number) if node.along in m.free else k
+        at = frozenset(graph.nodes[node.at].axes)
+        out[key] = replace(m, free=(m.free - {node.along}) | at)
+    return out
+
+
+def reduced(node: Reduce, sizes: Mapping[Axis, int], marks: Marks) -> dict[tuple[Any, ...], Mark]:
+    """Marks as seen below one cell of a reduction."""
+    out = {}
+    for k, m in marks.items():
+        times = math.prod(sizes[a] for a in node.over if a in m.free)
+        out[k] = replace(m, count=m.count * times, free=m.free - frozenset(node.over))
+    return out
+
+
+def moved(node: View, number: int, marks: Marks) -> dict[tuple[Any, ...], Mark]:
+    """Marks as seen through an index map: a slice holds other cells than the next."""
+    index = dict(node.index)
+    out = {}
+    for k, m in marks.items():
+        read = [index[a] for a in m.free if a in index]
+        free = {x for ix in read for x, _ in ix.terms}
+        renames = all(ix.rename_of() is not None for ix in read) and len(free) == len(read)
+        out[k if renames else (*k, number)] = replace(m, free=frozenset(free))
+    return out
 
 
 DECIDING = frozenset({"max", "min", "lt", "le", "eq", "floordiv", "mod"})
@@ -242,7 +254,7 @@ def _exactly(term: Any, fixed: list[bool]) -> bool:
     return not isinstance(term, tuple)
 
 
-def _merge(parts: list[Marks]) -> dict[tuple[Any, ...], Mark]:
+def merge(parts: list[Marks]) -> dict[tuple[Any, ...], Mark]:
     out: dict[tuple[Any, ...], Mark] = {}
     for part in parts:
         for k, m in part.items():
@@ -279,6 +291,8 @@ def bound(
     roots_free: bool,
     apart: bool = False,
     scaled: bool = False,
+    orders: float = math.inf,
+    most_patterns: float = MOST_PATTERNS,
 ) -> Bound:
     """The bound for output pairs (counts in both graphs) over a field of at least q elements.
 
@@ -286,15 +300,16 @@ def bound(
     of exponents); form: the triangular form of the exponents, or why there is none; roots_free:
     whether the roots were shown to be independent; apart: whether the cells of one selection were
     shown to compare values of their own; scaled: whether an infinity is multiplied by what is no
-    literal, so that its sign is that of a value.
+    literal, so that its sign is that of a value; orders: how rare an order of all compared values is
+    at most (``superopt.verify.orders``).
     """
     worst = Bound(0.0, "", 0, 0, 1, 0)
     for ((n1, d1), m1), ((n2, d2), m2) in pairs:
         degree = max(n1 + d2, n2 + d1, 1.0)
-        marks = _merge([m1, m2])
+        marks = merge([m1, m2])
         roots = int(sum(m.count for m in marks.values() if m.kind == ROOT))
         keyed = int(sum(m.count for m in marks.values() if m.kind == KEYED))
-        patterns = _patterns([m for m in marks.values() if m.kind in (SELECT, CHOICE)], apart)
+        patterns = _patterns(list(marks.values()), apart, orders)
         kinds = {m.kind for m in marks.values()}
         reason = ""
         cases = True
@@ -304,7 +319,7 @@ def bound(
             reason = "a cast of floats to integers is a random function of few values"
         elif scaled:
             reason = "an infinity is scaled by a value of either sign"
-        elif patterns > 90:
+        elif patterns > most_patterns:
             reason = f"{patterns:.3g} patterns of winners are too many to meet each"
         else:
             cases = False
@@ -337,23 +352,18 @@ def bound(
     return worst
 
 
-def _patterns(marks: list[Mark], apart: bool) -> float:
+def _patterns(marks: Sequence[Mark], apart: bool, orders: float) -> float:
     """W: every pattern of winners and of integer inputs has probability at least 1/W.
 
-    Comparisons that share values are not independent, but any pattern of them contains a total
-    order of the m values compared, whose probability is 1/m!. Where one selection compares other
-    values in each cell (``apart``), or has one cell, each of its winners is one of those it compares.
-    Comparisons of n values with one literal have a pattern at least as likely as k!(n-k)!/(n+1)!.
+    Where one selection compares other values in each cell (``apart``), or has one cell, each of its
+    winners is one of those it compares; else any pattern of comparisons contains an order of all the
+    values that are compared.
     """
     choices = math.prod(min(m.weight**m.count, 1e9) for m in marks if m.kind == CHOICE)
     selects = [m for m in marks if m.kind == SELECT]
     if not selects:
         return choices
-    if len({m.literal for m in selects}) == 1 and selects[0].literal is not None:
-        n = int(sum(m.count for m in selects))
-        return choices * ((n + 1) * math.comb(n, n // 2) if n < 64 else 1e18)
     single = len(selects) == 1 and (apart or selects[0].count == 1)
     if single and selects[0].count * math.log2(selects[0].weight) < 64:
-        return choices * selects[0].weight ** selects[0].count
-    values = sum(m.count * m.weight for m in selects)
-    return choices * (math.gamma(values + 1) if values < 20 else 1e18)
+        orders = min(orders, selects[0].weight ** selects[0].count)
+    return choices * orders

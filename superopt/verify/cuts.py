@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from superopt.mugraph.canonical import graph_hash
 from superopt.mugraph.graph import Builder, Graph, Input, Node, Output, dense_strides, remap
+from superopt.verify.bound import MOST_PATTERNS
 from superopt.verify.equal import check_equal
 from superopt.verify.equivalence import Equivalence, not_rewritten, same_program
 from superopt.verify.partial import chosen, partial
@@ -34,11 +35,14 @@ class Checker:
     """Shows programs equal, in pieces where need be, and no pair of pieces twice.
 
     Candidates for one program mostly differ in a few places, so that they share their pieces.
-    nan_counts: as for ``check_equal``; work: elements of all values computed so far.
+    nan_counts, most_patterns: as for ``check_equal``; work: elements of all values computed so far.
     """
 
-    def __init__(self, seed: int, nan_counts: bool = False) -> None:
+    def __init__(
+        self, seed: int, nan_counts: bool = False, most_patterns: float = MOST_PATTERNS
+    ) -> None:
         self.seed, self.nan_counts, self.work = seed, nan_counts, 0
+        self.most_patterns = most_patterns
         self._known: dict[str, Equivalence] = {}
         self._pairs: dict[str, Equivalence] = {}
 
@@ -119,7 +123,13 @@ class Checker:
     def _check(self, a: Graph, b: Graph) -> Equivalence:
         pair = f"{a}\n{b}"
         if pair not in self._known:
-            self._known[pair] = check_equal(a, b, seed=self.seed, nan_counts=self.nan_counts)
+            self._known[pair] = check_equal(
+                a,
+                b,
+                seed=self.seed,
+                nan_counts=self.nan_counts,
+                most_patterns=self.most_patterns,
+            )
             self.work += self._known[pair].work
         return self._known[pair]
 

@@ -12,10 +12,11 @@ from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import CHAINS, Chain, dyadic
 from superopt.mugraph.graph import Const, Graph
 from superopt.verify.assumed import assumed, marks_of
-from superopt.verify.bound import EXP, LOG, ROOT, SELECT, Bound, Counter, bound
+from superopt.verify.bound import EXP, LOG, MOST_PATTERNS, ROOT, SELECT, Bound, Counter, bound
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 from superopt.verify.evaluators import Evaluator, evaluator
 from superopt.verify.infinite import scales_infinity
+from superopt.verify.orders import rarest_order
 from superopt.verify.partial import chosen, never_defined, partial
 from superopt.verify.patterns import apart
 from superopt.verify.roots import independent_roots
@@ -38,7 +39,7 @@ __all__ = ["ASSUMPTIONS", "Equivalence", "check_equal"]
 SAMPLED_TRIALS = 128
 """Clean trials per cell when no bound can be claimed."""
 
-MAX_TRIALS = 1 << 15
+MAX_TRIALS = 1 << 18
 """Trials (of one assignment) after which a check gives up waiting for clean cells."""
 
 MAX_WORK = 1 << 31
@@ -65,6 +66,7 @@ def check_equal(
     trials: int | None = None,
     at_own_sizes: bool = False,
     nan_counts: bool = False,
+    most_patterns: float = MOST_PATTERNS,
 ) -> Equivalence:
     """Whether two graphs compute the same outputs, by random evaluation (design section 6.1).
 
@@ -73,7 +75,8 @@ def check_equal(
     fields, of which the first that leaves clean cells is used; using: "python", "core", or None
     for the fastest there is; trials: overrides the number of uniform trials per assignment (for
     tests of the test); at_own_sizes: compares at the sizes that the axes have, and claims no more;
-    nan_counts: whether NaN by infinities (of masks) in one program alone is a difference.
+    nan_counts: whether NaN by infinities (of masks) in one program alone is a difference;
+    most_patterns: of winners, up to which enough trials are run to meet each.
     """
     run = evaluator(using)
     reason = interface(a, b)
@@ -87,7 +90,9 @@ def check_equal(
         sizings = (own_sizes(a, b),) if at_own_sizes else assignments(a, b, max_cells)
     except VerificationFailed as error:
         return refused(chains[0], seed, run.name, str(error))
-    return _any_chain(a, b, seed, want_log2, sizings, chains, run, trials, nan_counts)
+    return _any_chain(
+        a, b, seed, want_log2, sizings, chains, run, trials, nan_counts, most_patterns
+    )
 
 
 def _any_chain(
@@ -100,6 +105,7 @@ def _any_chain(
     run: Evaluator,
     trials: int | None,
     nan_counts: bool,
+    most_patterns: float,
 ) -> Equivalence:
     """The check over the first chain that leaves clean cells."""
     result = refused(chains[0], seed, run.name, "no field to check over")
@@ -108,7 +114,9 @@ def _any_chain(
             result = refused(chain, seed, run.name, meet)
             continue
         try:
-            return _check(a, b, seed, want_log2, sizings, chain, run, trials, nan_counts)
+            return _check(
+                a, b, seed, want_log2, sizings, chain, run, trials, nan_counts, most_patterns
+            )
         except VerificationFailed as error:
             return refused(chain, seed, run.name, str(error))
         except _NeverDefined as never:
@@ -141,6 +149,7 @@ def _check(
     run: Evaluator,
     trials: int | None,
     nan_counts: bool,
+    most_patterns: float,
 ) -> Equivalence:
     levels = [output_level(a, b, i, chain) for i in range(len(a.outputs))]
     plans = tuple(planned(g, levels, chain) for g in (a, b))
@@ -162,7 +171,7 @@ def _check(
         if any(never_defined(graph, plan, chain, seed, s, run) for s in sizings):
             reason = "a root or logarithm that is defined in no trial"
             raise _NeverDefined(replace(result, reason=reason))
-    parts = [_bound(a, b, s, chain, seed) for s in sizings]
+    parts = [_bound(a, b, s, chain, seed, most_patterns) for s in sizings]
     worst = max(parts, key=lambda p: (p.cases, p.miss is None, p.miss or 0.0))
     kind = "bound"
     if worst.miss is not None:
@@ -221,7 +230,9 @@ def _check(
     return replace(result, verdict="equal", bound_log2=log2)
 
 
-def _bound(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> Bound:
+def _bound(
+    a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int, most_patterns: float
+) -> Bound:
     counter = Counter(sizing.sizes, sizing.ranges)
     mine, other = counter.count(a), counter.count(b)
     pairs = [(mine[p.node], other[q.node]) for p, q in zip(a.outputs, b.outputs, strict=True)]
@@ -232,4 +243,6 @@ def _bound(a: Graph, b: Graph, sizing: Sizing, chain: Chain, seed: int) -> Bound
     free = ROOT not in kinds or (LOG not in kinds and independent_roots(a, b, sizing, chain, seed))
     alone = apart(a, b, sizing, chain, seed)
     scaled = any(scales_infinity(g) for g in (a, b))
-    return bound(pairs, min(chain.primes), peak, form, free, alone, scaled)
+    orders = rarest_order(a, b, sizing) if SELECT in kinds else 1.0
+    q = min(chain.primes)
+    return bound(pairs, q, peak, form, free, alone, scaled, orders, most_patterns)

@@ -126,7 +126,7 @@ def test_a_piece_that_needs_its_own_definition_is_not_lost_below() -> None:
 def test_pieces_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def counted(a: Graph, b: Graph, *, seed: int) -> equal.Equivalence:
+    def counted(a: Graph, b: Graph, *, seed: int, **more: object) -> equal.Equivalence:
         seen.append(f"{a}{b}")
         return check_equal(a, b, seed=seed)
 

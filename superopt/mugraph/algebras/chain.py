@@ -117,7 +117,8 @@ def text_hash(text: str) -> int:
 def trial_keys(seed: int, trials: range) -> np.ndarray:
     """One 64-bit key per trial, shape [trials]; independent trials have independent keys."""
     base = mix_int((seed & MASK) ^ text_hash("trial"))
-    return np.array([mix_int((base + (t + 1) * GOLDEN) & MASK) for t in trials], dtype=U64)
+    numbers = np.arange(trials.start + 1, trials.stop + 1, dtype=np.int64).astype(U64)
+    return mix(U64(base) + numbers * U64(GOLDEN))
 
 
 def level_salt(level: int) -> int:
@@ -148,15 +149,14 @@ def dyadic(value: float | int, p: int) -> int:
 def generators(chain: Chain, keys: np.ndarray) -> np.ndarray:
     """omega per trial and level, uint64 [trials, depth - 1]: omega[t, i] has order p_(i+1) mod p_i."""
     out = np.ones((len(keys), max(chain.depth - 1, 0)), dtype=U64)
-    for t, key in enumerate(keys.tolist()):
-        for i in range(chain.depth - 1):
-            p, h = chain.primes[i], mix_int(key ^ text_hash("omega"))
-            while True:
-                h = mix_int((h + level_salt(i)) & MASK)
-                omega = pow(h % p, 2, p)
-                if omega > 1:
-                    break
-            out[t, i] = omega
+    for i in range(chain.depth - 1):
+        p, left = U64(chain.primes[i]), np.ones(len(keys), dtype=bool)
+        h = mix(keys ^ U64(text_hash("omega")))
+        while left.any():  # again where it is 0 or 1
+            h = np.where(left, mix(h + U64(level_salt(i))), h)
+            omega = h % p * (h % p) % p
+            out[:, i] = np.where(left, omega, out[:, i])
+            left &= omega <= 1
     return out
 
 
