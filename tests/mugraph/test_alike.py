@@ -15,10 +15,11 @@ from superopt.mugraph.alike import alike
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.canonical import graph_hash
 from superopt.mugraph.graph import Builder, Graph, Reduce, View, remap
+from superopt.mugraph.mutants import mutations
 from superopt.mugraph.share import classes, share
 from superopt.mugraph.text import print_graph
 from superopt.mugraph.wellformed import check_graph
-from tests.mugraph.mutate import mutations, renamed
+from tests.mugraph.mutate import renamed
 from tests.programs import PROGRAMS
 from tests.strategies import graphs, sizes_for, tensors_for
 

@@ -13,17 +13,16 @@ from superopt.mugraph.algebras.floats import run
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.canonical import canonical, canonical_mugraph, graph_hash, mugraph_hash
 from superopt.mugraph.graph import Builder, Graph, Index
+from superopt.mugraph.mutants import mutations, renamed_axes
 from superopt.mugraph.placement import Carry, Kernel, Lane, MuGraph, Split
 from superopt.mugraph.scalars import Arg
 from superopt.mugraph.text import print_graph, print_mugraph
 from superopt.mugraph.wellformed import check_graph, check_mugraph
 from tests.mugraph.mutate import (
     commuted,
-    mutations,
     renamed,
     reordered,
     same_structure,
-    with_axes,
     with_dead_code,
 )
 from tests.mugraph.placed import attention_placed, placed
@@ -195,7 +194,7 @@ def test_placed_graphs_too(graph, rng):
         )
         for k in mugraph.kernels
     )
-    other = MuGraph(with_axes(graph, lambda a: other_names[a]), kernels)
+    other = MuGraph(renamed_axes(graph, lambda a: other_names[a]), kernels)
     assert print_mugraph(canonical_mugraph(other)) == print_mugraph(form)
     assert mugraph_hash(other) == mugraph_hash(mugraph)
 

@@ -12,6 +12,7 @@ from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Graph
+from superopt.mugraph.mutants import mutations
 from superopt.pipeline import making
 from superopt.runtime.isa import cpu_features
 from superopt.search import driver
@@ -19,7 +20,6 @@ from superopt.verify import cuts, equal, probe
 from superopt.verify.cuts import Checker
 from superopt.verify.equal import check_equal
 from superopt.verify.equivalence import not_rewritten
-from tests.mugraph.mutate import mutations
 from tests.verify.terms import K, P, T, V, float_values, program
 from tests.verify.test_mutants import differ
 

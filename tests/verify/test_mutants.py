@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from superopt.mugraph.graph import Graph
+from superopt.mugraph.mutants import mutations
 from superopt.verify.equal import check_equal
-from tests.mugraph.mutate import mutations
 from tests.programs import attention, gated_mlp, lora, rmsnorm_linear, softmax
 from tests.verify.terms import K, N, T, float_values, program
 

@@ -11,11 +11,11 @@ from superopt.mugraph.algebras import floats
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.evaluate import evaluate
 from superopt.mugraph.graph import Builder, Graph
+from superopt.mugraph.mutants import mutations
 from superopt.mugraph.scalars import SCALARS
 from superopt.verify.cuts import Checker
 from superopt.verify.equal import check_equal
 from superopt.verify.infinite import infinities
-from tests.mugraph.mutate import mutations
 from tests.verify.terms import INPUTS, K, P, T, V, program
 from tests.verify.test_mutants import SMALL, WRONG, differ
 
