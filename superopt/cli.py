@@ -169,7 +169,7 @@ def _result(optimized: Any, args: Sequence[Any]) -> Any:
 @app.command()
 def bench(
     suite: Annotated[
-        str, typer.Option(help="mirage, models, general, all, a model, or search.")
+        str, typer.Option(help="mirage, models, general, all, a model, search or verify.")
     ] = "mirage",
     peers: Annotated[str, typer.Option(help="Peers, with commas.")] = "eager,inductor",
     dtypes: Annotated[
@@ -192,6 +192,9 @@ def bench(
     states: Annotated[
         int, typer.Option(min=1, help="Search: terms after which a region is stopped.")
     ] = 2_000_000,
+    share: Annotated[
+        float | None, typer.Option(help="Verify: part of the counts that is tried, such as 0.05.")
+    ] = None,
     warm: Annotated[bool, typer.Option("--warm", help="Keep the data caches warm.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what the file holds.")] = False,
     budget: Annotated[str, typer.Option(help="What each search may spend.")] = "30s",
@@ -230,6 +233,26 @@ def bench(
             else:
                 search_table.print_table(document)
             return
+        if suite == "verify":
+            from superopt.bench import verify, verify_table
+
+            document = verify.run_verify_suite(
+                json_path=None if to_stdout else json_,
+                threads=threads,
+                only=_words(only, "--only"),
+                share=1.0 if share is None else share,
+                resume=resume,
+                progress=_say,
+            )
+            if to_stdout:
+                _print_json(document)
+            else:
+                verify_table.print_table(document)
+            if any(row["status"] != "ok" for row in document["rows"]):
+                raise typer.Exit(1)
+            return
+        if share is not None:
+            raise BadOption(f"suite {suite} does not know it", "option --share", "use verify")
         if max_block_ops is not None:
             raise BadOption(
                 f"suite {suite} does not know it", "option --max-block-ops", "use --suite search"

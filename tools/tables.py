@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from superopt.bench import results, search, search_table, table
+from superopt.bench import results, search, search_table, table, verify, verify_table
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+
+FORMS = {
+    search.SUITE: (search.problems, search_table.markdown),
+    verify.SUITE: (verify.problems, verify_table.markdown),
+}
+"""Suites that do not time kernels: how a document is checked, and its table."""
 
 
 def main() -> None:
@@ -16,9 +22,8 @@ def main() -> None:
         document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict) or not document.get("rows"):
             continue
-        mine = document.get("suite") == search.SUITE
-        problems, markdown = (
-            (search.problems, search_table.markdown) if mine else (results.problems, table.markdown)
+        problems, markdown = FORMS.get(
+            str(document.get("suite")), (results.problems, table.markdown)
         )
         if not problems(document):
             path.with_suffix(".md").write_text(markdown(document), encoding="utf-8")

@@ -35,7 +35,7 @@ from superopt.mugraph.graph import (
     View,
     remap,
 )
-from superopt.mugraph.scalars import SCALARS, Scalar, inline
+from superopt.mugraph.scalars import SCALARS, inline
 
 
 class Exact(Forms):
@@ -116,7 +116,7 @@ class Exact(Forms):
                     row.body,
                     args,
                     lambda name, xs: self.apply(name, xs, dtype),
-                    lambda v: self._literal(v),
+                    lambda v: self.literal(v),
                 )
             )
         match kind:
@@ -142,6 +142,8 @@ class Exact(Forms):
                 return self.negated(args[0])
             case "eq":
                 a, b = sorted(args)
+                if len({a, b} & {self.high, self.low}) == 1:
+                    return self.zero  # what is read is finite
                 c = self.constant(self.sum([a, self.product(b, self.number(-1))]))
                 both = self.constant(a) is not None and self.constant(b) is not None
                 if a == b or both:
@@ -151,10 +153,23 @@ class Exact(Forms):
                 c = self.constant(args[0])
                 if c is not None:
                     return args[1] if c else args[2]
-                return args[1] if args[1] == args[2] else self.unknown("where", *args)
+                return self._chosen(*args)
         return self._other(op, kind, args, dtype)
 
-    def _literal(self, value: float) -> int:
+    def _chosen(self, condition: int, yes: int, no: int) -> int:
+        if yes == no:
+            return yes
+        poly = self.polys[condition]
+        key = self.atoms[poly[0][0][0][0]] if plain(poly) else None
+        if yes == self.one and isinstance(key, tuple) and key[0] == "eq":
+            a, b = key[1:]
+            for x, y in ((a, b), (b, a)):  # where they are equal, exp(a - b) is one in any case
+                if no == self.exp(self.sum([x, self.product(y, self.number(-1))])):
+                    return no
+        return self.unknown("where", condition, yes, no)
+
+    def literal(self, value: float) -> int:
+        """The form of a literal, which may be infinite."""
         if math.isinf(value):
             return self.high if value > 0 else self.low
         return self.number(Fraction(value))
@@ -219,7 +234,7 @@ class Exact(Forms):
                 ).reshape([extent(a.size) for a in flat])
                 return cells.transpose([flat.index(a) for a in node.axes])
             case Const():
-                return np.array(self._literal(float(node.value)))
+                return np.array(self.literal(float(node.value)))
             case SizeOf():
                 return np.array(self.number(extent(node.axis.size)))
             case Iota():
@@ -229,7 +244,7 @@ class Exact(Forms):
                     np.broadcast_to(_spread(x, a, node.axes), shape)
                     for x, a in zip(args, axes, strict=True)
                 ]
-                return self._mapped(SCALARS[node.op], node, full, shape)
+                return self.mapped(node.op, node.dtype, full)
             case Reduce():
                 return self._reduced(node, args[0], axes[0], shape)
             case View():
@@ -240,13 +255,13 @@ class Exact(Forms):
                 return self._gathered(node, args, axes, shape)
         raise TypeError(f"unknown node {node!r}")
 
-    def _mapped(
-        self, row: Scalar, node: Map, full: list[np.ndarray], shape: tuple[int, ...]
-    ) -> np.ndarray:
-        cells = np.stack([x.reshape(-1) for x in full]) if full else np.zeros((0, 1))
+    def mapped(self, op: str, dtype: str, full: Sequence[np.ndarray]) -> np.ndarray:
+        """A scalar row applied to arrays of one shape."""
+        shape = full[0].shape
+        cells = np.stack([x.reshape(-1) for x in full])
         kinds, where = np.unique(cells, axis=1, return_inverse=True)
         self.spend(kinds.shape[1])
-        made = [self.apply(row.name, [int(x) for x in column], node.dtype) for column in kinds.T]
+        made = [self.apply(op, [int(x) for x in column], dtype) for column in kinds.T]
         return np.array(made, dtype=np.int64)[where.reshape(-1)].reshape(shape)
 
     def _reduced(
@@ -255,9 +270,10 @@ class Exact(Forms):
         over = [k for k, a in enumerate(axes) if a in node.over]
         kept = [k for k in range(len(axes)) if k not in over]
         rows = value.transpose(kept + over).reshape(math.prod(shape), -1)
-        return np.array([self._fold(node.op, [int(x) for x in row]) for row in rows]).reshape(shape)
+        return np.array([self.fold(node.op, [int(x) for x in row]) for row in rows]).reshape(shape)
 
-    def _fold(self, op: str, row: list[int]) -> int:
+    def fold(self, op: str, row: list[int]) -> int:
+        """The reduction of some forms."""
         if op == "add":
             return self.sum(row) if row else self.zero
         if op != "mul":

@@ -17,6 +17,7 @@ from superopt.mugraph.canonical import graph_hash
 from superopt.mugraph.dims import dense_strides
 from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Node, remap
+from superopt.mugraph.mutants import interface
 
 CLOSE = 1e-9
 """Relative difference of two results in float64, of a row's largest, that rounding does not explain."""
@@ -129,25 +130,6 @@ class Judge:
             if all(x.shape == y.shape and bool((x == y).all()) for x, y in pairs):
                 return "equal in exact arithmetic, cell by cell"
         return ""
-
-
-def interface(a: Graph, b: Graph) -> str:
-    """What of inputs and outputs differs in two graphs, or the empty string."""
-
-    def shapes(graph: Graph) -> tuple[object, object]:
-        inputs = [
-            (n.name, n.dtype, [[a.size for a in dim] for dim in n.dims]) for n in graph.inputs
-        ]
-        outputs = [
-            (graph.nodes[o.node].dtype, [[a.size for a in dim] for dim in o.dims])
-            for o in graph.outputs
-        ]
-        return inputs, outputs
-
-    mine, theirs = shapes(a), shapes(b)
-    if mine[0] != theirs[0]:
-        return "the inputs are others"
-    return "" if mine[1] == theirs[1] else "the outputs are of other types or shapes"
 
 
 def _apart(x: torch.Tensor, y: torch.Tensor) -> float | None:

@@ -180,7 +180,7 @@ WORKLOADS: tuple[Workload, ...] = (
     *GENERAL,
 )
 SUITES = ("mirage", "models", *(m.suite for m in MODELS), "general", "all")
-OTHERS = ("search",)
+OTHERS = ("search", "verify")
 """Suites that do not time kernels."""
 
 

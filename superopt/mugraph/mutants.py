@@ -259,3 +259,45 @@ def _exchanged(graph: Graph, i: int, j: int) -> Graph:
 
     made: dict[int, Make] = {i: reading(y, x), j: reading(x, y)}
     return rebuilt(graph, made, first=[n for n in graph.nodes if isinstance(n, Input)])
+
+
+def twice(graph: Graph, count: int, seed: int) -> list[tuple[str, Graph]]:
+    """At most ``count`` mutants of mutants, whose kinds are joined by a plus sign."""
+    rng = random.Random(seed)
+    first = sampled(graph, count, seed)
+    out: list[tuple[str, Graph]] = []
+    seen = {_text(graph.pruned()), *(_text(m) for _, m in first)}
+    for turn in range(3 * len(first)):
+        if len(out) == count:
+            break
+        kind, one = first[turn % len(first)]
+        second = list(edits(one))
+        for edit in rng.sample(second, min(4, len(second))):
+            made = mutant(edit)
+            if made is not None and (text := _text(made)) not in seen:
+                seen.add(text)
+                out.append((f"{kind} + {edit.kind}", made))
+                break
+    return out
+
+
+def interface(a: Graph, b: Graph) -> str:
+    """What of inputs and outputs a caller would see differ, or the empty string.
+
+    Names, dtypes and shapes; strides and orders in memory are no part of a value.
+    """
+
+    def seen(graph: Graph) -> tuple[object, object]:
+        inputs = [
+            (n.name, n.dtype, [[a.size for a in dim] for dim in n.dims]) for n in graph.inputs
+        ]
+        outputs = [
+            (graph.nodes[o.node].dtype, [[a.size for a in dim] for dim in o.dims])
+            for o in graph.outputs
+        ]
+        return inputs, outputs
+
+    mine, theirs = seen(a), seen(b)
+    if mine[0] != theirs[0]:
+        return "the inputs are others"
+    return "" if mine[1] == theirs[1] else "the outputs are of other types or shapes"

@@ -46,11 +46,18 @@ CLASSES: dict[str, Fill] = {
     "constant": lambda x, _: x.fill_(0.75),
     "ties": lambda x, _: x.sign_(),
     "zeros": lambda x, _: x.zero_(),
+    "negative": lambda x, _: x.abs_().mul_(4.0).add_(128.0).neg_(),
+    "opposed": lambda x, _: x.abs_().mul_(4.0).add_(128.0),
     "infinities": _sprinkled(float("inf"), float("-inf")),
     "minus_infinity": _sprinkled(float("-inf")),
     "nan": _sprinkled(float("nan")),
 }
 """Every class but the caller's own inputs ("given"); values are rounded to each input's dtype."""
+
+OPPOSED = "opposed"
+"""The class in which the first input is negative, the next one positive, and so on: in it, products of
+two inputs are far below zero, and in ``negative`` their values are. A maximum that does not start from
+minus infinity is then wrong, and the exponentials of what it is subtracted from are zero."""
 
 ALIKE = frozenset({"offset", "level"})
 """Classes whose values are nearly equal, so that the roundings of a sum may all go one way."""
@@ -118,6 +125,8 @@ class Inputs:
             fill = CLASSES[name if k == touched or name not in SPECIAL else "normal"]
             values = self._block(k, base, base.dtype).copy_(base)
             fill(values, torch.finfo(x.dtype).tiny)
+            if name == OPPOSED and k % 2 == 0:
+                values.neg_()
             if x.dtype != base.dtype:
                 values = self._block(k, base, x.dtype).copy_(values)
             out.append(values.as_strided(x.shape, x.stride()))

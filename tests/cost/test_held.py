@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from superopt.bench.generated import program
 from superopt.codegen.backends.cpu_layout import Names, padded_bytes, place_tile
 from superopt.codegen.lower import lower, why_not_lowerable
 from superopt.config import Config
@@ -22,7 +23,6 @@ from superopt.mugraph.tileir import Program
 from superopt.search import driver, place
 from superopt.search.cut import Cutter, body_of
 from tests.programs import PROGRAMS, attention, rmsnorm_linear
-from tests.search.generated import program
 from tests.search.searches import COST
 from tests.verify.test_sweep import deep
 

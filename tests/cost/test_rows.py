@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from superopt.bench.generated import program
 from superopt.cost.devices import cpu_device
 from superopt.cost.least import Costs
 from superopt.cost.model import KernelCost, shape_of_kernel
@@ -16,7 +17,6 @@ from superopt.mugraph.graph import Graph, Input, Reduce
 from superopt.mugraph.placement import Placement, Split
 from superopt.search.cut import body_of
 from tests.programs import PROGRAMS
-from tests.search.generated import program
 from tests.verify.test_sweep import deep
 
 pytest.importorskip("superopt._core")

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import pytest
 
+from superopt.bench.generated import named, program
 from superopt.search.abstract import Algebra, TooLarge
 from superopt.search.oracle import (
     Unsupported,
@@ -39,7 +40,6 @@ from superopt.search.part import Targets
 from superopt.search.problem import problem
 from superopt.search.regions import regions
 from superopt.search.values import Field
-from tests.search.generated import named, program
 
 PROGRAMS, MANY = 45, 240
 GOLDEN = Path(__file__).with_name("only_unpruned.txt")

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from superopt.bench.generated import named, program
 from superopt.errors import BadOption
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Builder
@@ -17,7 +18,6 @@ from superopt.search.oracle import Limits
 from superopt.search.problem import problem
 from superopt.search.regions import regions
 from tests import programs
-from tests.search.generated import named, program
 
 native = pytest.importorskip("superopt.search.native", exc_type=ImportError)
 

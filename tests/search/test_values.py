@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from superopt.bench.generated import named, program
 from superopt.mugraph.algebras.floats import FloatAlgebra, split_input
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.evaluate import evaluate, shape_of
@@ -11,7 +12,6 @@ from superopt.search.build import rebuild
 from superopt.search.enumerate import REDUCE, Space, explore
 from superopt.search.regions import regions
 from tests import programs
-from tests.search.generated import named, program
 
 PROGRAMS = 40
 CLOSE = 1e-9

@@ -1,4 +1,4 @@
-"""Small random programs of the algebra, for the tests of the enumeration."""
+"""Small random programs of the algebra, and those that a rule is most likely to get wrong."""
 
 from __future__ import annotations
 

@@ -1,0 +1,271 @@
+"""Kernels for the suite that tests the numeric gate: printed, compiled, and gated in a process each."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from superopt.codegen.backends import cpu
+from superopt.codegen.lower import lower
+from superopt.config import Config
+from superopt.errors import SuperoptError, VerificationFailed
+from superopt.mugraph.algebras import floats
+from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.tileir import Program
+from superopt.pipeline.mutation import Piece
+from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
+from superopt.runtime.kernels import Kernels
+from superopt.runtime.plan import Extent, make_plan
+from superopt.verify import gate
+from superopt.verify.admit import admit
+from superopt.verify.inputs import CLASSES, Inputs
+
+ENTRY = "superopt_entry"
+FAST = ("-O1",)
+"""After the flags of a kernel: mutants run on little data, and compiling them is what takes time."""
+
+CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2.0**-8, torch.bfloat16: 2.0**-5}
+"""Difference of two kernels, of a row's largest element, up to which it is rounding."""
+
+SEEDS = (11, 12, 13)
+"""Draws of every class on which an accepted mutant and the kernel are compared."""
+
+
+def programs_of(mugraph: MuGraph) -> list[Program]:
+    """The tile programs of a placed graph."""
+    return list(lower(mugraph))
+
+
+def printed(programs: Sequence[Program]) -> cpu.Source:
+    """The C++ of tile programs; raises SuperoptError where a mutant cannot be printed."""
+    return cpu.emit(programs, ENTRY)
+
+
+@dataclass
+class Bench:
+    """One kernel whose mutants are tried; everything here runs on one thread.
+
+    folder: where binaries go. The kernel itself must pass the gate: VerificationFailed if not.
+    """
+
+    piece: Piece
+    mugraph: MuGraph
+    folder: Path
+    seed: int = 0
+    source: cpu.Source = field(init=False)
+    programs: list[Program] = field(init=False)
+    _known: dict[str, gate.Known] = field(default_factory=dict)
+    path: Path = field(init=False)
+    _kernels: Kernels = field(init=False)
+    _mutant: Kernels = field(init=False)
+    _count: int = 0
+    _config: Config = field(init=False)
+    _compiler: Compiler = field(init=False)
+
+    def __post_init__(self) -> None:
+        torch.set_num_threads(1)
+        self._config = Config.from_env().with_values(jobs=1)
+        self._compiler = find_compiler(self._config)
+        self.programs = programs_of(self.mugraph)
+        self.source = printed(self.programs)
+        (path,) = self.compiled([self.source])
+        if isinstance(path, SuperoptError):
+            raise path
+        self.path = path
+        self._kernels = self._load(path, self.source)
+        found = self._gate(self._kernels)
+        if not found.passed:
+            raise VerificationFailed(f"the kernel itself is refused: {found.reason}")
+
+    def compiled(
+        self, sources: Sequence[cpu.Source], optimized: bool = False
+    ) -> list[Path | SuperoptError]:
+        """The binaries of some sources, or what the compiler said; optimized: as kernels are."""
+        jobs = []
+        for source in sources:
+            flags = (*source.flags, *self._compiler.openmp_flags)
+            flags += () if optimized else FAST
+            jobs.append(Job(source.text, flags, self.folder / f"mutant{self._count}.so"))
+            self._count += 1
+        return compile_many(jobs, self._config, compiler=self._compiler)
+
+    def _load(self, path: Path, source: cpu.Source) -> Kernels:
+        scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
+        plan = make_plan(self.mugraph.graph, ENTRY, source.buffers, scratch)
+        return Kernels(path, plan, 1)
+
+    def sizes(self) -> dict[str, int]:
+        """The sizes of the symbols at the kernel's inputs."""
+        plan = self._kernels.plan
+        return plan.sizes(self.piece.inputs) if plan.symbols else {}
+
+    def _gate(self, kernels: Kernels) -> gate.Gate:
+        return admit(
+            self.piece.graph,
+            kernels.checked,
+            self.piece.eager,
+            self.piece.inputs,
+            self.sizes(),
+            seed=self.seed,
+            known=self._known,
+        )
+
+    def tried(self, path: Path, source: cpu.Source, seconds: float) -> Tried:
+        """What becomes of a mutant's binary in a process of its own, within so many seconds.
+
+        One that does not answer is tried twice: the machine may have been busy.
+        """
+        for _ in range(2):
+            found = _forked([lambda: self._judged(path, source), self._compared], seconds)
+            if found.layer != "time limit":
+                break
+        return found
+
+    def _judged(self, path: Path, source: cpu.Source) -> Tried:
+        self._mutant = self._load(path, source)
+        found = self._gate(self._mutant)
+        return Tried("" if found.passed else "gate", found.reason)
+
+    def _compared(self) -> Tried:
+        """An accepted mutant beside the kernel, on draws that the gate has not seen."""
+        worst, same, where, sizes = 0.0, True, "", self.sizes()
+        for label, tensors in self._draws():
+            mine, theirs = self._kernels.checked(tensors), self._mutant.checked(tensors)
+            wide = [x.double() if x.is_floating_point() else x for x in tensors]
+            exact = floats.run(self.piece.graph, wide, sizes)
+            for k, (x, y, r) in enumerate(zip(mine, theirs, exact, strict=True)):
+                same &= _same_bits(x, y)
+                if (off := _apart(x, y, r)) > worst:
+                    worst, where = off, f"output {k} on {label} inputs"
+        return Tried("", "", worst, same, where)
+
+    def _draws(self) -> Iterator[tuple[str, list[torch.Tensor]]]:
+        """The classes of the gate in other draws, and inputs of all signs and sizes."""
+        for seed in SEEDS:
+            generator = torch.Generator().manual_seed(seed)
+            source = Inputs(self.piece.inputs, generator)
+            for name in ("given", *CLASSES):
+                for label, tensors in source.of_class(name):
+                    yield f"{label} {seed}", [x.clone() for x in tensors]
+            for name, draw in _SIGNED.items():
+                tensors = []
+                for k, given in enumerate(self.piece.inputs):
+                    x = given.clone()
+                    if x.is_floating_point():
+                        z = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+                        x.copy_(draw(z, k))
+                    elif x.dtype != torch.bool and x.dim():
+                        x.copy_(given.flip(0) if seed % 2 else given.amax())
+                    tensors.append(x)
+                yield f"{name} {seed}", tensors
+
+
+_SIGNED: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "negative and positive": lambda z, k: (24 + z.abs()) * (-1) ** (k + 1),
+    "positive and negative": lambda z, k: (24 + z.abs()) * (-1) ** k,
+    "far below zero": lambda z, k: -200 - z.abs(),
+    "far above zero": lambda z, k: 200 + z.abs(),
+    "mostly zero": lambda z, k: torch.where(z.abs() > 1.5, z, 0.0),
+    "of all sizes": lambda z, k: z * 10.0 ** (3 * z).clamp(-4, 3),
+    "small": lambda z, k: 1e-3 * z,
+}
+"""Inputs, from standard normal numbers and the position of the input, on which reductions meet
+neither zero nor a change of sign where they may be started wrongly."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of a mutant: the layer that refused it, or "" where none did, and why.
+
+    worst: its largest difference from the kernel, in multiples of what rounding explains; same: whether
+    all results were the same bit for bit.
+    """
+
+    layer: str
+    reason: str
+    worst: float = 0.0
+    same: bool = False
+    where: str = ""
+
+
+def _same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
+    return torch.equal(x.nan_to_num(nan=3.25), y.nan_to_num(nan=3.25)) and torch.equal(
+        x.isnan(), y.isnan()
+    )
+
+
+def _apart(x: torch.Tensor, y: torch.Tensor, r: torch.Tensor) -> float:
+    """The difference of two results, in multiples of what rounding explains.
+
+    x: of the kernel; y: of the mutant; r: in float64, by which it is seen how far the kernel itself is
+    off. Infinite where the mutant alone is not finite.
+    """
+    if not x.is_floating_point():
+        return 0.0 if torch.equal(x, y) else float("inf")
+    if not x.numel():
+        return 0.0
+    close = CLOSE[x.dtype]
+    a, b, c = (t.double().reshape(-1, t.shape[-1] if t.dim() else 1) for t in (x, y, r))
+    finite = a.isfinite() & c.isfinite()
+    if not b[finite].isfinite().all():
+        return float("inf")
+    a, b, c = (torch.where(finite, t, 0.0) for t in (a, b, c))
+    scale = c.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    own = ((a - c).abs() / scale).amax(-1, keepdim=True)
+    return float(((a - b).abs() / scale / (4 * own).clamp_min(close)).max())
+
+
+def _forked(steps: Sequence[Callable[[], Tried]], seconds: float) -> Tried:
+    """Runs steps, until one refuses, in a fork of this process, which a wrong kernel may crash or hang.
+
+    What dies after the first step has been accepted: it differs.
+    """
+    context: Any = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+
+    def child() -> None:
+        for step in steps:
+            try:
+                found = step()
+            except BaseException as error:
+                found = Tried("gate", f"{type(error).__name__}: {error}"[:200])
+            theirs.send(found)
+            if found.layer:
+                return
+
+    process = context.Process(target=child)
+    process.start()
+    theirs.close()
+    found: Tried | None = None
+    try:
+        for _ in steps:
+            if not mine.poll(seconds):
+                late = Tried("time limit", f"no answer in {seconds:.0f} s")
+                return late if found is None else _wrong("it does not end")
+            step: Tried = mine.recv()
+            if step.layer:
+                return step if found is None else _wrong(step.reason)
+            found = step
+        return found or Tried("gate", "nothing was run")
+    except EOFError:
+        process.join()
+        if found is not None:
+            return _wrong(f"the process died ({process.exitcode})")
+        return Tried("crash", f"the process died ({process.exitcode})")
+    finally:
+        mine.close()
+        if process.is_alive():
+            process.join(0.2)
+        if process.is_alive():
+            process.kill()
+        process.join()
+
+
+def _wrong(where: str) -> Tried:
+    """An accepted mutant that fails on other inputs."""
+    return Tried("", "", float("inf"), False, where)
