@@ -206,7 +206,10 @@ def bench(
     to_stdout = json_ is not None and str(json_) == "-"
     with _told(to_stdout):
         if list_:
-            _list_bench(json_)
+            from superopt.bench.listing import listed
+
+            for line in listed(json_):
+                typer.echo(line)
             return
         from superopt.bench.suite import run_suite
         from superopt.bench.table import print_table
@@ -292,37 +295,6 @@ def _words(text: str, option: str, needed: bool = False) -> list[str]:
     if not words and (text or needed):
         raise BadOption(f"{text!r} names nothing", f"option {option}", "give words with commas")
     return words
-
-
-def _list_bench(path: Path | None) -> None:
-    from superopt.bench.peers import PEERS
-    from superopt.bench.workloads import OTHERS, SUITES, WORKLOADS
-
-    if path is not None:
-        value = {
-            "suites": [*SUITES, *OTHERS],
-            "peers": [
-                {"name": p.name, "version": p.version(), "missing": p.missing()} for p in PEERS
-            ],
-            "workloads": [
-                {"name": w.name, "suites": list(w.suites), "sizes": len(w.grid), "note": w.note}
-                for w in WORKLOADS
-            ],
-        }
-        if str(path) == "-":
-            _print_json(value)
-            return
-        try:
-            path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            what = f"the list cannot be written: {error}"
-            raise BadOption(what, "option --json", "name another file") from error
-        return
-    typer.echo(f"suites: {', '.join((*SUITES, *OTHERS))}")
-    for p in PEERS:
-        typer.echo(f"peer {p.name}: {p.missing() or p.version()}")
-    for w in WORKLOADS:
-        typer.echo(f"{w.name} ({', '.join(w.suites)}; {len(w.grid)} sizes): {w.note}")
 
 
 @app.command()
