@@ -56,6 +56,7 @@ class Exact(Forms):
         if op in ("and", "or"):
             weak, strong = (self.one, self.zero) if op == "and" else (self.zero, self.one)
         todo = list(forms)
+        self.spend(len(todo))
         while todo:
             f = todo.pop()
             if f == strong:
@@ -161,6 +162,8 @@ class Exact(Forms):
             return yes
         poly = self.polys[condition]
         key = self.atoms[poly[0][0][0][0]] if plain(poly) else None
+        if isinstance(key, tuple) and key[0] == "not":
+            return self._chosen(int(key[1]), no, yes)
         if yes == self.one and isinstance(key, tuple) and key[0] == "eq":
             a, b = key[1:]
             for x, y in ((a, b), (b, a)):  # where they are equal, exp(a - b) is one in any case

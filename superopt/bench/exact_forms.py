@@ -175,10 +175,11 @@ class Forms:
             key, total = self.atoms[a], powers[a]
             # Roots that meet; a sum that is an unknown because it is long stays one.
             roots = e.denominator > 1 and mine.get(a, ONE).denominator > 1
-            if isinstance(key, tuple) and key[0] == "power" and roots and total > 0:
+            if isinstance(key, tuple) and key[0] == "power" and roots and total:
                 rest = key[1]
                 if len(rest) <= self.limit and total.denominator == 1:
-                    whole.append((self._form(rest), int(total)))
+                    base = self._form(rest)
+                    whole.append((base if total > 0 else self.power(base, -ONE), abs(int(total))))
                     del powers[a]
         return _mono(powers), whole
 

@@ -111,15 +111,18 @@ class _Task:
         self.values = {}
         value = np.broadcast_to(self._value(stmt.expr, space), shape)
         cells, bases = self._buffer(stmt.dst)
-        if set(stmt.axes) != set(stmt.dst.axes):
-            raise Stray
-        window = []
+        left = [a for a in stmt.dst.axes if a not in stmt.axes]
+        if any(np.diff(self._span(a)) != 1 for a in left) or set(stmt.axes) - {*stmt.dst.axes}:
+            raise Stray  # a store that leaves an axis out says which element only where there is one
+        window: list[slice | int] = []
         for d, a in enumerate(stmt.dst.axes):
             lo, hi = self._span(a)
             if lo < bases[d] or hi - bases[d] > cells.shape[d]:
                 raise Stray
-            window.append(slice(lo - bases[d], hi - bases[d]))
-        target = cells[tuple(window)].transpose([stmt.dst.axes.index(a) for a in stmt.axes])
+            here = slice(lo - bases[d], hi - bases[d])
+            window.append(lo - bases[d] if a in left else here)
+        rest = [a for a in stmt.dst.axes if a not in left]
+        target = cells[tuple(window)].transpose([rest.index(a) for a in stmt.axes])
         if stmt.reduce is None:
             target[...] = value
             return

@@ -110,6 +110,8 @@ class Judge:
     def argument(self, other: Graph) -> str:
         """Why the other graph computes the same, in words; the empty string where none was found."""
         mine, theirs = self.graph, other
+        if interface(mine, theirs):
+            return ""
         if graph_hash(mine) == graph_hash(theirs):
             return "the same canonical form: commuted operands, equal nodes, dead code"
         if graph_hash(_laid_out(mine)) == graph_hash(_laid_out(theirs)):

@@ -35,7 +35,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 def print_table(document: Mapping[str, Any]) -> None:
     """The whole report on the terminal."""
-    Console().print("\n".join(_lines(document)), markup=False, highlight=False)
+    Console().print("\n".join(_lines(document)), markup=False, highlight=False, soft_wrap=True)
 
 
 def summed(rows: Rows, key: str) -> Counter[str]:

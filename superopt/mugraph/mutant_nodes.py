@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -324,20 +325,19 @@ def _view_edits(node: View) -> Choice:
             for step in (1, -1):
                 clamped = replace(ix, offset=ix.offset + step, lo=0, hi=axis.size - 1)
                 yield "index off by one", with_index(clamped)
-        for t, (term, coef) in enumerate(ix.terms):
-            for other in node.axes:
-                if other == term or other.size != term.size:
-                    continue
-                terms = (*ix.terms[:t], (other, coef), *ix.terms[t + 1 :])
-                yield "index axis", with_index(replace(ix, terms=terms))
-    names = [(k, r) for k, (_, ix) in enumerate(node.index) if (r := ix.rename_of())]
-    for n, (k, p) in enumerate(names):
-        for m, q in names[n + 1 :]:
-            if p.size == q.size and p != q:
-                index = list(node.index)
-                index[k] = index[k][0], Index(((q, 1),))
-                index[m] = index[m][0], Index(((p, 1),))
-                yield "axes transposed", replace(node, index=tuple(index))
+    for p, q in itertools.combinations(node.axes, 2):
+        if p.size == q.size:
+            other = {p: q, q: p}
+            yield (
+                "axes transposed",
+                replace(
+                    node,
+                    index=tuple(
+                        (a, replace(ix, terms=tuple((other.get(t, t), c) for t, c in ix.terms)))
+                        for a, ix in node.index
+                    ),
+                ),
+            )
 
 
 def index_edits(ix: Index) -> Iterator[Index]:

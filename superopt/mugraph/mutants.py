@@ -50,6 +50,9 @@ def sampled(graph: Graph, count: int, seed: int) -> list[tuple[str, Graph]]:
         kinds.setdefault(edit.kind, []).append(edit)
     for of_kind in kinds.values():
         rng.shuffle(of_kind)
+    turns = list(kinds)
+    rng.shuffle(turns)  # a small sample is one of few kinds, which should not always be the first
+    kinds = {k: kinds[k] for k in turns}
     out: list[tuple[str, Graph]] = []
     seen = {_text(graph.pruned())}
     while kinds and len(out) < count:
