@@ -154,7 +154,7 @@ class LoadFailed(SuperoptError):
 
 
 class KernelFailed(SuperoptError):
-    """A kernel's entry point returned a status other than 0."""
+    """A kernel's entry point returned a status other than 0, or wrote beside an output."""
 
 
 class IndexOutside(KernelFailed):

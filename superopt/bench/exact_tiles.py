@@ -175,9 +175,11 @@ class _Task:
             case Extent():
                 return np.array(exact.number(extent(expr.axis.size, self.sizes)))
             case Coord():
-                if expr.axis not in space:
-                    raise Stray
                 lo, hi = self._span(expr.axis)
+                if expr.axis not in space:
+                    if hi - lo != 1:
+                        raise Stray
+                    return np.array(exact.number(lo))
                 shape = [1] * len(space)
                 shape[space.index(expr.axis)] = hi - lo
                 return np.array([exact.number(k) for k in range(lo, hi)]).reshape(shape)

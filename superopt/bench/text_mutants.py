@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 _INTEGER = re.compile(r"(?<![\w.])\d+(?![\w.])")
+_WIDTHS = re.compile(r"(?<!so_fix)<[^<>()]*>")
+"""Arguments of templates: how many lanes at a time, which is no part of what is computed."""
+
 _FLOAT = re.compile(r"(?<![\w.])\d+\.\d+(?:e[+-]?\d+)?f?(?!\w)")
 _OFFSET = re.compile(r"\bi_\w+\b")
 _NAME = re.compile(r"\b[vp]\d+\b")
@@ -58,6 +61,9 @@ def text_mutants(text: str, entry: str, count: int, seed: int) -> list[TextMutan
                 kinds.setdefault(kind, []).append(TextMutant(kind, k + 1, lines[k], new, ""))
     for found in kinds.values():
         rng.shuffle(found)
+    turns = list(kinds)
+    rng.shuffle(turns)
+    kinds = {k: kinds[k] for k in turns}
     out: list[TextMutant] = []
     seen: set[tuple[int, str]] = set()
     while kinds and len(out) < count:
@@ -75,7 +81,10 @@ def text_mutants(text: str, entry: str, count: int, seed: int) -> list[TextMutan
 
 
 def _inside(lines: list[str], entry: str) -> Iterator[int]:
-    """The lines of the functions that run a task; what shares the tasks out is not among them."""
+    """The lines of the functions that run a task.
+
+    What shares the tasks out is not among them, nor how much room a buffer has.
+    """
     inside = False
     start = re.compile(rf"^static void {re.escape(entry)}_k\d+\(")
     for k, line in enumerate(lines):
@@ -83,13 +92,16 @@ def _inside(lines: list[str], entry: str) -> Iterator[int]:
             inside = True
         elif line.startswith("}"):
             inside = False
-        elif inside and not line.lstrip().startswith("//"):
+        elif inside and not line.lstrip().startswith("//") and "alignas(" not in line:
             yield k
 
 
 def _changes(lines: list[str], k: int) -> Iterator[tuple[str, str]]:
     line = lines[k]
+    widths = [w.span() for w in _WIDTHS.finditer(line)]
     for m in _INTEGER.finditer(line):
+        if any(a <= m.start() < b for a, b in widths):
+            continue
         for step in (1, -1):
             new = str(int(m.group()) + step)
             yield "number", line[: m.start()] + new + line[m.end() :]
@@ -116,6 +128,9 @@ def _other_names(lines: list[str], k: int) -> Iterator[tuple[str, str]]:
     """A value in the place of another one that was made on the lines before."""
     line = lines[k]
     before = {n for other in lines[max(0, k - 8) : k] for n in _NAME.findall(other)}
+    for m in _NAME.finditer(line):
+        if line[m.end() : m.end() + 2] == " =":
+            before.discard(m.group())  # what is made here has no value yet
     for m in _NAME.finditer(line):
         if line[m.end() : m.end() + 2] == " =":
             continue

@@ -46,11 +46,11 @@ def cases() -> list[Case]:
     """Every workload in every mode; whole layers, whose checks take seconds, in the first two."""
     out = []
     for w in (*WORKLOADS, MOE_LAYER):
-        model, _, block = w.name.partition(".")
+        model, _, block = w.name.rpartition(".")
         own = REDUCED.get(model, {})
         params = {k: own.get(k, v) for k, v in w.tiny.items()}
         layer = block == "layer"
-        mutants = 60 if layer else 160 if block == "attention" else 420
+        mutants = 100 if layer else 200 if block == "attention" else 420
         for dtype, precision in MODES[:2] if layer else MODES:
             out.append(Case(w.name, params, dtype, precision, mutants, 20 if layer else 60))
     return out

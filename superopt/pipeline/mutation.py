@@ -29,6 +29,7 @@ from superopt.search.regions import regions
 from superopt.verify.cuts import Checker
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.infinite import any_value
+from superopt.verify.whole import check_at_own_sizes
 
 
 @dataclass(frozen=True)
@@ -97,20 +98,26 @@ class Pairs:
         begun = time.perf_counter()
         found = self._checker.rewritten(a, b)
         layer = "shown by the laws of the field" if found else _of_rewriting(a, b)
-        return _checked(found, bool(found), layer, time.perf_counter() - begun)
+        return self._again(a, b, found, bool(found), layer, begun)
 
     def any(self, a: Graph, b: Graph) -> Checked:
         """As any pair is checked: by rewriting, in pieces, and whole."""
         begun = time.perf_counter()
         found = self._checker(a, b)
-        seconds = time.perf_counter() - begun
         rewritten = bool(found) and bool(self._checker.rewritten(a, b))
-        return _checked(found, rewritten, _layer(a, b, found), seconds)
+        return self._again(a, b, found, rewritten, _layer(a, b, found), begun)
 
-
-def _checked(found: Equivalence, rewritten: bool, layer: str, seconds: float) -> Checked:
-    bound = found.bound_log2
-    return Checked(bool(found), rewritten, layer, seconds, bound, found.kind, found.reason)
+    def _again(
+        self, a: Graph, b: Graph, found: Equivalence, rewritten: bool, layer: str, begun: float
+    ) -> Checked:
+        """The result, with the second check that what was shown equal has to pass before it is used."""
+        second = check_at_own_sizes(a, b, seed=self.seed) if found else None
+        seconds = time.perf_counter() - begun
+        if second is not None and not second:
+            layer = "second check, at the sizes themselves"
+            return Checked(False, rewritten, layer, seconds, None, second.kind, second.reason)
+        bound = found.bound_log2
+        return Checked(bool(found), rewritten, layer, seconds, bound, found.kind, found.reason)
 
 
 def _of_rewriting(a: Graph, b: Graph) -> str:

@@ -24,6 +24,8 @@ from superopt.runtime.plan import Extent, make_plan
 from superopt.verify import gate
 from superopt.verify.admit import admit
 from superopt.verify.inputs import CLASSES, Inputs
+from superopt.verify.proofs import accesses
+from superopt.verify.proofs.solver import Solver
 
 ENTRY = "superopt_entry"
 FAST = ("-O1",)
@@ -63,6 +65,7 @@ class Bench:
     path: Path = field(init=False)
     _kernels: Kernels = field(init=False)
     _mutant: Kernels = field(init=False)
+    _solver: Solver = field(init=False)
     _count: int = 0
     _config: Config = field(init=False)
     _compiler: Compiler = field(init=False)
@@ -72,6 +75,9 @@ class Bench:
         self._config = Config.from_env().with_values(jobs=1)
         self._compiler = find_compiler(self._config)
         self.programs = programs_of(self.mugraph)
+        self._solver = Solver()
+        if refuted := self.refuted(self.programs):
+            raise VerificationFailed(f"the kernel itself is refused: {refuted}")
         self.source = printed(self.programs)
         (path,) = self.compiled([self.source])
         if isinstance(path, SuperoptError):
@@ -98,6 +104,16 @@ class Bench:
         scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
         plan = make_plan(self.mugraph.graph, ENTRY, source.buffers, scratch)
         return Kernels(path, plan, 1)
+
+    def refuted(self, programs: Sequence[Program]) -> str:
+        """The layer that refutes tile programs before they are printed, or the empty string."""
+        try:
+            accesses(programs, self.mugraph, self._solver)
+        except VerificationFailed:
+            return "proofs of accesses"
+        except SuperoptError as error:
+            return f"proofs of accesses ({type(error).__name__})"
+        return ""
 
     def sizes(self) -> dict[str, int]:
         """The sizes of the symbols at the kernel's inputs."""

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import torch
 
+from superopt.errors import KernelFailed
 from superopt.mugraph.dtypes import DTYPES
 from superopt.runtime.launch import Library, launch
 from superopt.runtime.plan import Plan
+
+MARGIN = 64
+"""Elements before and after an output that a program under test must leave alone."""
 
 
 class Kernels:
@@ -55,13 +59,22 @@ class Kernels:
     def checked(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Like a call, but outputs and scratch hold NaN (integers: a pattern) before the run.
 
-        What the program fails to write, or reads before it is written, then shows.
+        What the program fails to write, or reads before it is written, then shows. Raises KernelFailed
+        where it wrote beside an output, into the ``MARGIN`` elements before or after it.
         """
         sizes = self.plan.sizes(tensors) if self.plan.symbols else {}
-        outputs = [poison(t) for t in self._empty(self._output_shapes(sizes))]
+        blocks, outputs = [], []
+        for t in self._empty(self._output_shapes(sizes)):
+            n = t.numel()
+            blocks.append(poison(torch.empty(n + 2 * MARGIN, dtype=t.dtype, device="cpu")))
+            outputs.append(blocks[-1].as_strided(t.shape, t.stride(), MARGIN))
         for block in self._scratch(sizes):
             block.fill_(0xFF)
         self.run(tensors, outputs, sizes)
+        for k, (block, t) in enumerate(zip(blocks, outputs, strict=True)):
+            beside = torch.cat((block[:MARGIN], block[MARGIN + t.numel() :]))
+            if not torch.equal(beside.view(torch.uint8), poison(beside.clone()).view(torch.uint8)):
+                raise KernelFailed(f"the kernel wrote beside output {k}", str(self.path))
         return outputs
 
     def run(

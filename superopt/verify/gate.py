@@ -8,7 +8,7 @@ from functools import cache, partial
 
 import torch
 
-from superopt.errors import IndexOutside
+from superopt.errors import IndexOutside, KernelFailed
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, from_torch
 from superopt.verify.inputs import ALIKE, CLASSES, INFINITE, Inputs
 
@@ -216,6 +216,8 @@ class _Runs:
                 "" if same else "the kernel meets an index outside of its axis, PyTorch does not"
             )
             return [ClassResult(name, 0, 0, 0, 0, same, reason)]
+        except KernelFailed as error:  # it wrote beside an output, or had no memory
+            return [ClassResult(name, 0, 0, 0, 0, False, error.what)]
         if any(b is not None and not _same(b, x) for b, x in zip(before, tensors, strict=True)):
             return [ClassResult(name, 0, 0, 0, 0, False, "it wrote to an input")]
         pair = known.get(name) if known is not None else None
