@@ -35,7 +35,7 @@ BOUNDARY = (
     "inputs reordered",
 )
 RANDOM = 60
-"""Random programs of one task, of 2 to 7 operators."""
+"""Random programs of one task, of 3 to 8 operators."""
 
 EACH = 20
 """Rewrites of one random program, at most."""
@@ -198,7 +198,7 @@ def random_rewrites(first: int, share: float) -> Row:
     """Programs that the search holds equal to random ones."""
     row = Row("rewrites", f"random programs {first} to {first + RANDOM - 1}")
     for n in range(first, first + max(1, round(RANDOM * share))):
-        graph = program(n, 2 + n % 6, signs=n % 2 == 0, literals=n % 3 == 0)
+        graph = program(n, 3 + n % 6, signs=n % 2 == 0, literals=n % 3 == 0)
         pairs, seen = Pairs(SEED), {graph_hash(graph)}
         for other in rewrites(graph, EACH, n, states=3000):
             if (key := graph_hash(other)) not in seen:

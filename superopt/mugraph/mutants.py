@@ -270,7 +270,7 @@ def twice(graph: Graph, count: int, seed: int) -> list[tuple[str, Graph]]:
     first = sampled(graph, count, seed)
     out: list[tuple[str, Graph]] = []
     seen = {_text(graph.pruned()), *(_text(m) for _, m in first)}
-    for turn in range(3 * len(first)):
+    for turn in range(8 * len(first)):
         if len(out) == count:
             break
         kind, one = first[turn % len(first)]

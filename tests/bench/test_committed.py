@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from superopt.bench import search, search_table
+from superopt.bench import search, search_table, verify, verify_table
 from superopt.bench.results import problems
 from superopt.bench.table import grid, markdown
 
@@ -37,3 +37,12 @@ def test_a_committed_ablation_has_its_form_and_its_table(path: Path) -> None:
     assert table == search_table.markdown(document), "run python tools/tables.py"
     heads, lines = search_table.grid(document)
     assert all(len(line) == len(heads) for line in lines)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("verify*.json")), ids=lambda p: p.stem)
+def test_a_committed_look_at_the_verifier_has_its_form_and_its_table(path: Path) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert verify.problems(document) == []
+    assert all(row["status"] == "ok" for row in document["rows"])
+    table = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert table == verify_table.markdown(document), "run python tools/tables.py"
