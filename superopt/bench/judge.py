@@ -89,6 +89,13 @@ class Judge:
             self._draws.append((name, tensors, floats.run(self.graph, tensors)))
         self._exact = [Exact(*limit) for limit in LIMITS]
 
+    def defined(self) -> bool:
+        """Whether every element of every result is finite for some of the draws."""
+        return all(
+            bool(torch.stack([mine[k].isfinite() for *_, mine in self._draws]).any(0).all())
+            for k in range(len(self.graph.outputs))
+        )
+
     def differs(self, other: Graph) -> str:
         """Where the other graph gives another result in float64, or the empty string.
 

@@ -22,7 +22,7 @@ from superopt.errors import BadOption, closest
 from superopt.pipeline.mutation_fields import cases as field_cases
 
 SUITE = "verify"
-PROGRAMS = 50
+PROGRAMS = 40
 """Tasks of random programs, of ``RANDOM`` programs each."""
 
 KEYS = (

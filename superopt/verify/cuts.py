@@ -7,7 +7,8 @@ normalization of every key in an attention, the softplus of every channel, say),
 which are defined, or else their values, are shown equal on their own, in order, each with fresh
 inputs in place of those before it; then the rest, with fresh inputs in place of all. Programs that
 are equal for any values there are equal for the true ones, so nothing wrong is accepted; two
-programs that need a cut value's own definition are not shown equal, though they may be.
+programs that need a cut value's own definition are tried whole where there are few partial functions,
+and otherwise not shown equal, though they may be.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from superopt.verify.sweep import sweep
 
 MOST_PARTIAL = 3
 """Partial functions in one program up to which it is checked whole, unless a reduction gathers."""
+
+MOST_WHOLE = 6
+"""Partial functions up to which what is not shown equal in pieces is tried whole after all."""
 
 Cut = tuple[int, int]
 """A node of one program and the node of the other that computes the same."""
@@ -100,6 +104,11 @@ class Checker:
             return self._check(a, b)
         above = self._check(*_above(a, b, cuts))
         if not above:
+            # What is equal by the definition of a root alone: 1 / (x rsqrt x) is rsqrt x.
+            few = all(len(partial(g)) <= MOST_WHOLE for g in (a, b))
+            whole = self._check(a, b) if few else above
+            if whole:
+                return whole
             return replace(above, reason=f"above shared roots and logarithms: {above.reason}")
         return _joined([*parts, above])
 

@@ -341,3 +341,20 @@ def test_proving_ends(
     else:
         assert len(making._prove_best(graph, candidates, making.Checker(0), making.Ledger())) == 1
     assert calls == tried
+
+
+def test_what_follows_from_the_definition_of_a_root_is_shown_whole() -> None:
+    """1 / (y rsqrt y) is rsqrt y, which a fresh input in place of the root does not know."""
+    a = program(lambda p: (1.0 / ((p.x * p.y) * (p.x * p.y).rsqrt())).sum(K))
+    b = program(lambda p: (p.x * p.y).rsqrt().sum(K))
+    other = program(lambda p: (p.x * p.y).sqrt().sum(K))
+    assert Checker(0)(a, b)
+    assert Checker(0)(b, a)
+    assert not Checker(0)(a, other)
+
+
+def test_towers_of_roots_are_shown_whole() -> None:
+    a = program(lambda p: (p.x + p.y.rsqrt().sqrt()).sqrt() / p.y.rsqrt().sqrt())
+    b = program(lambda p: (p.x + p.y.sqrt().rsqrt()).sqrt() * p.y.rsqrt().rsqrt())
+    assert Checker(0)(a, b)
+    assert not Checker(0)(a, program(lambda p: (p.x + p.y.rsqrt().sqrt()).sqrt() * p.y.sqrt()))
