@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from superopt.bench import results, verify_cases
+from superopt.bench.identities import IDENTITIES, NEAR_MISSES
 from superopt.bench.machine import machine
-from superopt.bench.verify_tasks import RANDOM, TASKS, Task, done
+from superopt.bench.verify_tasks import LISTED, RANDOM, TASKS, Task, done
 from superopt.config import usable_cores
 from superopt.errors import BadOption, closest
 from superopt.pipeline.mutation_fields import cases as field_cases
@@ -54,6 +55,7 @@ PARTS = (
     "outputs and inputs",
     "rewrites",
     "identities",
+    "near misses",
     "tiny fields",
     "kernel mutants",
 )
@@ -73,7 +75,8 @@ def tasks(only: Sequence[str] = ()) -> list[Task]:
     out += [("outputs and inputs", c) for c in every]
     out += [("rewrites", c) for c in every]
     out += [("tiny fields", n) for n in range(len(field_cases()))]
-    out.append(("identities", ""))
+    out += [("identities", n) for n in range(0, len(IDENTITIES), LISTED)]
+    out += [("near misses", n) for n in range(0, len(NEAR_MISSES), LISTED)]
     chosen = [t for t in out if not only or any(_fits(t, o) for o in only)]
     for pattern in only:
         if not any(_fits(t, pattern) for t in out):

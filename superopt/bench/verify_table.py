@@ -65,7 +65,8 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
             yield _total(part, mine)
     yield ""
     yield (
-        "Wrong is a mutant that is accepted and differs, or a correct pair that is refused. Times are "
+        "Wrong is a mutant or a near miss that is accepted and differs, or a correct pair that is "
+        "refused (an identity: that is taken for different; what is undecided is listed). Times are "
         "of one check (of a kernel: compiled and gated), the median of the cases' medians."
     )
     for part in PARTS:
@@ -122,11 +123,13 @@ def _section(part: str, rows: Rows) -> Iterator[str]:
                 listed = ", ".join(f"{k}: {n:,}" for k, n in counts.most_common())
                 yield f"- {title}: {listed}"
         rewritten = sum(r["rewritten"] for r in rows)
-        if part != "kernel mutants":
+        if part in ("graph mutants", "outputs and inputs", "rewrites"):
             yield f"- of those shown equal, by the laws of the field alone: {rewritten:,}"
+        if part == "identities":
+            yield "- undecided:"
         for r in rows:
-            if status := r["more"].get("status"):
-                yield f"- {status}"
+            if undecided := r["more"].get("undecided") if part == "identities" else None:
+                yield from (f"  - {_code(text)}" for text in undecided)
     for r in failed:
         yield f"- not run: {r['case']}: {r['reason']}"
     for r in rows:

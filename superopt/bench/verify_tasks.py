@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
-import importlib.util
 import statistics
 import time
 from collections import Counter
@@ -14,8 +12,11 @@ from typing import Any
 
 import torch
 
+from superopt.api import equivalent
 from superopt.bench import verify_cases
 from superopt.bench.generated import program
+from superopt.bench.identities import IDENTITIES, NEAR_MISSES, Identity, NearMiss
+from superopt.bench.inputs import make_inputs
 from superopt.bench.judge import Judge
 from superopt.bench.verify_cases import DTYPES, Case, searched
 from superopt.mugraph.canonical import graph_hash
@@ -40,7 +41,8 @@ RANDOM = 60
 EACH = 20
 """Rewrites of one random program, at most."""
 
-IDENTITIES = "superopt.bench.identities"
+LISTED = 30
+"""Pairs of the lists of identities and near misses of one task."""
 
 
 @dataclass
@@ -210,19 +212,63 @@ def random_rewrites(first: int, share: float) -> Row:
     return row
 
 
-def identities(_: str, share: float) -> Row:
-    """Pairs of a list that was written without the search: name, the two programs, their inputs."""
-    row = Row("identities", "list")
-    if importlib.util.find_spec(IDENTITIES) is None:
-        row.more["status"] = "there is no list"
-        return row
-    module = importlib.import_module(IDENTITIES)
-    listed = list(module.pairs())
-    for name, a, b in listed[:: max(1, round(1 / share))]:
-        row.case = name
-        _shown(row, "identity", a, b, Pairs(SEED))
-    row.case = "list"
+def identities(first: int, share: float) -> Row:
+    """Pairs of PyTorch functions that agree, from a list that was written without the search."""
+    listed = IDENTITIES[first : first + LISTED]
+    row = Row("identities", f"{first} to {first + len(listed) - 1}")
+    for pair in listed[:: max(1, round(1 / share))]:
+        found = _decided(row, "identity", pair)
+        if found.verdict == "equal":
+            row.accepted[f"{found.kind} {_bounded(found)}".strip()] += 1
+            row.bounds[_bounded(found) or found.kind] += 1
+        elif found.verdict == "different":
+            row.rejected["taken for different"] += 1
+            row.wrong.append(f"{pair.name}: taken for different: {found.reason}"[:400])
+        else:
+            why = _undecided(found.reason)
+            row.rejected[why] += 1
+            row.more.setdefault("undecided", []).append(f"{pair.name}: {why}")
     return row
+
+
+def _undecided(reason: str) -> str:
+    """Why two functions were neither shown equal nor told apart, as one of three kinds."""
+    if "cannot be captured" in reason:
+        return "undecided: an operator outside the supported set"
+    if reason.startswith("alike in"):
+        return "undecided: alike, but not every case was met"
+    return "undecided: not shown equal"
+
+
+def near_misses(first: int, share: float) -> Row:
+    """Pairs of PyTorch functions that look alike and differ; a counterexample is the best answer."""
+    listed = NEAR_MISSES[first : first + LISTED]
+    row = Row("near misses", f"{first} to {first + len(listed) - 1}")
+    for pair in listed[:: max(1, round(1 / share))]:
+        found = _decided(row, "near miss", pair)
+        if found.verdict == "equal":
+            row.accepted[found.kind] += 1
+            row.wrong.append(f"{pair.name}: taken for equal ({found.claim})")
+        else:
+            found_out = found.verdict == "different"
+            row.rejected["counterexample" if found_out else _undecided(found.reason)] += 1
+    return row
+
+
+def _decided(row: Row, kind: str, pair: Identity | NearMiss) -> Any:
+    """What ``superopt.equivalent`` says of two functions, and how long it took."""
+    begun = time.perf_counter()
+    found = equivalent(pair.f, pair.g, *make_inputs(pair.inputs, SEED), seed=SEED)
+    row.tried += 1
+    row.kinds[kind] += 1
+    row.times.append(time.perf_counter() - begun)
+    return found
+
+
+def _bounded(found: Any) -> str:
+    if found.kind != "bound" or found.bound_log2 is None:
+        return ""
+    return "2^-64 or less" if found.bound_log2 >= 64 else "more than 2^-64"
 
 
 def tiny_fields(n: int, share: float) -> Row:
@@ -261,6 +307,7 @@ TASKS: dict[str, Callable[[Any, float], Row]] = {
     "rewrites": workload_rewrites,
     "random rewrites": random_rewrites,
     "identities": identities,
+    "near misses": near_misses,
     "tiny fields": tiny_fields,
     "kernel mutants": kernel_mutants,
 }

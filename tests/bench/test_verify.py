@@ -17,7 +17,14 @@ from superopt.pipeline.mutation_kernels import Bench, Tried
 
 PART = ("gqa", "rmsnorm_linear", "cross_entropy", "gated MLP", "attention in one piece", "0")
 SHARE = 0.08
-LEAST = {"graph mutants": 300, "outputs and inputs": 10, "rewrites": 60, "kernel mutants": 6}
+LEAST = {
+    "graph mutants": 300,
+    "outputs and inputs": 10,
+    "rewrites": 60,
+    "identities": 2,
+    "near misses": 2,
+    "kernel mutants": 6,
+}
 
 
 @pytest.fixture(scope="module")
