@@ -163,6 +163,10 @@ class IndexOutside(KernelFailed):
     default_fix = "keep indices within the sizes of the tensors they pick from"
 
 
+class KernelDied(KernelFailed):
+    """The process that ran a kernel ended, hung, or answered nonsense."""
+
+
 class CacheUnwritable(SuperoptError):
     """The cache folder cannot be written: read-only, full, or not a folder."""
 

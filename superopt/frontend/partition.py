@@ -33,7 +33,7 @@ class Supported:
     """A run of operators with a graph; ``inputs`` and ``outputs`` are FX values in graph order.
 
     literals: the tensor literals among what ``nodes`` read, which the graph holds as constants; shown:
-    how the graph was shown to hold at sizes for which it was not captured.
+    how the graph was shown to hold at sizes for which it was not captured (``SizeOne``).
     """
 
     graph: Graph

@@ -13,7 +13,10 @@ from superopt.mugraph.dispatch import ORIGINAL, Bucket, Dispatch, Guard, joined
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.resize import symbols
-from superopt.mugraph.text import print_mugraph
+from superopt.mugraph.text import print_graph, print_mugraph
+from superopt.pipeline import size_one
+from superopt.pipeline.size_one import SizeOne
+from superopt.runtime.artefact import CERTIFICATE, DISPATCH, PROGRAM, SIZE_ONE
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.site import numbered
 from superopt.search.buckets import Room
@@ -89,20 +92,38 @@ def merged(winners: Sequence[Winner]) -> list[Winner]:
     return out
 
 
+@dataclass(frozen=True)
+class Source:
+    """A program that was optimized, what was captured of it at size 1, and how it was made.
+
+    seed: of the numeric gate; versions: of what decides the kernels' text, and what they need.
+    """
+
+    graph: Graph
+    size_one: Sequence[SizeOne]
+    seed: int
+    versions: Mapping[str, str]
+
+
 def entry_of(
-    graph: Graph,
+    source: Source,
     winners: Sequence[Winner],
     shifts: Sequence[Equivalence],
     search: Mapping[str, Any],
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The files of a cache entry, and what it says of its programs and their times.
 
+    The files are all that ``superopt verify`` needs to check it again.
+
     shifts: the checks of what was done to the program before it was searched; search: what the
     search claims of its spaces.
     """
+    graph = source.graph
     served = [w for w in winners if w.candidate is not None]
     programs = list(dict.fromkeys(w.candidate for w in served if w.candidate is not None))
-    files: dict[str, bytes] = {}
+    files = {PROGRAM: print_graph(graph).encode()}
+    if source.size_one:
+        files[SIZE_ONE] = size_one.dumps(source.size_one).encode()
     libraries = []
     for n, c in enumerate(programs):
         binary = c.kernels.path.read_bytes()
@@ -123,7 +144,7 @@ def entry_of(
     if winners[0].room.guard:
         domain = tuple((s.name, s.lo, s.hi) for s in symbols(graph))
         rule = Dispatch(domain, tuple(_bucket(w, programs) for w in winners))
-        files["dispatch.json"] = rule.to_json().encode()
+        files[DISPATCH] = rule.to_json().encode()
         meta["buckets"] = [_times(w) for w in winners]
         shown = [_shown(w, shifts) for w in winners]
     checks = list(shifts)
@@ -139,8 +160,11 @@ def entry_of(
         buckets=shown,
         lemmas=joined_proofs(c.lemmas for c in programs),
         search=search,
+        artefact={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        seeds={"gate": source.seed},
+        versions=source.versions,
     )
-    files["certificate.json"] = certificate.dumps(proof).encode()
+    files[CERTIFICATE] = certificate.dumps(proof).encode()
     return files, meta
 
 

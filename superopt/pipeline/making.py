@@ -6,6 +6,8 @@ code generator.
 
 from __future__ import annotations
 
+import platform
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,14 +28,15 @@ from superopt.mugraph.dispatch import Guard, hull, within
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.resize import narrowed
-from superopt.pipeline.chosen import Candidate, Winner, entry_of, merged
+from superopt.pipeline.chosen import Candidate, Source, Winner, entry_of, merged
 from superopt.pipeline.rooms import Fits
 from superopt.pipeline.searching import crew, search
 from superopt.pipeline.why import Ledger
 from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
 from superopt.runtime.isa import cpu_features
 from superopt.runtime.kernels import Kernels
-from superopt.runtime.plan import Extent, make_plan
+from superopt.runtime.keys import code_fingerprint
+from superopt.runtime.plan import Extent, Plan, make_plan
 from superopt.runtime.site import Site
 from superopt.search import driver
 from superopt.search.buckets import Room, divide
@@ -96,8 +99,8 @@ def _make(
     options, config = site.options, site.config
     with trace.stage("verify") as shifting:
         show = Checker(options.seed)
-        graph, shifts = _stable(piece.graph, show)
-        shifts = [*piece.shown, *shifts]
+        graph, shifts = stable(piece.graph, show)
+        shifts = [*(s.check for s in piece.shown), *shifts]
     compiler = site.compiler or find_compiler(config)
     threads = config.threads or torch.get_num_threads()
     device = cpu_device(cpu_features(), threads, config.tile_memory)
@@ -138,7 +141,15 @@ def _make(
         "kept": driver.rejection("", best.predicted, best.mugraph, measured_s=median),
         "rejected": ledger.best(),
     }
-    files, facts = entry_of(piece.graph, merged(winners), shifts, claim(found.stats))
+    made = {
+        "code": code_fingerprint(),
+        "compiler": compiler.version,
+        "flags": shlex.join(config.cxxflags),
+        "isa": isa.name,
+        "machine": platform.machine(),
+    }
+    source = Source(piece.graph, piece.shown, options.seed, made)
+    files, facts = entry_of(source, merged(winners), shifts, claim(found.stats))
     return files, {**meta, **facts}
 
 
@@ -146,7 +157,9 @@ def _timed(calls: Sequence[Callable[[], object]], seconds: float) -> list[Timing
     return interleave(calls, seconds=seconds)
 
 
-def _stable(graph: Graph, show: Checker) -> tuple[Graph, list[Equivalence]]:
+def stable(
+    graph: Graph, show: Callable[[Graph, Graph], Equivalence]
+) -> tuple[Graph, list[Equivalence]]:
     """The program that is searched: with its exponentials shifted where that is shown equal."""
     steps = stable_steps(graph)
     if not steps:
@@ -312,6 +325,12 @@ def _prove_best(
     return proved
 
 
+def plan_of(graph: Graph, source: cpu.Source) -> Plan:
+    """How what was printed of a graph is called."""
+    scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
+    return make_plan(graph, source.entry, source.buffers, scratch)
+
+
 def _compile(
     isa: cpu.Isa,
     config: Config,
@@ -351,7 +370,6 @@ def _compile(
         if isinstance(path, SuperoptError):
             out.append(path)
             continue
-        scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
-        plan = make_plan(mugraph.graph, source.entry, source.buffers, scratch)
+        plan = plan_of(mugraph.graph, source)
         out.append((Kernels(path, plan, config.threads), source.text, lemmas))
     return out

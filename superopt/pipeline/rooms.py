@@ -10,7 +10,7 @@ import torch
 
 from superopt import trace
 from superopt.cost.measure import Timing
-from superopt.mugraph.dispatch import by_name, holds, middle
+from superopt.mugraph.dispatch import Guard, by_name, holds, middle
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.text import print_mugraph
 from superopt.pipeline.chosen import Candidate, Winner
@@ -71,23 +71,23 @@ def stand(
             there = {n: max(k // 2, low[n]) for n, k in there.items()}
         return there
 
-    offers = [near(p) for p in _offers(graph, room)]
+    nearby = [near(p) for p in offers(graph, room.guard)]
     if holds(room.guard, [sizes[name] for name, _, _ in room.guard]):
-        return Stand(sizes, inputs, tuple(CLASSES), _unlike(offers, [sizes]))
-    for there in offers:
+        return Stand(sizes, inputs, tuple(CLASSES), _unlike(nearby, [sizes]))
+    for there in nearby:
         made = inputs_at(graph, eager, inputs, there)
         if made is not None:
             brief = seconds(there) <= BRIEF
-            others = _unlike(offers, [there])
+            others = _unlike(nearby, [there])
             return Stand(there, made, tuple(CLASSES) if brief else ELSEWHERE, others)
     return None
 
 
-def _offers(graph: Graph, room: Room) -> Iterator[Point]:
-    """The middle of a room, its ends, and a size between that divides badly."""
+def offers(graph: Graph, guard: Guard) -> Iterator[Point]:
+    """Sizes to test at: the middle of a bucket, its ends, and a size between that divides badly."""
     ranges = spans(graph)
-    low = {name: a for name, (a, _) in by_name(room.guard).items()}
-    high = {name: z for name, (_, z) in by_name(room.guard).items()}
+    low = {name: a for name, (a, _) in by_name(guard).items()}
+    high = {name: z for name, (_, z) in by_name(guard).items()}
     top = {n: max(low[n], min(high[n], ranges[n].top)) for n in low}
     yield {n: middle(low[n], top[n]) for n in low}
     yield low

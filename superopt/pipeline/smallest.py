@@ -24,10 +24,10 @@ from superopt.frontend.live import Live
 from superopt.frontend.observe import confirm, observe, refuse_effects
 from superopt.frontend.partition import Program, Supported
 from superopt.mugraph.axes import Sym
-from superopt.mugraph.graph import Graph
 from superopt.mugraph.resize import symbols, with_symbols
 from superopt.mugraph.wellformed import check_graph
 from superopt.mugraph.without import at_one
+from superopt.pipeline.size_one import SizeOne
 
 Capture = Callable[[tuple[Any, ...], dict[str, Any], Any], Program]
 """Captures the function on other arguments, with other wishes for dynamic sizes, and cuts it."""
@@ -55,9 +55,9 @@ def from_one(
     where = _asked(call)
     ranges = {s.name: s for s in symbols(piece.graph) if s.lo == 2 and s.name in where}
     taken: list[str] = []
-    shown: list[Any] = []
+    shown: list[SizeOne] = []
     for name in list(ranges)[:MOST]:
-        found: list[Any] = []
+        found: list[SizeOne] = []
         for k in range(len(taken) + 1):
             for others in itertools.combinations(taken, k):
                 check = _shown(call, where, [name, *others])
@@ -122,7 +122,7 @@ def _asked(call: _Call) -> Where:
     return {name: places for name, places in out.items() if name not in refused}
 
 
-def _shown(call: _Call, where: Where, names: Sequence[str]) -> Any:
+def _shown(call: _Call, where: Where, names: Sequence[str]) -> SizeOne | None:
     """How the program was shown to be the function where these symbols are 1; None if it was not."""
     from superopt.verify.cuts import Checker
 
@@ -142,7 +142,11 @@ def _shown(call: _Call, where: Where, names: Sequence[str]) -> Any:
             seen = observe(fn, small_args, small_kwargs)
         refuse_effects(seen, program.captured.name)
         small = call.capture(small_args, small_kwargs, wishes)
-        pair = _pair(program, small, names)
+        inputs = _paired(program, small)
+        if inputs is None:
+            return None
+        static = small.supported[0].graph
+        pair = at_one(program.supported[0].graph, names, static, inputs)
         if pair is None:
             return None
         confirm(small.run(small_args, small_kwargs, _eager), seen.answer, program.captured.name)
@@ -153,15 +157,18 @@ def _shown(call: _Call, where: Where, names: Sequence[str]) -> Any:
     if not check:
         trace.log("verify", f"{', '.join(names)} = 1 was not shown equal: {check.reason}")
         return None
-    return check
+    return SizeOne(tuple(names), static, inputs, check)
 
 
 def _eager(piece: Supported, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     return piece.eager(*inputs)
 
 
-def _pair(program: Program, small: Program, names: Sequence[str]) -> tuple[Graph, Graph] | None:
-    """The graphs to be compared, where the two programs take and give the same."""
+def _paired(program: Program, small: Program) -> dict[str, str] | None:
+    """Of each input of the small program, the input of the program that it is.
+
+    None where the two do not take and give the same.
+    """
     if small.boundaries or len(small.supported) != 1:
         return None
     given, less = _inputs(program), _inputs(small)
@@ -170,9 +177,7 @@ def _pair(program: Program, small: Program, names: Sequence[str]) -> tuple[Graph
         return None
     if not set(less) <= set(given):
         return None
-    piece, other = program.supported[0], small.supported[0]
-    inputs = {n: given[k] for k, n in less.items()}
-    return at_one(piece.graph, names, other.graph, inputs)
+    return {n: given[k] for k, n in less.items()}
 
 
 def _inputs(program: Program) -> dict[tuple[str, int], str] | None:

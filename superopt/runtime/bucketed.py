@@ -10,8 +10,22 @@ import torch
 from superopt.errors import CacheCorrupt
 from superopt.mugraph.dispatch import ORIGINAL, Dispatch, within
 from superopt.runtime.kernels import Kernels
+from superopt.runtime.plan import Plan
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+
+
+def fits(rule: Dispatch, plans: Sequence[Plan]) -> None:
+    """Raises CacheCorrupt when a rule and the plans of its programs do not fit each other."""
+    own = [tuple((s, low, high) for s, _, _, _, low, high in p.symbols) for p in plans]
+    names = {tuple(name for name, _, _ in ranges) for ranges in (*own, rule.domain)}
+    if len(names) > 1 or not all(
+        b.program == ORIGINAL or (b.program in range(len(own)) and within(b.guard, own[b.program]))
+        for b in rule.buckets
+    ):
+        raise CacheCorrupt(
+            "a dispatch rule is of other programs", "dispatch.json", "the entry is rebuilt"
+        )
 
 
 class Bucketed:
@@ -24,19 +38,7 @@ class Bucketed:
 
     def __init__(self, rule: Dispatch, programs: Sequence[Kernels]) -> None:
         self.rule, self.programs = rule, tuple(programs)
-        own = [tuple((s, low, high) for s, _, _, _, low, high in k.plan.symbols) for k in programs]
-        names = {tuple(name for name, _, _ in ranges) for ranges in (*own, rule.domain)}
-        fits = [b.program == ORIGINAL or b.program in range(len(own)) for b in rule.buckets]
-        if (
-            len(names) > 1
-            or not all(fits)
-            or not all(
-                b.program == ORIGINAL or within(b.guard, own[b.program]) for b in rule.buckets
-            )
-        ):
-            raise CacheCorrupt(
-                "a dispatch rule is of other programs", "dispatch.json", "the entry is rebuilt"
-            )
+        fits(rule, [k.plan for k in programs])
         # Each program knows the range that it was compiled for; sizes are read for the whole domain.
         domain = {name: (low, high) for name, low, high in rule.domain}
         self.plan = replace(

@@ -24,12 +24,13 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """A checked entry: its key, its folder, its meta data, and the sizes of its files in bytes."""
+    """An entry: its key, its folder, its meta data, sizes of its files in bytes and their SHA-256."""
 
     key: str
     path: Path
     meta: Mapping[str, Any]
     sizes: Mapping[str, int] = field(default_factory=dict)
+    sums: Mapping[str, str] = field(default_factory=dict)
 
     def file(self, name: str) -> Path:
         """The path of a file of the entry; KeyError if it has none of that name."""
@@ -73,7 +74,8 @@ def list_entry(path: Path) -> Entry:
     """The entry of a folder by its manifest alone; CacheCorrupt if that is damaged."""
     manifest = _read_manifest(path)
     sizes = {name: int(known["size"]) for name, known in manifest["files"].items()}
-    return Entry(manifest["key"], path, manifest["meta"], sizes)
+    sums = {name: str(known["sha256"]) for name, known in manifest["files"].items()}
+    return Entry(manifest["key"], path, manifest["meta"], sizes, sums)
 
 
 def read_entry(path: Path, key: str) -> Entry:

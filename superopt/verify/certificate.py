@@ -25,7 +25,8 @@ from superopt.verify.proofs.lemma import SAMPLED, Proofs
 SCHEMA = 3
 """Version of the certificate's form; a reader refuses a newer one.
 
-The first had no domain, the second no lemmas about the accesses of its kernels.
+The first had no domain; the second had no lemmas about the accesses of its kernels, and did not name the
+files that it is about. The form of the newest is in ``certificate.schema.json``.
 """
 
 _Kinds = dict[str, type | tuple[type, ...]]
@@ -42,7 +43,10 @@ _REQUIRED: _Kinds = {
     "versions": dict,
     "digest": str,
 }
-_SINCE: dict[int, _Kinds] = {2: {"domain": list, "buckets": list}, 3: {"proofs": dict}}
+_SINCE: dict[int, _Kinds] = {
+    2: {"domain": list, "buckets": list},
+    3: {"proofs": dict, "artefact": dict, "seeds": dict},
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ def build(
     proofs: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
     search: Mapping[str, Any] | None = None,
+    artefact: Mapping[str, str] | None = None,
+    seeds: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The certificate of a placed program that was derived from ``program``.
 
@@ -82,7 +88,8 @@ def build(
     torch, numpy, Python and superopt; search: the algebraic spaces that were searched, which of
     them are closed, and under which axioms. domain: the range of each size symbol, beyond which the
     original runs; buckets: of several programs, what was shown of each, where it serves (mugraph is
-    the first, checks are those of all, and gate is the verdict over all). ``layers`` says of each
+    the first, checks are those of all, and gate is the verdict over all). artefact: each file that is
+    stored beside it, with its SHA-256; seeds: what they are of -> the seed. ``layers`` says of each
     layer what is claimed: "proved" (an error bound, or a proof), "sampled" (no bound), "tested" (the
     binary) or "none".
     """
@@ -95,9 +102,11 @@ def build(
         "gate": None if gate is None else _plain(asdict(gate)),
         "assumptions": names,
         "explained": {n: ASSUMPTIONS[n.split(":")[0]] for n in names},
-        "layers": _layers(checks, gate, lemmas, proofs or {}),
-        "proofs": _proofs(lemmas),
-        "domain": [_range(program, *r) for r in domain],
+        "layers": layers(checks, gate, lemmas, proofs or {}),
+        "proofs": proofs_of(lemmas),
+        "artefact": dict(artefact or {}),
+        "seeds": dict(seeds or {}),
+        "domain": [range_of(program, *r) for r in domain],
         "buckets": [_bucket(b, proofs or {}) for b in buckets],
         "search": _plain(search or {}),
         "versions": {**_versions(), **(versions or {})},
@@ -105,7 +114,7 @@ def build(
     return {**body, "digest": _digest(body)}
 
 
-def _range(program: Graph, symbol: str, low: int, high: int) -> dict[str, Any]:
+def range_of(program: Graph, symbol: str, low: int, high: int) -> dict[str, Any]:
     """A symbol, its range, and the dimensions whose size it is."""
     read = [
         f"dim {k} of {n.name}"
@@ -124,7 +133,7 @@ def _bucket(shown: Shown, proofs: Mapping[str, str]) -> dict[str, Any]:
         "graph": None if shown.mugraph is None else mugraph_hash(shown.mugraph),
         "checks": [_check(c) for c in shown.checks],
         "gate": None if shown.gate is None else _plain(asdict(shown.gate)),
-        "layers": _layers(shown.checks, shown.gate, shown.lemmas, proofs),
+        "layers": layers(shown.checks, shown.gate, shown.lemmas, proofs),
     }
 
 
@@ -136,7 +145,7 @@ def _check(check: Equivalence) -> dict[str, Any]:
     return out
 
 
-def _layers(
+def layers(
     checks: Sequence[Equivalence],
     gate: Gate | None,
     lemmas: Proofs | None,
@@ -155,7 +164,7 @@ def _layers(
     }
 
 
-def _proofs(lemmas: Proofs | None) -> dict[str, Any]:
+def proofs_of(lemmas: Proofs | None) -> dict[str, Any]:
     """How many lemmas of each kind there are, how many Z3 was asked, and which it did not prove."""
     if lemmas is None:
         return {}
@@ -190,8 +199,8 @@ def loads(text: str) -> dict[str, Any]:
     anything that is not a whole certificate.
     """
     try:
-        found = json.loads(text)
-    except ValueError as error:
+        found = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise CertificateCorrupt(what=f"it is no JSON: {error}", where="certificate") from None
     if not isinstance(found, dict) or not isinstance(found.get("schema"), int):
         raise CertificateCorrupt(what="it states no schema", where="certificate")
@@ -208,7 +217,11 @@ def loads(text: str) -> dict[str, Any]:
             raise CertificateCorrupt(
                 what=f"{key!r} is missing or of another type", where="certificate"
             )
-    if found["digest"] != _digest({k: v for k, v in found.items() if k != "digest"}):
+    try:
+        fits = found["digest"] == _digest({k: v for k, v in found.items() if k != "digest"})
+    except ValueError:  # 1e999 is read as infinite, which is no JSON
+        fits = False
+    if not fits:
         raise CertificateCorrupt(what="its digest does not fit its contents", where="certificate")
     if found.get("buckets"):
         _check_buckets(found)
@@ -238,6 +251,10 @@ def check_belongs(certificate: Mapping[str, Any], program: Graph, mugraph: MuGra
             raise CertificateMismatch(
                 what=f"the certificate is of another {key}", where=f"hash {certificate[key][:12]}"
             )
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _hash(text: str) -> str:

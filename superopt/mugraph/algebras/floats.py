@@ -248,10 +248,11 @@ def run(
     tensors: Sequence[torch.Tensor],
     sizes: Mapping[str, int] | None = None,
     work: torch.dtype | None = torch.float64,
+    algebra: type[Contracting] = Contracting,
 ) -> list[torch.Tensor]:
     """Runs a graph on tensors (in the order of ``graph.inputs``); outputs in ``work`` or own dtype."""
     inputs = {n.name: split_input(n, t, sizes) for n, t in zip(graph.inputs, tensors, strict=True)}
-    env = evaluate(graph, Contracting(inputs, sizes, work))
+    env = evaluate(graph, algebra(inputs, sizes, work))
     out = []
     for o in graph.outputs:
         axes = graph.nodes[o.node].axes

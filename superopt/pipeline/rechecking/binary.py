@@ -1,0 +1,124 @@
+"""Runs the numeric gate on the binaries of an artefact, in a process of their own."""
+
+from __future__ import annotations
+
+import math
+import platform
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from superopt.errors import KernelDied, KernelFailed, LoadFailed
+from superopt.mugraph.axes import extent
+from superopt.mugraph.dispatch import Guard, by_name
+from superopt.mugraph.graph import Graph
+from superopt.pipeline.rechecking.outcome import BAD, DIFFERENT, EQUAL, UNDECIDED, Layer, Seeds
+from superopt.pipeline.rooms import offers
+from superopt.runtime.apart import Apart
+from superopt.runtime.isa import missing_features
+from superopt.search.points import spans, too_large
+from superopt.verify.admit import ELSEWHERE
+from superopt.verify.alone import ALL, Sizes, Tested, tested
+from superopt.verify.claims import worst
+from superopt.verify.gate import Kernel
+
+if TYPE_CHECKING:
+    from superopt.pipeline.rechecking.parts import Parts
+
+BRIEF = 1 << 22
+"""Elements of all values at some sizes up to which every input class is tried there too."""
+
+
+def check_binary(parts: Parts, reference: Graph, seeds: Seeds, limit_s: float) -> Layer:
+    """The gate's verdict on every binary, at several sizes of each bucket that it serves."""
+    unable = _unable(parts.versions)
+    if unable:
+        return Layer("binary", UNDECIDED, unable)
+    told: list[Tested] = []
+    for n, binary in enumerate(parts.binaries):
+        name = "the binary" if len(parts.binaries) == 1 else f"binary {n}"
+        seed = seeds.draw("gate")
+        places = _places(parts, n, seed)
+        with Apart(binary, parts.plans[n], limit_s) as kernel:
+
+            def run(tensors: Sequence[torch.Tensor], kernel: Apart = kernel) -> list[torch.Tensor]:
+                return kernel.checked(tensors)
+
+            def at(_: Sizes, run: Kernel = run) -> Kernel:
+                return run
+
+            try:
+                found = tested(parts.program, reference, at, places, seed)
+            except LoadFailed as error:
+                return Layer("binary", BAD, f"{name} cannot be loaded: {error.what}")
+            except KernelDied as error:
+                return Layer("binary", DIFFERENT, f"{error.what} ({name}, seed {seed})")
+            except KernelFailed as error:
+                memory = "(no memory)" in error.what
+                status = UNDECIDED if memory else DIFFERENT
+                return Layer("binary", status, f"{error.what} ({name}, seed {seed})")
+        if found.difference is not None:
+            reason = found.difference.reason
+            text = f"{name} is not the program {found.difference}; {reason}"
+            return Layer("binary", DIFFERENT, text, found.difference)
+        if found.gate is None or not found.answered:
+            return Layer("binary", UNDECIDED, f"no inputs were found on which {name} answers")
+        told.append(found)
+    return Layer("binary", EQUAL, _summary(told))
+
+
+def _summary(told: Sequence[Tested]) -> str:
+    """How much was tried, and how near its limit the worst error came."""
+    gates = [t.gate for t in told if t.gate is not None]
+    count = sum(len(g.classes) for g in gates)
+    text = f"{count} runs of input classes at {sum(t.sizes for t in told)} draws of sizes"
+    near = [w for g in gates if (w := worst(g)) is not None and w.limit > 0]
+    if near:
+        c = max(near, key=lambda w: w.candidate / w.limit)
+        text += f"; worst error {c.candidate:.2g}, allowed {c.limit:.2g} ({c.name}, {c.what})"
+    skipped = sorted({s for t in told for s in t.skipped})
+    return text + (f"; no inputs could be drawn at {', '.join(skipped)}" if skipped else "")
+
+
+def _unable(versions: Mapping[str, str]) -> str:
+    """Why this machine cannot run what was compiled, or the empty string."""
+    if versions["machine"] != platform.machine():
+        return (
+            f"it was compiled for {versions['machine']}, and this machine is {platform.machine()}"
+        )
+    if missing := sorted(missing_features(versions["isa"])):
+        return f"it was compiled for {versions['isa']}, and this machine lacks {', '.join(missing)}"
+    return ""
+
+
+def _places(parts: Parts, n: int, seed: int) -> list[tuple[Sizes, Sequence[str]]]:
+    """Sizes of every bucket of a program: the middle, the ends, one that divides badly, a random one.
+
+    All classes of inputs are tried at the first of a bucket, and at others that are brief.
+    """
+    out: list[tuple[Sizes, Sequence[str]]] = []
+    generator = random.Random(seed)
+    for guard in parts.guards(n):
+        here: list[Sizes] = [{}] if not guard else []
+        for there in (*offers(parts.program, guard), _between(parts.program, guard, generator)):
+            if guard and there not in here:
+                here.append(there)
+        small = [p for p in here if not too_large(parts.program, p)] or here[1:2] or here
+        for k, there in enumerate(small):
+            brief = _elements(parts.program, there) <= BRIEF
+            out.append((there, ALL if not k or brief else ELSEWHERE))
+    return out
+
+
+def _between(program: Graph, guard: Guard, generator: random.Random) -> dict[str, int]:
+    ranges = spans(program)
+    return {
+        name: generator.randint(low, max(low, min(high, ranges[name].top)))
+        for name, (low, high) in by_name(guard).items()
+    }
+
+
+def _elements(program: Graph, sizes: Sizes) -> int:
+    return sum(math.prod(extent(a.size, sizes) for a in n.axes) for n in program.nodes)

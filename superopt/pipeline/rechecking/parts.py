@@ -1,0 +1,269 @@
+"""The parts of an artefact, read and held against one another: files, certificate, plans, claims."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from superopt.codegen.backends import cpu
+from superopt.codegen.lower import lower
+from superopt.errors import (
+    CacheCorrupt,
+    CertificateCorrupt,
+    CertificateMismatch,
+    ParseError,
+    SuperoptError,
+)
+from superopt.mugraph.canonical import mugraph_hash
+from superopt.mugraph.dispatch import ORIGINAL, Dispatch, Guard, hull, within
+from superopt.mugraph.graph import Graph
+from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.resize import symbols
+from superopt.mugraph.text import parse_graph, parse_mugraph
+from superopt.pipeline import size_one
+from superopt.pipeline.making import ENTRY, plan_of
+from superopt.pipeline.rechecking.derivation import Graphs
+from superopt.pipeline.rechecking.outcome import BAD, EQUAL, Layer
+from superopt.pipeline.size_one import SizeOne
+from superopt.runtime.artefact import CERTIFICATE, DISPATCH, PROGRAM, SIZE_ONE, Artefact
+from superopt.runtime.bucketed import fits
+from superopt.runtime.keys import code_fingerprint
+from superopt.runtime.plan import Plan, make_plan
+from superopt.runtime.site import numbered
+from superopt.verify import certificate
+from superopt.verify.claims import beyond, contradictions
+from superopt.verify.schema import validate
+
+_FIX = "build the program again"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An artefact's parts; mugraphs, plans, sources and binaries are those of each program in order."""
+
+    artefact: Artefact
+    certificate: Mapping[str, Any]
+    program: Graph
+    size_one: Sequence[SizeOne]
+    mugraphs: Sequence[MuGraph]
+    plans: Sequence[Plan]
+    sources: Sequence[str]
+    binaries: Sequence[bytes]
+    rule: Dispatch | None
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of what made it."""
+        versions: Mapping[str, str] = self.certificate["versions"]
+        return versions
+
+    def guards(self, n: int) -> list[Guard]:
+        """The buckets that a program serves; one without symbols where there is no rule."""
+        if self.rule is None:
+            return [()]
+        return [b.guard for b in self.rule.buckets if b.program == n]
+
+    def layer(self) -> Layer:
+        """That all files and hashes fit."""
+        programs = len(self.mugraphs)
+        text = f"{len(self.artefact.files) + 1} files, {programs} program{'s' * (programs != 1)}; "
+        return Layer("files", EQUAL, f"{text}manifest and certificate name each by its SHA-256")
+
+
+def read_parts(artefact: Artefact) -> Parts | None:
+    """The parts of an artefact, and whether the certificate names each; None if it has no kernel.
+
+    Raises the errors of the readers, CertificateMismatch where the certificate is of other files, and
+    CacheCorrupt where an older version made it.
+    """
+    if not artefact.files:
+        return None
+    where = str(artefact.path)
+    proof = certificate.loads(artefact.text(CERTIFICATE))
+    if proof["schema"] < certificate.SCHEMA or PROGRAM not in artefact.files:
+        made = proof["versions"].get("superopt", "an unknown version")
+        raise CacheCorrupt(
+            f"it was made by an older version (superopt {made}, certificate schema "
+            f"{proof['schema']}) and does not hold what is needed to check it again",
+            where,
+            "build the program again with this version",
+        )
+    validate(proof)
+    _check_hashes(artefact, proof)
+    program = _parsed(artefact, PROGRAM, parse_graph)
+    count = len(artefact.libraries)
+    mugraphs = [_parsed(artefact, numbered("mugraph.txt", n), parse_mugraph) for n in range(count)]
+    certificate.check_belongs(proof, program, mugraphs[0])
+    older = [SIZE_ONE] if SIZE_ONE in artefact.files else []
+    parts = Parts(
+        artefact,
+        proof,
+        program,
+        [s for name in older for s in size_one.loads(artefact.text(name), name)],
+        mugraphs,
+        [Plan.from_json(artefact.text(numbered("plan.json", n))) for n in range(count)],
+        [artefact.text(numbered("kernel.cpp", n)) for n in range(count)],
+        [artefact.files[name] for name in artefact.libraries],
+        _rule(artefact),
+    )
+    _check_rule(parts, where)
+    return parts
+
+
+def _parsed(artefact: Artefact, name: str, parse: Any) -> Any:
+    """A graph of the artefact; errors name the file."""
+    try:
+        return parse(artefact.text(name))
+    except SuperoptError as error:
+        raise type(error)(error.what, f"{name}, {error.where}", _FIX) from None
+    except (RecursionError, ValueError, OverflowError) as error:
+        raise ParseError(f"it cannot be read ({error})", name, _FIX) from None
+
+
+def _check_hashes(artefact: Artefact, proof: Mapping[str, Any]) -> None:
+    """The certificate names each file but itself by its hash."""
+    others = {n: content for n, content in artefact.files.items() if n != CERTIFICATE}
+    named = proof["artefact"]
+    if missing := sorted(set(others) ^ set(named)):
+        raise CertificateMismatch(
+            f"the certificate is of other files: {missing[0]} is not in both", CERTIFICATE
+        )
+    for name, content in sorted(others.items()):
+        if hashlib.sha256(content).hexdigest() != named[name]:
+            raise CertificateMismatch(f"the certificate is of another {name}", CERTIFICATE)
+
+
+def _rule(artefact: Artefact) -> Dispatch | None:
+    if DISPATCH not in artefact.files:
+        return None
+    return Dispatch.from_json(artefact.text(DISPATCH))
+
+
+def _check_rule(parts: Parts, where: str) -> None:
+    """The rule and the certificate's buckets are of these programs, and of the program's symbols."""
+    domain: Guard = tuple((s.name, s.lo, s.hi) for s in symbols(parts.program))
+    rule, proof = parts.rule, parts.certificate
+    if (rule.domain if rule is not None else ()) != domain:
+        raise CacheCorrupt("the dispatch rule is not over the program's sizes", where, _FIX)
+    if proof["domain"] != [certificate.range_of(parts.program, *r) for r in domain]:
+        raise CertificateMismatch("the certificate states another domain", CERTIFICATE)
+    hashes = [mugraph_hash(m) for m in parts.mugraphs]
+    if proof["graph"] != hashes[0]:
+        raise CertificateMismatch("the certificate is of another graph", CERTIFICATE)
+    if rule is None:
+        if len(parts.mugraphs) != 1 or proof["buckets"]:
+            raise CacheCorrupt("several programs, and no rule among them", where, _FIX)
+        return
+    fits(rule, parts.plans)
+    used = {b.program for b in rule.buckets} - {ORIGINAL}
+    if used != set(range(len(hashes))):
+        raise CacheCorrupt("a program serves no bucket", where, _FIX)
+    stated = [
+        (tuple(map(tuple, b["guard"])), b["serves"], b["eager_faster"], b["graph"])
+        for b in proof["buckets"]
+    ]
+    wanted = [
+        (b.guard, "original", b.slower, None)
+        if b.program == ORIGINAL
+        else (b.guard, "generated", b.slower, hashes[b.program])
+        for b in rule.buckets
+    ]
+    if stated != wanted:
+        raise CertificateMismatch("the certificate is of another dispatch rule", CERTIFICATE)
+
+
+def check_plans(parts: Parts) -> list[Layer]:
+    """Whether plans and sources follow from the graphs.
+
+    Shapes, symbols and the places where sizes are read always do. Buffers and the source text are
+    those that the lowering of the same version of superopt gives; another version may lower otherwise.
+    """
+    same = parts.versions["code"] == code_fingerprint()
+    wrong: list[str] = []
+    texts: list[str] = []
+    exact = 0
+    isa = cpu.Isa.named(parts.versions["isa"])
+    for n, mugraph in enumerate(parts.mugraphs):
+        plan, name = parts.plans[n], numbered("plan.json", n)
+        guard = tuple((s.name, s.lo, s.hi) for s in symbols(mugraph.graph))
+        if parts.rule is not None and not within(hull(parts.guards(n)), guard):
+            wrong.append(f"{name} serves sizes that its graph does not have")
+        bare = make_plan(mugraph.graph, ENTRY, (), {})
+        for what in ("entry", "inputs", "outputs", "symbols"):
+            if getattr(plan, what) != getattr(bare, what):
+                wrong.append(f"{name}: its {what} are not those of its graph")
+        wrong += [f"{name}: {what}" for what in _odd_buffers(plan)]
+        try:
+            source = cpu.emit(lower(mugraph), ENTRY, isa)
+        except SuperoptError as error:
+            if same:
+                wrong.append(f"{numbered('mugraph.txt', n)} cannot be printed: {error}")
+            continue
+        text_fits = source.text == parts.sources[n]
+        exact += text_fits
+        if (same or text_fits) and plan != plan_of(mugraph.graph, source):
+            wrong.append(f"{name}: its buffers are not those of its graph")
+        if same and not text_fits:
+            texts.append(f"{numbered('kernel.cpp', n)} is not what its graph is printed as")
+    count = len(parts.mugraphs)
+    plans = Layer("plan", BAD if wrong else EQUAL, "; ".join(wrong) or "follows from the graph")
+    if texts:
+        return [plans, Layer("source", BAD, "; ".join(texts))]
+    told = "is what this version prints for the graph"
+    if exact < count:
+        told = f"was printed by another version of superopt ({parts.versions['superopt']})"
+    return [plans, Layer("source", EQUAL, told)]
+
+
+def _odd_buffers(plan: Plan) -> list[str]:
+    """Buffers that no program has, whoever lowered it."""
+    sizes = {
+        "input": len(plan.inputs),
+        "output": len(plan.outputs),
+        "scratch": len(plan.scratch),
+    }
+    if any(kind not in sizes or n not in range(sizes[kind]) for kind, n in plan.buffers):
+        return ["a buffer that is no input, output or scratch"]
+    if len(set(plan.buffers)) != len(plan.buffers):
+        return ["a buffer is passed twice"]
+    symbols = {s[0] for s in plan.symbols}
+    if any(e.coef < 0 or not set(e.syms) <= symbols for e in plan.scratch):
+        return ["a scratch buffer of no size"]
+    return []
+
+
+def check_claims(parts: Parts, graphs: Graphs) -> Layer:
+    """Whether the certificate claims more than was found now."""
+    proof = parts.certificate
+    wrong: list[str] = []
+    if sorted(proof["explained"]) != sorted(proof["assumptions"]):
+        wrong.append("it does not explain the assumptions that it names")
+    named = {a for c in proof["checks"] for a in c["assumptions"]}
+    if not named <= set(proof["assumptions"]):
+        wrong.append("its checks rest on assumptions that it does not list")
+    if parts.rule is None:
+        wrong += beyond("", proof, graphs.checks[0])
+    else:
+        wrong += contradictions("", proof)
+        for k, (bucket, stated) in enumerate(
+            zip(parts.rule.buckets, proof["buckets"], strict=True)
+        ):
+            if bucket.program != ORIGINAL:
+                wrong += beyond(f"bucket {k + 1}: ", stated, graphs.checks[bucket.program])
+        listed = [c for b in proof["buckets"] for c in b["checks"]]
+        if any(c not in listed for c in proof["checks"]):
+            wrong.append("it lists checks of no bucket")
+    for part in (proof, *proof["buckets"]):
+        for name in ("index_maps", "event_tables"):
+            if part["layers"][name] != "none":
+                wrong.append(f"it claims {name} as {part['layers'][name]}; found now: none")
+    if wrong:
+        return Layer("certificate", BAD, "; ".join(wrong))
+    stated = proof["layers"]
+    text = f"graph {stated['graph']}, binary {stated['binary']}; no claim is stronger than what was found"
+    return Layer("certificate", EQUAL, text)
+
+
+__all__ = ["CertificateCorrupt", "Parts", "check_claims", "check_plans", "read_parts"]
