@@ -1,4 +1,4 @@
-"""The command line: explain, bench, cache, doctor and version."""
+"""The command line: explain, verify, bench, cache, doctor and version."""
 
 from __future__ import annotations
 
@@ -11,48 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from superopt import trace
 from superopt.errors import BadOption, SuperoptError, closest
-
-_WORDS = "superopt.words"
-
-
-class _Commands(TyperGroup):
-    """The commands: ``bench --json`` may stand alone, and a usage error is told in JSON as well."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the words of the command line."""
-        if args[:1] == ["bench"] and "--json" in args:
-            after = args.index("--json") + 1
-            if args[after : after + 1] == [] or args[after].startswith("--"):
-                args = [*args[:after], "-", *args[after:]]
-        ctx.meta[_WORDS] = list(args)
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs the command that they name."""
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            said = getattr(
-                error, "format_message", None
-            )  # typer carries click's errors, or its own
-            if said is not None and _wants_json(ctx.meta[_WORDS]):
-                _print_json({"status": "failed", "reason": " ".join(said().split())})
-            raise
-
-
-def _wants_json(words: Sequence[str]) -> bool:
-    """Whether JSON is expected on standard output; ``bench`` may write it to a file."""
-    if "--json" not in words:
-        return "--json=-" in words
-    return words[0] != "bench" or words[words.index("--json") + 1] == "-"
-
+from superopt.report.commands import USAGE, Commands, print_json
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     help="Finds, proves and runs faster kernels for PyTorch programs.",
     no_args_is_help=True,
     add_completion=False,
@@ -63,8 +28,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 
 
 @contextlib.contextmanager
-def _told(json_: bool = False) -> Iterator[None]:
-    """A user's mistake ends in one line on stderr and status 2, not in a traceback.
+def _told(json_: bool = False, status: int = 2) -> Iterator[None]:
+    """A user's mistake ends in one line on stderr and a status, not in a traceback.
 
     The details (a compiler's output) are in the log file that the line names. With ``json_``, stdout
     then holds ``{"status": "failed", "reason": ...}`` and, if there are any, ``"details"``.
@@ -80,15 +45,11 @@ def _told(json_: bool = False) -> Iterator[None]:
             reason += f" (details: {log})" if log else ""
         typer.echo(f"superopt: {reason}", err=True)
         if json_:
-            _print_json(told)
-        raise typer.Exit(2) from None
+            print_json(told)
+        raise typer.Exit(status) from None
     except KeyboardInterrupt:
         typer.echo("superopt: stopped", err=True)
         raise typer.Exit(130) from None
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, default=str))
 
 
 @app.command()
@@ -148,7 +109,7 @@ def explain(
                     typer.echo(report.why_nothing(found))
                 raise
         if json_:
-            _print_json(report.as_json(result))
+            print_json(report.as_json(result))
         else:
             typer.echo(report.explain(result))
             if why:
@@ -164,6 +125,38 @@ def _result(optimized: Any, args: Sequence[Any]) -> Any:
         raise
     except Exception as error:
         raise unfit(error) from error
+
+
+@app.command()
+def verify(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="A cache entry, its certificate, or a folder of them."),
+    ],
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**62, help="Seed of what is drawn; fresh by default.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Check kernels again from their files alone, and run them, as you would to use them.
+
+    Status: 0 equal, 1 different, 2 undecided, 3 bad artefact, 64 usage.
+    """
+    with _told(json_, USAGE):
+        from superopt.pipeline import rechecking
+        from superopt.report.verify import STATUS, as_json, lines
+
+        found = []
+        for entry in rechecking.entries_at(path):
+            found.append(rechecking.recheck(entry, seed))
+            if not json_:
+                typer.echo("\n".join(lines(found[-1])))
+        verdict = rechecking.gravest(r.verdict for r in found)
+        if json_:
+            print_json({"verdict": verdict, "artefacts": [as_json(r) for r in found]})
+        elif len(found) > 1:
+            typer.echo(f"all {len(found)}: {verdict}")
+    raise typer.Exit(STATUS[verdict])
 
 
 @app.command()
@@ -232,7 +225,7 @@ def bench(
                 progress=_say,
             )
             if to_stdout:
-                _print_json(document)
+                print_json(document)
             else:
                 search_table.print_table(document)
             return
@@ -278,7 +271,7 @@ def bench(
             progress=_say,
         )
         if to_stdout:
-            _print_json(document)
+            print_json(document)
         else:
             print_table(document)
 
@@ -312,7 +305,7 @@ def cache(
 
         value, lines = ACTIONS[action](pipeline.cache())
         if json_:
-            _print_json(value)
+            print_json(value)
         else:
             for line in lines:
                 typer.echo(line)
@@ -328,7 +321,7 @@ def doctor(json_: Json = False) -> None:
 
         findings = pipeline.doctor()
         if json_:
-            _print_json(findings)
+            print_json(findings)
         elif sys.stdout.isatty():
             from rich.console import Console
 
@@ -351,7 +344,7 @@ def version(json_: Json = False) -> None:
     from superopt.config import version as ours
 
     if json_:
-        _print_json({"version": ours()})
+        print_json({"version": ours()})
     else:
         typer.echo(ours())
 

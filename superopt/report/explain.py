@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,7 +22,10 @@ def explain(result: Any) -> str:
             blocks.append(_block("buckets", _bucket_lines(rule, piece)))
             for k, graph in enumerate(piece.mugraphs):
                 blocks.append(_block(f"{title}, program {k}", str(graph).splitlines()))
-        blocks.append(_block("certificate", certificate_lines(piece.certificate)))
+        lines = certificate_lines(piece.certificate)
+        if (entry := getattr(piece, "entry", None)) is not None:
+            lines.append(f"check it again: superopt verify {shlex.quote(str(entry.path))}")
+        blocks.append(_block("certificate", lines))
         blocks.append(_block("search", _search_lines(piece.meta)))
     if result.boundaries:
         blocks.append(
@@ -48,6 +52,9 @@ def as_json(result: Any) -> dict[str, Any]:
         or ([str(result.mugraph)] if result.mugraph is not None else []),
         "certificates": [p.certificate for p in getattr(result, "pieces", ()) if p is not None]
         or ([result.certificate] if result.certificate is not None else []),
+        "artefacts": [
+            str(p.entry.path) for p in getattr(result, "pieces", ()) if hasattr(p, "entry")
+        ],
         "rejected": [
             list(p.meta.get("rejected", ())) for p in getattr(result, "pieces", ()) if p is not None
         ],

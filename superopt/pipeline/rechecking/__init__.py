@@ -9,10 +9,12 @@ in a process of its own but with the user's rights, so verify only what you woul
 from __future__ import annotations
 
 import secrets
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from superopt import trace
 from superopt.errors import BadOption, SuperoptError
 from superopt.pipeline.rechecking.binary import check_binary
 from superopt.pipeline.rechecking.derivation import check_graphs
@@ -72,7 +74,8 @@ class Recheck:
 def entries_at(path: Path) -> list[Path]:
     """The folders of the artefacts that a path names: an entry, a file of it, or a folder of several.
 
-    Raises BadOption where there is none.
+    Of several, those are left out that hold nothing and only lead to another one. Raises BadOption
+    where there is none.
     """
     fix = "give the folder of an entry, its certificate.json, or a folder of entries"
     if not path.exists():
@@ -85,9 +88,20 @@ def entries_at(path: Path) -> list[Path]:
     if any((path / name).is_file() for name in marks):
         return [path]
     found = sorted({p.parent for name in marks for p in path.rglob(name)})
+    found = [p for p in found if not _leads_on(p)]
     if not found:
         raise BadOption(f"{path} holds no artefact", "PATH", fix)
     return found
+
+
+def _leads_on(folder: Path) -> bool:
+    """Whether an entry holds nothing but the key of another one."""
+    if [f.name for f in folder.iterdir()] != [MANIFEST]:
+        return False
+    try:
+        return not read_artefact(folder).files
+    except (SuperoptError, OSError):
+        return False
 
 
 def recheck(path: str | Path, seed: int | None = None, *, limit_s: float = LIMIT_S) -> Recheck:
@@ -107,15 +121,16 @@ def recheck(path: str | Path, seed: int | None = None, *, limit_s: float = LIMIT
                 Layer("files", UNDECIDED, "it holds no kernel, and leads to another entry")
             )
         else:
-            layers += _found(parts, seeds, limit_s)
-    except SuperoptError as error:
-        reason = str(error)
+            for layer in _found(parts, seeds, limit_s):
+                layers.append(layer)
+    except (SuperoptError, OSError) as error:
+        reason = str(error) if isinstance(error, SuperoptError) else f"it cannot be read: {error}"
         layers.append(Layer("files", BAD, reason))
         return Recheck(folder, BAD, reason, tuple(layers), seeds.drawn, error=type(error).__name__)
-    except OSError as error:
-        reason = f"it cannot be read: {error}"
-        layers.append(Layer("files", BAD, reason))
-        return Recheck(folder, BAD, reason, tuple(layers), seeds.drawn, error=type(error).__name__)
+    except Exception as error:  # a fault of the check itself must not look like a verdict
+        trace.log("verify", f"the check of {folder} failed: {traceback.format_exc()}")
+        what = f"it could not be checked ({type(error).__name__}: {error})"
+        layers.append(Layer("check", UNDECIDED, what))
     verdict = gravest(layer.status for layer in layers)
     first = next((layer for layer in layers if layer.status == verdict), None)
     reason = "" if verdict == EQUAL or first is None else f"{first.name}: {first.text}"

@@ -1,0 +1,44 @@
+"""What ``superopt verify`` tells of an artefact, as lines and as plain data, and its status."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+STATUS = {"equal": 0, "different": 1, "undecided": 2, "bad artefact": 3}
+"""The exit status of each verdict."""
+
+
+def lines(found: Any) -> list[str]:
+    """A ``Recheck`` as text: a line for each layer, the seeds, then the verdict."""
+    out = [f"artefact {found.path}"]
+    for layer in found.layers:
+        mark = "" if layer.status == "equal" else f"{layer.status.upper()}: "
+        out.append(f"  {layer.name:12} {mark}{layer.text}")
+    if found.seeds:
+        out.append(f"  {'seeds':12} {_seeds(found.seeds)}")
+    return [*out, f"  {'verdict':12} {found.verdict}"]
+
+
+def _seeds(seeds: dict[str, list[int]]) -> str:
+    return "; ".join(f"{what} {', '.join(map(str, drawn))}" for what, drawn in seeds.items())
+
+
+def as_json(found: Any) -> dict[str, Any]:
+    """The same as plain data."""
+    difference = None
+    if found.difference is not None:
+        difference = {
+            k: str(v) if isinstance(v, float) and not abs(v) < float("inf") else v
+            for k, v in asdict(found.difference).items()
+        }
+    return {
+        "path": str(found.path),
+        "verdict": found.verdict,
+        "status": STATUS[found.verdict],
+        "reason": found.reason,
+        "error": found.error,
+        "layers": [{"name": x.name, "verdict": x.status, "text": x.text} for x in found.layers],
+        "seeds": dict(found.seeds),
+        "difference": difference,
+    }
