@@ -133,10 +133,9 @@ class Site:
 
     def kernels(self, piece: Any, make: Make) -> Built:
         """The kernels of one piece, from the cache or made now: ``make(folder)`` gives files and facts."""
+        around = self.surroundings()
         entry_key = (
-            piece.key
-            if isinstance(piece, Recalled)
-            else key({"graph": graph_hash(piece.graph), **self.surroundings()})
+            piece.key if isinstance(piece, Recalled) else key_of(graph_hash(piece.graph), around)
         )
         with self.cache.lock(entry_key):
             entry = self.cache.get(entry_key)
@@ -146,7 +145,7 @@ class Site:
                     raise CacheCorrupt("a kernel is no longer in the cache", entry_key[:12])
                 with tempfile.TemporaryDirectory(prefix="superopt-") as folder:
                     files, meta = make(Path(folder))
-                entry = self.cache.put(entry_key, files, meta)
+                entry = self.cache.put(entry_key, files, {**meta, "surroundings": around})
                 if (checkpoint := self.checkpoint(piece.graph)[0]) is not None:
                     with contextlib.suppress(OSError):  # a folder that cannot be written has none
                         checkpoint.unlink()
@@ -213,6 +212,11 @@ class Site:
             return None
         result = pytree.treespec_loads(entry.meta["result"])
         return Shortcut(Recalled(entry.meta["key"]), tuple(entry.meta["positions"]), result)
+
+
+def key_of(program: str, surroundings: Mapping[str, Any]) -> str:
+    """The cache key of the kernels for a program (its hash), made in surroundings."""
+    return key({"graph": program, **surroundings})
 
 
 def numbered(name: str, n: int) -> str:

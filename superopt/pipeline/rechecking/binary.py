@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import random
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from superopt.errors import KernelDied, KernelFailed, LoadFailed
-from superopt.mugraph.axes import extent
+from superopt.errors import IndexOutside, KernelFailed, LoadFailed
 from superopt.mugraph.dispatch import Guard, by_name
 from superopt.mugraph.graph import Graph
 from superopt.pipeline.rechecking.outcome import BAD, DIFFERENT, EQUAL, UNDECIDED, Layer, Seeds
@@ -20,15 +18,13 @@ from superopt.runtime.apart import Apart
 from superopt.runtime.isa import missing_features
 from superopt.search.points import spans, too_large
 from superopt.verify.admit import ELSEWHERE
-from superopt.verify.alone import ALL, Sizes, Tested, tested
+from superopt.verify.alone import ALL, Sizes, Tested, drawn, tested
 from superopt.verify.claims import worst
 from superopt.verify.gate import Kernel
+from superopt.verify.inputs import Inputs
 
 if TYPE_CHECKING:
     from superopt.pipeline.rechecking.parts import Parts
-
-BRIEF = 1 << 22
-"""Elements of all values at some sizes up to which every input class is tried there too."""
 
 
 def check_binary(parts: Parts, reference: Graph, seeds: Seeds, limit_s: float) -> Layer:
@@ -53,12 +49,10 @@ def check_binary(parts: Parts, reference: Graph, seeds: Seeds, limit_s: float) -
                 found = tested(parts.program, reference, at, places, seed)
             except LoadFailed as error:
                 return Layer("binary", BAD, f"{name} cannot be loaded: {error.what}")
-            except KernelDied as error:
-                return Layer("binary", DIFFERENT, f"{error.what} ({name}, seed {seed})")
             except KernelFailed as error:
-                memory = "(no memory)" in error.what
-                status = UNDECIDED if memory else DIFFERENT
-                return Layer("binary", status, f"{error.what} ({name}, seed {seed})")
+                status = UNDECIDED if "(no memory)" in error.what else DIFFERENT
+                where = _where(kernel, parts.program, places, seed)
+                return Layer("binary", status, f"{error.what} ({name}{where}, seed {seed})")
         if found.difference is not None:
             reason = found.difference.reason
             text = f"{name} is not the program {found.difference}; {reason}"
@@ -67,6 +61,25 @@ def check_binary(parts: Parts, reference: Graph, seeds: Seeds, limit_s: float) -
             return Layer("binary", UNDECIDED, f"no inputs were found on which {name} answers")
         told.append(found)
     return Layer("binary", EQUAL, _summary(told))
+
+
+def _where(
+    kernel: Apart, program: Graph, places: Sequence[tuple[Sizes, Sequence[str]]], seed: int
+) -> str:
+    """The first class of inputs on which a binary fails rather than answers, in words."""
+    for sizes, classes in places:
+        given = drawn(program, sizes, seed)
+        source = Inputs(given or [], torch.Generator().manual_seed(seed))
+        for name in ("given", *classes) if given else ():
+            for label, tensors in source.of_class(name):
+                try:
+                    kernel.checked(tensors)
+                except IndexOutside:
+                    continue
+                except (KernelFailed, LoadFailed):
+                    at = ",".join(f"{k}={v}" for k, v in sorted(sizes.items()))
+                    return f", on inputs of class {label!r}" + (f" at {at}" if at else "")
+    return ", on no class of inputs again"
 
 
 def _summary(told: Sequence[Tested]) -> str:
@@ -94,21 +107,19 @@ def _unable(versions: Mapping[str, str]) -> str:
 
 
 def _places(parts: Parts, n: int, seed: int) -> list[tuple[Sizes, Sequence[str]]]:
-    """Sizes of every bucket of a program: the middle, the ends, one that divides badly, a random one.
+    """Sizes of every bucket of a program: a random one, the middle, the ends, one that divides badly.
 
-    All classes of inputs are tried at the first of a bucket, and at others that are brief.
+    All classes of inputs are tried at the first two.
     """
     out: list[tuple[Sizes, Sequence[str]]] = []
     generator = random.Random(seed)
     for guard in parts.guards(n):
-        here: list[Sizes] = [{}] if not guard else []
-        for there in (*offers(parts.program, guard), _between(parts.program, guard, generator)):
-            if guard and there not in here:
+        here: list[Sizes] = []
+        for there in (_between(parts.program, guard, generator), *offers(parts.program, guard)):
+            if there not in here:
                 here.append(there)
-        small = [p for p in here if not too_large(parts.program, p)] or here[1:2] or here
-        for k, there in enumerate(small):
-            brief = _elements(parts.program, there) <= BRIEF
-            out.append((there, ALL if not k or brief else ELSEWHERE))
+        small = [p for p in here if not too_large(parts.program, p)] or here[:1]
+        out += [(there, ALL if k < 2 else ELSEWHERE) for k, there in enumerate(small)]
     return out
 
 
@@ -118,7 +129,3 @@ def _between(program: Graph, guard: Guard, generator: random.Random) -> dict[str
         name: generator.randint(low, max(low, min(high, ranges[name].top)))
         for name, (low, high) in by_name(guard).items()
     }
-
-
-def _elements(program: Graph, sizes: Sizes) -> int:
-    return sum(math.prod(extent(a.size, sizes) for a in n.axes) for n in program.nodes)

@@ -11,7 +11,6 @@ from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower
 from superopt.errors import (
     CacheCorrupt,
-    CertificateCorrupt,
     CertificateMismatch,
     ParseError,
     SuperoptError,
@@ -31,7 +30,7 @@ from superopt.runtime.artefact import CERTIFICATE, DISPATCH, PROGRAM, SIZE_ONE, 
 from superopt.runtime.bucketed import fits
 from superopt.runtime.keys import code_fingerprint
 from superopt.runtime.plan import Plan, make_plan
-from superopt.runtime.site import numbered
+from superopt.runtime.site import key_of, numbered
 from superopt.verify import certificate
 from superopt.verify.claims import beyond, contradictions
 from superopt.verify.schema import validate
@@ -96,6 +95,7 @@ def read_parts(artefact: Artefact) -> Parts | None:
     count = len(artefact.libraries)
     mugraphs = [_parsed(artefact, numbered("mugraph.txt", n), parse_mugraph) for n in range(count)]
     certificate.check_belongs(proof, program, mugraphs[0])
+    _check_key(artefact, proof)
     older = [SIZE_ONE] if SIZE_ONE in artefact.files else []
     parts = Parts(
         artefact,
@@ -133,6 +133,21 @@ def _check_hashes(artefact: Artefact, proof: Mapping[str, Any]) -> None:
     for name, content in sorted(others.items()):
         if hashlib.sha256(content).hexdigest() != named[name]:
             raise CertificateMismatch(f"the certificate is of another {name}", CERTIFICATE)
+
+
+def _check_key(artefact: Artefact, proof: Mapping[str, Any]) -> None:
+    """The key is the address of the program and of what the manifest says decided its kernels."""
+    around = artefact.entry.meta.get("surroundings")
+    try:
+        key = key_of(proof["program"], around) if isinstance(around, dict) else ""
+    except TypeError:
+        key = ""
+    if not isinstance(around, dict) or key != artefact.entry.key:
+        what = "its key is not that of its program and surroundings"
+        raise CacheCorrupt(what, str(artefact.path), _FIX)
+    if around.get("code") != proof["versions"]["code"]:
+        what = "manifest and certificate were made by different code"
+        raise CacheCorrupt(what, str(artefact.path), _FIX)
 
 
 def _rule(artefact: Artefact) -> Dispatch | None:
@@ -264,6 +279,3 @@ def check_claims(parts: Parts, graphs: Graphs) -> Layer:
     stated = proof["layers"]
     text = f"graph {stated['graph']}, binary {stated['binary']}; no claim is stronger than what was found"
     return Layer("certificate", EQUAL, text)
-
-
-__all__ = ["CertificateCorrupt", "Parts", "check_claims", "check_plans", "read_parts"]
