@@ -115,7 +115,7 @@ class Dispatch:
                 for b in raw["buckets"]
             )
             return Dispatch(_guard(raw["domain"]), buckets)
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise CacheCorrupt(
                 f"a dispatch rule cannot be read ({e})", "dispatch.json", "the entry is rebuilt"
             ) from e

@@ -134,6 +134,8 @@ class Cursor:
                 self.fail("a number that a float can hold")
         elif self.has("word", "inf"):
             value = math.inf
+        elif self.has("word", "nan"):
+            self.fail("a number: a program with a NaN literal is left to PyTorch")
         else:
             self.fail("a number")
         self.at += 1

@@ -74,7 +74,7 @@ class Plan:
                 tuple((k, n) for k, n in raw["buffers"]),
                 tuple(tuple(s) for s in raw["symbols"]),
             )
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise CacheCorrupt(
                 f"a call plan cannot be read ({e})", "plan.json", "the entry is rebuilt"
             ) from e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ MORE_TRIALS = 4
 
 STRENGTH = {"none": 0, "sampled": 1, "tested": 1, "proved": 2}
 """Of the words for a layer."""
+
+_CLASS = re.compile(r"(\w+)( in input \d+)?( [^ =,]+=\d+(,[^ =,]+=\d+)*)?\Z")
+"""A class of inputs, which input it touches, and the sizes."""
 
 _FIELDS = {("none", ()), *((c.name, tuple(c.primes)) for c in CHAINS)}
 
@@ -40,9 +44,9 @@ def beyond(where: str, claimed: Mapping[str, Any], found: Sequence[Equivalence])
         bound = mine["bound_log2"]
         if mine["kind"] == "identical" != now.kind:
             out.append(f"{name} claims that nothing had to be checked; found now: {now.kind}")
-        elif mine["kind"] == "bound" and now.kind == "sampled":
+        elif bound is not None and now.kind == "sampled":
             out.append(f"{name} claims an error of at most 2^-{bound:.0f}; found now: no bound")
-        elif mine["kind"] == "bound" and bound > (now.bound_log2 or math.inf) + SLACK:
+        elif bound is not None and bound > (now.bound_log2 or math.inf) + SLACK:
             what = f"an error of at most 2^-{bound:.1f}; found now: 2^-{now.bound_log2:.1f}"
             out.append(f"{name} claims {what}")
         if now.kind != "identical" and mine["trials"] > MORE_TRIALS * max(now.trials, 64):
@@ -66,6 +70,8 @@ def contradictions(where: str, claimed: Mapping[str, Any]) -> list[str]:
             out.append(f"{name} is not equal, and yet its program is served")
         if (check["kind"] == "bound") != (check["bound_log2"] is not None):
             out.append(f"{name} is of kind {check['kind']} and has the bound {check['bound_log2']}")
+        if check["kind"] == "identical" and (check["trials"] or check["tied_trials"]):
+            out.append(f"{name} had nothing to check, and claims trials")
         if (check["field"], tuple(check["primes"])) not in _FIELDS:
             out.append(f"{name} is over no field of this version")
     out += _gate_contradictions(where, claimed["gate"])
@@ -95,7 +101,8 @@ def _gate_contradictions(where: str, gate: Mapping[str, Any] | None) -> list[str
         error, limit = (_number(c[k]) for k in ("candidate", "limit"))
         if c["passed"] and not error <= limit:
             out.append(f"{where}class {c['name']!r} passed with an error beyond its limit")
-        if c["name"].partition(" ")[0] not in ("given", *CLASSES):
+        named = _CLASS.match(c["name"])
+        if named is None or named[1] not in ("given", *CLASSES):
             out.append(f"{where}there is no class of inputs {c['name']!r}")
     return out
 

@@ -73,7 +73,7 @@ CASES: dict[str, Case] = {
     "rmsnorm_linear": (rmsnorm_linear, lambda: (r(8, 64), r(64), r(64, 48)), {}),
     "rmsnorm_linear_bf16": (rmsnorm_linear, lambda: _bf16(r(8, 64), r(64), r(64, 48)), {}),
     "gated_mlp": (gated_mlp, lambda: (r(8, 64), r(64, 48), r(64, 48)), {}),
-    "attention": (attention, lambda: (r(1, 16, 16), r(1, 1000, 16), r(1, 1000, 16)), {}),
+    "attention": (attention, lambda: (r(1, 16, 16), r(1, 4096, 16), r(1, 4096, 16)), {}),
     "causal": (causal, lambda: tuple(r(1, 2, 24, 16) for _ in range(3)), {}),
     "several": (several, lambda: (r(8, 64), r(64)), {}),
     "bare": (bare, lambda: (r(8, 100), r(100, 16)), {}),

@@ -233,11 +233,13 @@ def test_a_tampered_binary_is_different(
     source = head + text.replace(ENTRY_LINE, f"{ENTRY_LINE}\n{line}\n")
     isa = forged.proof["versions"]["isa"]
     forged.binary(compiled(source, tmp_path, isa))
-    for n, own in enumerate((text, source)):  # beside the source that it claims, and beside its own
-        forged.files["kernel.cpp"] = own.encode()
-        found = recheck(forged.write(tmp_path / str(n)), limit_s=8.0 if name == "hangs" else 60.0)
-        assert found.verdict == "different", found
-        assert told in found.reason
+    if list(TAMPERED).index(name) % 2:  # beside its own source, or beside that which it claims
+        forged.files["kernel.cpp"] = source.encode()
+    found = recheck(forged.write(tmp_path / "entry"), limit_s=6.0 if name == "hangs" else 60.0)
+    assert found.verdict == "different", found
+    assert told in found.reason
+    if name not in ("computes nothing", "claims an index", "changes the last element"):
+        assert "on inputs of class 'given'" in found.reason
 
 
 def test_a_binary_that_only_prints_is_still_equal(
@@ -374,13 +376,12 @@ def test_swapped_results_are_found(entry: Callable[[str], Path], tmp_path: Path)
         forged = Forgery(entry("several"))
         for name in which:
             lines = forged.text(name).splitlines()
-            k, j = (i for i, x in enumerate(lines) if x.startswith("  return") and x.count("a") < 3)
-            (one, two), ends = (
-                (lines[k], lines[j]),
-                [x.rpartition(" = ")[2] for x in (lines[k], lines[j])],
+            k, j = (
+                next(i for i, x in enumerate(lines) if x.startswith(f'  return "y{m}"'))
+                for m in (1, 2)
             )
-            lines[k] = one.rpartition(" = ")[0] + " = " + ends[1]
-            lines[j] = two.rpartition(" = ")[0] + " = " + ends[0]
+            (one, first_), (two, second) = (lines[i].split(" = ") for i in (k, j))
+            lines[k], lines[j] = f"{one} = {second}", f"{two} = {first_}"
             forged.files[name] = ("\n".join(lines) + "\n").encode()
         status, told = verified(forged.write(tmp_path / str(n)))
         assert status in (DIFFERENT, BAD), told
@@ -522,7 +523,7 @@ def test_constants_of_a_program_that_are_no_numbers(
     for n, name in enumerate(("program.txt", "mugraph.txt")):
         forged = Forgery(entry("several"))
         forged.edit(name, word, "nan")
-        refused(forged, tmp_path / f"nan{n}", "a NaN literal", name)
+        refused(forged, tmp_path / f"nan{n}", "a NaN literal", "left to PyTorch", name)
     # An infinite one is legal, as in a mask; here it makes another program.
     forged = Forgery(entry("several"))
     for name in ("program.txt", "mugraph.txt"):

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 def check_binary(parts: Parts, reference: Graph, seeds: Seeds, limit_s: float) -> Layer:
     """The gate's verdict on every binary, at several sizes of each bucket that it serves."""
-    unable = _unable(parts.versions)
-    if unable:
-        return Layer("binary", UNDECIDED, unable)
+    if lacking := unable(parts.versions):
+        return Layer("binary", UNDECIDED, lacking)
     told: list[Tested] = []
     for n, binary in enumerate(parts.binaries):
         name = "the binary" if len(parts.binaries) == 1 else f"binary {n}"
@@ -95,7 +94,7 @@ def _summary(told: Sequence[Tested]) -> str:
     return text + (f"; no inputs could be drawn at {', '.join(skipped)}" if skipped else "")
 
 
-def _unable(versions: Mapping[str, str]) -> str:
+def unable(versions: Mapping[str, str]) -> str:
     """Why this machine cannot run what was compiled, or the empty string."""
     if versions["machine"] != platform.machine():
         return (
