@@ -19,8 +19,8 @@ from superopt.verify.gate import Gate, Kernel, numeric_gate
 from superopt.verify.inputs import CLASSES, Inputs
 from superopt.verify.sizes import integer_ranges
 
-ATTEMPTS = 4
-"""Draws of integers, each from a smaller range than the one before, until all indices are inside."""
+ATTEMPTS = 5
+"""Draws of integers, from ever smaller ranges, until all indices are inside."""
 
 AGAIN = 3
 """Further draws of a program with integer or truth inputs, which the classes do not vary."""
@@ -119,8 +119,8 @@ def _flat(
     if node.dtype == "bool":
         return torch.randint(0, 2, (count,), generator=generator).bool()
     low, high = known[node.name].lo, known[node.name].hi
-    if attempt >= 2:  # indices that are computed from these: nearer and nearer to 0
-        low, high = 0, 0 if attempt == ATTEMPTS - 1 else min(max(high, 0), 1)
+    if attempt >= 2:  # indices that are computed from these, and were outside: at the ends
+        low, high = ((0, min(max(high, 0), 1)), (high, high), (0, 0))[attempt - 2]
     values = torch.randint(low, max(high, low) + 1, (count,), generator=generator)
     more = torch.tensor(known[node.name].more)
     if not attempt and len(more):
@@ -149,7 +149,7 @@ class Tested:
         return sum(c.name.startswith("given") for c in self.gate.classes) if self.gate else 0
 
 
-def tested(
+def gated(
     program: Graph,
     reference: Graph,
     candidate: Callable[[Sizes], Kernel],

@@ -82,6 +82,9 @@ def put(proof: dict[str, Any], at: Place, value: Any) -> dict[str, Any]:
     return out
 
 
+SHORT = (("buckets",), ("buckets", 0), ("domain",), ("domain", 0))
+"""What is changed of a long certificate."""
+
 UNCHECKED = (
     # Said to be unchecked: what was searched, and what made the kernels.
     "search*",
@@ -116,6 +119,7 @@ UNCHECKED = (
     "*gate.classes.*.candidate less",
     "*gate.classes.*.limit more",
     # Weaker claims, or more assumptions, than what is found.
+    "assumptions longer",
     "*checks.?.assumptions longer",
     # A key that nothing is said of.
     " longer",
@@ -123,7 +127,7 @@ UNCHECKED = (
 """What may be otherwise without being noticed: place and change."""
 
 
-@pytest.mark.parametrize(("name", "least"), [("normed", 300), ("bare", 300), ("sizes", 900)])
+@pytest.mark.parametrize(("name", "least"), [("normed", 300), ("bare", 300), ("sizes", 250)])
 def test_every_leaf_is_checked_or_named(
     name: str, least: int, entry: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +144,10 @@ def test_every_leaf_is_checked_or_named(
     proof = json.loads((path / "certificate.json").read_text())
     tried, caught, missed = 0, 0, []
     for at, value in leaves(proof):
-        if at and (at[0] == "digest" or (name == "sizes" and at[0] != "buckets")):
+        if at and (
+            at[0] == "digest"
+            or (name == "sizes" and (at[0] != "buckets" or at[1:2] not in ((), (0,))))
+        ):
             continue
         for change, other in changes(value).items():
             if not at and change in ("type", "none", "without digest"):

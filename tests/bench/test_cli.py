@@ -35,7 +35,7 @@ def invoke(*words, status=0):
     return done
 
 
-@pytest.mark.parametrize("command", [[], ["explain"], ["bench"], ["cache"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], ["explain"], ["verify"], ["bench"], ["cache"], ["doctor"]])
 def test_help(command):
     assert "Usage" in invoke(*command, "--help").output
 

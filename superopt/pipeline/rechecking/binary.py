@@ -18,7 +18,7 @@ from superopt.runtime.apart import Apart
 from superopt.runtime.isa import missing_features
 from superopt.search.points import spans, too_large
 from superopt.verify.admit import ELSEWHERE
-from superopt.verify.alone import ALL, Sizes, Tested, drawn, tested
+from superopt.verify.alone import ALL, Sizes, Tested, drawn, gated
 from superopt.verify.claims import worst
 from superopt.verify.gate import Kernel
 from superopt.verify.inputs import Inputs
@@ -45,7 +45,7 @@ def check_binary(parts: Parts, reference: Graph, seeds: Seeds, limit_s: float) -
                 return run
 
             try:
-                found = tested(parts.program, reference, at, places, seed)
+                found = gated(parts.program, reference, at, places, seed)
             except LoadFailed as error:
                 return Layer("binary", BAD, f"{name} cannot be loaded: {error.what}")
             except KernelFailed as error:

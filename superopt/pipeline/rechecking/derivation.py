@@ -20,7 +20,7 @@ from superopt.pipeline.rechecking.outcome import BAD, DIFFERENT, EQUAL, UNDECIDE
 from superopt.pipeline.rooms import offers
 from superopt.search.carry import obligation
 from superopt.search.points import too_large
-from superopt.verify.alone import ALL, Inside, Sizes, tested
+from superopt.verify.alone import ALL, Inside, Sizes, gated
 from superopt.verify.cuts import Checker
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.gate import Kernel
@@ -172,7 +172,7 @@ def _refuted(
     guard = tuple((s.name, s.lo, s.hi) for s in symbols(program))
     places = [p for p in offers(program, guard) if not too_large(program, p)] if guard else [{}]
     try:
-        found = tested(program, reference, at, [(p, ALL) for p in places], seeds.draw("graph run"))
+        found = gated(program, reference, at, [(p, ALL) for p in places], seeds.draw("graph run"))
     except (SuperoptError, RuntimeError, IndexError) as error:
         return Layer(name, UNDECIDED, f"not shown equal ({reason}), and not run ({error})")
     if found.difference is not None:
