@@ -123,7 +123,7 @@ def _flat(
         low, high = ((0, min(max(high, 0), 1)), (high, high), (0, 0))[attempt - 2]
     values = torch.randint(low, max(high, low) + 1, (count,), generator=generator)
     more = torch.tensor(known[node.name].more)
-    if not attempt and len(more):
+    if not attempt and len(more) and not known[node.name].complete:
         rare = torch.randint(0, 4, (count,), generator=generator) == 0
         picked = more[torch.randint(0, len(more), (count,), generator=generator)]
         values = torch.where(rare, picked, values)

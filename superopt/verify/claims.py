@@ -34,12 +34,17 @@ def beyond(where: str, claimed: Mapping[str, Any], found: Sequence[Equivalence])
     claimed: a part of the certificate with its ``checks``, ``gate`` and ``layers``; found: the checks
     in the same order.
     """
-    checks = claimed["checks"]
     out = contradictions(where, claimed)
-    if len(checks) != len(found):
-        what = f"{where}lists {len(checks)} checks, and its graphs ask for {len(found)}"
+    checks = [(n, c) for n, c in enumerate(claimed["checks"]) if c["kind"] != "second"]
+    main = [c for c in found if c.kind != "second"]
+    if len(checks) != len(main):
+        what = f"{where}lists {len(checks)} checks, and its graphs ask for {len(main)}"
         return [*out, what]
-    for n, (mine, now) in enumerate(zip(checks, found, strict=True)):
+    # A second check may have no result with other seeds, and claims nothing by itself.
+    beside = [(n, c) for n, c in enumerate(claimed["checks"]) if c["kind"] == "second"]
+    again = [c for c in found if c.kind == "second"]
+    pairs = [*zip(checks, main, strict=True), *zip(beside, again, strict=False)]
+    for (n, mine), now in pairs:
         name = f"{where}check {n + 1}"
         bound = mine["bound_log2"]
         if mine["kind"] == "identical" != now.kind:

@@ -17,7 +17,7 @@ from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.resize import symbols, with_symbols
 from superopt.pipeline.making import stable
 from superopt.pipeline.rechecking.outcome import BAD, DIFFERENT, EQUAL, UNDECIDED, Layer, Seeds
-from superopt.pipeline.rooms import offers
+from superopt.pipeline.rooms import OWN_SIZES_WORK, offers
 from superopt.search.carry import obligation
 from superopt.search.points import too_large
 from superopt.verify.alone import ALL, Inside, Sizes, gated
@@ -25,6 +25,7 @@ from superopt.verify.cuts import Checker
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.gate import Kernel
 from superopt.verify.infinite import any_value
+from superopt.verify.whole import check_at_own_sizes
 
 if TYPE_CHECKING:
     from superopt.pipeline.rechecking.parts import Parts
@@ -127,7 +128,12 @@ def _placed(
         check = show.rewritten(program, wide) or check
     if not check:
         return [check], [_refuted(program, reference, wide, seeds, name, check.reason)]
-    layers = [Layer(name, EQUAL, f"equal to the program, {_strength([check])}")]
+    text = f"equal to the program, {_strength([check])}"
+    again = check_at_own_sizes(reference, wide, seed=seeds.draw("graph"), max_work=OWN_SIZES_WORK)
+    if again is not None and not again:
+        return [check], [_refuted(program, reference, wide, seeds, name, again.reason)]
+    text += ", and once more at its own sizes" if again is not None else ""
+    layers = [Layer(name, EQUAL, text)]
     carries = [c for k in mugraph.kernels for c in k.carries]
     given = any_value(wide) if carries else []
     moved = [show(*obligation(wide, c, given.__getitem__)) for c in carries]
@@ -136,7 +142,7 @@ def _placed(
         text = f"{len(moved)} carried accumulator{'s' * (len(moved) > 1)}"
         text += f": {wrong}" if wrong else f" justified, {_strength(moved)}"
         layers.append(Layer(name.replace("graph", "carries"), UNDECIDED if wrong else EQUAL, text))
-    return [check, *moved], layers
+    return [check, *moved, *([] if again is None else [again])], layers
 
 
 def _interface(graph: Graph) -> tuple[Any, ...]:
