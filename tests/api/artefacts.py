@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch.export import Dim
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 from superopt import superoptimize
+from superopt.cli import app
 from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower
 from superopt.mugraph.canonical import graph_hash, mugraph_hash
@@ -22,10 +24,12 @@ from superopt.mugraph.dispatch import ORIGINAL, Dispatch
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.text import parse_graph, parse_mugraph
 from superopt.pipeline.making import ENTRY
+from superopt.report.verify import STATUS
 from superopt.runtime.artefact import read_artefact
 from superopt.runtime.build import compile_shared, find_compiler
 from superopt.runtime.entries import write_entry
 from superopt.runtime.site import key_of, numbered
+from superopt.search import buckets
 from superopt.verify import certificate
 from tests.api.programs import gated_mlp, rmsnorm_linear, softmax
 
@@ -93,6 +97,9 @@ def genuine(name: str, cache: Path) -> Path:
         fn, make, dynamic = CASES[name]
         torch.manual_seed(0)
         with pytest.MonkeyPatch.context() as patch:
+            # A factor that hardly any program serves the whole domain within, on any machine.
+            patch.setattr(buckets, "FACTOR", 1.0001)
+            patch.setattr(buckets, "MOST_BUCKETS", 3)
             if name == "attention":  # its keys must be looped over, with a running maximum
                 patch.setenv("SUPEROPT_TILE_MEMORY", "16K")
             options = {"dynamic": dynamic} if dynamic else {}
@@ -190,3 +197,32 @@ def with_node(mugraph: MuGraph, i: int, **changes: Any) -> MuGraph:
     nodes = list(mugraph.graph.nodes)
     nodes[i] = replace(nodes[i], **changes)
     return replace(mugraph, graph=replace(mugraph.graph, nodes=tuple(nodes)))
+
+
+EQUAL, DIFFERENT, UNDECIDED, BAD = range(4)
+"""The exit statuses."""
+
+runner = CliRunner()
+
+
+def verified(path: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    """The exit status of the command and what it tells as JSON."""
+    done = runner.invoke(app, ["verify", str(path), "--json", *more])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    told = json.loads(done.stdout)
+    if done.exit_code in STATUS.values():
+        assert STATUS[told["verdict"]] == done.exit_code
+    return done.exit_code, told
+
+
+def layers(told: dict[str, Any]) -> dict[str, str]:
+    (one,) = told["artefacts"]
+    return {x["name"]: x["text"] for x in one["layers"]}
+
+
+def refused(forged: Forgery, folder: Path, *words: str, error: str = "") -> None:
+    status, told = verified(forged.write(folder))
+    reason = told["artefacts"][0]["reason"]
+    assert status == BAD, told
+    assert all(w in reason for w in words), reason
+    assert not error or told["artefacts"][0]["error"] == error, told

@@ -22,17 +22,10 @@ from superopt.pipeline.rechecking.derivation import Graphs, check_graphs
 from superopt.pipeline.rechecking.outcome import Seeds
 from superopt.pipeline.rechecking.parts import check_claims, check_plans, read_parts
 from superopt.runtime.artefact import Artefact, read_artefact
-from superopt.search import buckets
 from superopt.verify import certificate, schema
 from tests.api.artefacts import CASES, Forgery, genuine, printed, signed
 
 SHARED_CACHE = True
-
-
-@pytest.fixture(autouse=True)
-def several_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buckets, "FACTOR", 1.0001)
-    monkeypatch.setattr(buckets, "MOST_BUCKETS", 3)
 
 
 @pytest.fixture
