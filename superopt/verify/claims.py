@@ -58,7 +58,7 @@ def beyond(where: str, claimed: Mapping[str, Any], found: Sequence[Equivalence])
             out.append(f"{name} claims {mine['trials']} trials; found now: {now.trials}")
         if hidden := sorted(set(now.assumptions) - set(mine["assumptions"])):
             out.append(f"{name} does not name its assumption {hidden[0]!r}")
-    strongest = layers(found, None, {})["graph"]
+    strongest = layers(found, None, None, {})["graph"]
     if STRENGTH[claimed["layers"]["graph"]] > STRENGTH[strongest]:
         what = f"the graph as {claimed['layers']['graph']}; found now: {strongest}"
         out.append(f"{where}claims {what}")
@@ -83,7 +83,7 @@ def contradictions(where: str, claimed: Mapping[str, Any]) -> list[str]:
     gate = claimed["gate"]
     passed = Gate(True, FACTOR, (), "") if gate is not None and gate["passed"] else None
     kinds = [Equivalence(c["verdict"], c["bound_log2"], c["kind"]) for c in checks]
-    fits = layers(kinds, passed, {})
+    fits = layers(kinds, passed, None, {})
     for name in ("graph", "binary"):
         if claimed["layers"][name] != fits[name]:
             what = f"the {name} as {claimed['layers'][name]}, its own checks as {fits[name]}"

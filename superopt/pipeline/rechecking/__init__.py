@@ -1,7 +1,7 @@
 """Checks a cache entry again from its own files alone: ``superopt verify PATH``.
 
 Nothing is taken on trust that can be found again: hashes, the equality of the graphs with fresh
-seeds, the plan and the source text, and the shipped binary by the numeric gate. What cannot be found
+seeds, plan, source text and accesses, and the shipped binary by the numeric gate. What cannot be found
 again (times, the spaces that were searched) is said to be unchecked. A binary is code: it is run,
 in a process of its own but with the user's rights, so verify only what you would run.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from superopt import trace
 from superopt.errors import BadOption, SuperoptError
 from superopt.pipeline.rechecking.binary import check_binary
+from superopt.pipeline.rechecking.claimed import check_claims
 from superopt.pipeline.rechecking.derivation import check_graphs
 from superopt.pipeline.rechecking.outcome import (
     BAD,
@@ -27,7 +28,13 @@ from superopt.pipeline.rechecking.outcome import (
     Seeds,
     gravest,
 )
-from superopt.pipeline.rechecking.parts import Parts, check_claims, check_plans, read_parts
+from superopt.pipeline.rechecking.parts import Parts, read_parts
+from superopt.pipeline.rechecking.sources import (
+    check_accesses,
+    check_plans,
+    print_again,
+    prove_again,
+)
 from superopt.runtime.artefact import CERTIFICATE, PARTS, PROGRAM, read_artefact
 from superopt.runtime.entries import MANIFEST
 from superopt.verify.alone import Difference
@@ -142,8 +149,10 @@ def _found(parts: Parts, seeds: Seeds, limit_s: float) -> Iterator[Layer]:
     yield parts.layer()
     graphs = check_graphs(parts, seeds)
     yield from graphs.layers
-    plans = check_plans(parts)
+    printed = print_again(parts)
+    plans = check_plans(parts, printed)
     yield from plans
+    yield check_accesses(parts, prove_again(parts, printed))
     if gravest(layer.status for layer in plans if layer.name == "plan") == EQUAL:
         yield check_binary(parts, graphs.reference, seeds, limit_s)
     else:  # called as the plan says, it would write where it should not

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from superopt.codegen.backends import cpu
-from superopt.codegen.lower import lower
 from superopt.errors import (
     CacheCorrupt,
     CertificateMismatch,
@@ -16,24 +14,19 @@ from superopt.errors import (
     SuperoptError,
 )
 from superopt.mugraph.canonical import mugraph_hash
-from superopt.mugraph.dispatch import ORIGINAL, Dispatch, Guard, hull, within
+from superopt.mugraph.dispatch import ORIGINAL, Dispatch, Guard
 from superopt.mugraph.graph import Graph
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.resize import symbols
 from superopt.mugraph.text import parse_graph, parse_mugraph
 from superopt.pipeline import size_one
-from superopt.pipeline.making import ENTRY, plan_of
-from superopt.pipeline.rechecking.derivation import Graphs
-from superopt.pipeline.rechecking.outcome import BAD, EQUAL, Layer
+from superopt.pipeline.rechecking.outcome import EQUAL, Layer
 from superopt.pipeline.size_one import SizeOne
 from superopt.runtime.artefact import CERTIFICATE, DISPATCH, PROGRAM, SIZE_ONE, Artefact
 from superopt.runtime.bucketed import fits
-from superopt.runtime.keys import code_fingerprint
-from superopt.runtime.plan import Plan, make_plan
+from superopt.runtime.plan import Plan
 from superopt.runtime.site import key_of, numbered
 from superopt.verify import certificate
-from superopt.verify.claims import beyond, contradictions
-from superopt.verify.equivalence import ASSUMPTIONS
 from superopt.verify.schema import validate
 
 _FIX = "build the program again"
@@ -188,97 +181,3 @@ def _check_rule(parts: Parts, where: str) -> None:
     ]
     if stated != wanted:
         raise CertificateMismatch("the certificate is of another dispatch rule", CERTIFICATE)
-
-
-def check_plans(parts: Parts) -> list[Layer]:
-    """Whether plans and sources follow from the graphs.
-
-    Shapes, symbols and the places where sizes are read always do. Buffers and the source text are
-    those that the lowering of the same version of superopt gives; another version may lower otherwise.
-    """
-    same = parts.versions["code"] == code_fingerprint()
-    wrong: list[str] = []
-    texts: list[str] = []
-    exact = 0
-    isa = cpu.Isa.named(parts.versions["isa"])
-    for n, mugraph in enumerate(parts.mugraphs):
-        plan, name = parts.plans[n], numbered("plan.json", n)
-        guard = tuple((s.name, s.lo, s.hi) for s in symbols(mugraph.graph))
-        if parts.rule is not None and not within(hull(parts.guards(n)), guard):
-            wrong.append(f"{name} serves sizes that its graph does not have")
-        bare = make_plan(mugraph.graph, ENTRY, (), {})
-        for what in ("entry", "inputs", "outputs", "symbols"):
-            if getattr(plan, what) != getattr(bare, what):
-                wrong.append(f"{name}: its {what} are not those of its graph")
-        wrong += [f"{name}: {what}" for what in _odd_buffers(plan)]
-        try:
-            source = cpu.emit(lower(mugraph), ENTRY, isa)
-        except SuperoptError as error:
-            if same:
-                wrong.append(f"{numbered('mugraph.txt', n)} cannot be printed: {error}")
-            continue
-        text_fits = source.text == parts.sources[n]
-        exact += text_fits
-        if (same or text_fits) and plan != plan_of(mugraph.graph, source):
-            wrong.append(f"{name}: its buffers are not those of its graph")
-        if same and not text_fits:
-            texts.append(f"{numbered('kernel.cpp', n)} is not what its graph is printed as")
-    count = len(parts.mugraphs)
-    plans = Layer("plan", BAD if wrong else EQUAL, "; ".join(wrong) or "follows from the graph")
-    if texts:
-        return [plans, Layer("source", BAD, "; ".join(texts))]
-    told = "is what this version prints for the graph"
-    if exact < count:
-        told = f"was printed by another version of superopt ({parts.versions['superopt']})"
-    return [plans, Layer("source", EQUAL, told)]
-
-
-def _odd_buffers(plan: Plan) -> list[str]:
-    """Buffers that no program has, whoever lowered it."""
-    sizes = {
-        "input": len(plan.inputs),
-        "output": len(plan.outputs),
-        "scratch": len(plan.scratch),
-    }
-    if any(kind not in sizes or n not in range(sizes[kind]) for kind, n in plan.buffers):
-        return ["a buffer that is no input, output or scratch"]
-    if len(set(plan.buffers)) != len(plan.buffers):
-        return ["a buffer is passed twice"]
-    symbols = {s[0] for s in plan.symbols}
-    if any(e.coef < 0 or not set(e.syms) <= symbols for e in plan.scratch):
-        return ["a scratch buffer of no size"]
-    return []
-
-
-def check_claims(parts: Parts, graphs: Graphs) -> Layer:
-    """Whether the certificate claims more than was found now."""
-    proof = parts.certificate
-    wrong: list[str] = []
-    words = {n: ASSUMPTIONS.get(n.split(":")[0], "") for n in proof["assumptions"]}
-    same = proof["versions"]["code"] == code_fingerprint()
-    if sorted(proof["explained"]) != sorted(words) or (same and proof["explained"] != words):
-        wrong.append("it does not explain the assumptions that it names")
-    named = {a for c in proof["checks"] for a in c["assumptions"]}
-    if not named <= set(proof["assumptions"]):
-        wrong.append("its checks rest on assumptions that it does not list")
-    if parts.rule is None:
-        wrong += beyond("", proof, graphs.checks[0])
-    else:
-        wrong += contradictions("", proof)
-        for k, (bucket, stated) in enumerate(
-            zip(parts.rule.buckets, proof["buckets"], strict=True)
-        ):
-            if bucket.program != ORIGINAL:
-                wrong += beyond(f"bucket {k + 1}: ", stated, graphs.checks[bucket.program])
-        listed = [c for b in proof["buckets"] for c in b["checks"]]
-        if any(c not in listed for c in proof["checks"]):
-            wrong.append("it lists checks of no bucket")
-    for part in (proof, *proof["buckets"]):
-        for name in ("index_maps", "event_tables"):
-            if part["layers"][name] != "none":
-                wrong.append(f"it claims {name} as {part['layers'][name]}; found now: none")
-    if wrong:
-        return Layer("certificate", BAD, "; ".join(wrong))
-    stated = proof["layers"]
-    text = f"graph {stated['graph']}, binary {stated['binary']}; no claim is stronger than what was found"
-    return Layer("certificate", EQUAL, text)
