@@ -1,4 +1,4 @@
-"""Prints the graphs of an artefact again: do plan, source text and accesses follow from them?"""
+"""Prints the graphs of an artefact again, and holds plan, source text and accesses against them."""
 
 from __future__ import annotations
 
