@@ -54,6 +54,8 @@ def beyond(where: str, claimed: Mapping[str, Any], found: Sequence[Equivalence])
         elif bound is not None and bound > (now.bound_log2 or math.inf) + SLACK:
             what = f"an error of at most 2^-{bound:.1f}; found now: 2^-{now.bound_log2:.1f}"
             out.append(f"{name} claims {what}")
+        if now.cases and not mine["cases"]:
+            out.append(f"{name} does not say that cases may not have been met")
         if now.kind != "identical" and mine["trials"] > MORE_TRIALS * max(now.trials, 64):
             out.append(f"{name} claims {mine['trials']} trials; found now: {now.trials}")
         if hidden := sorted(set(now.assumptions) - set(mine["assumptions"])):
@@ -75,6 +77,8 @@ def contradictions(where: str, claimed: Mapping[str, Any]) -> list[str]:
             out.append(f"{name} is not equal, and yet its program is served")
         if (check["kind"] == "bound") != (check["bound_log2"] is not None):
             out.append(f"{name} is of kind {check['kind']} and has the bound {check['bound_log2']}")
+        if check["cases"] and check["kind"] != "sampled":
+            out.append(f"{name} is of kind {check['kind']} and has cases that were not met")
         if check["kind"] == "identical" and (check["trials"] or check["tied_trials"]):
             out.append(f"{name} had nothing to check, and claims trials")
         if (check["field"], tuple(check["primes"])) not in _FIELDS:
