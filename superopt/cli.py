@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -129,25 +128,43 @@ def _result(optimized: Any, args: Sequence[Any]) -> Any:
 
 @app.command()
 def verify(
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="PATH", help="A cache entry, its certificate, or a folder of them."),
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH | MOD.py:F",
+            help="A cache entry, its certificate, or a folder of them; or a function.",
+        ),
     ],
+    other: Annotated[
+        str | None, typer.Argument(metavar="[MOD.py:G]", help="Another function, with --inputs.")
+    ] = None,
+    inputs: Annotated[
+        str | None, typer.Option("--inputs", help="Their tensors, such as 'f32[8,4096],i64[3]'.")
+    ] = None,
+    sampled: Annotated[
+        bool, typer.Option("--sampled", help="Functions: take for equal where cases were sampled.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="Functions: default or eager.")] = "default",
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**62, help="Seed of what is drawn; fresh by default.")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Check kernels again from their files alone, and run them, as you would to use them.
+    """Check kernels again from their files alone, and run them; or whether two functions are equal.
 
     Status: 0 equal, 1 different, 2 undecided, 3 bad artefact, 64 usage.
     """
     with _told(json_, USAGE):
+        from superopt.report.verify import STATUS, as_json, lines, two_functions
+
+        if other is not None or inputs is not None:
+            claim = two_functions(what, other, inputs, sampled, precision, seed)
+            typer.echo(claim.to_json() if json_ else str(claim))
+            raise typer.Exit(STATUS[claim.verdict])
         from superopt.pipeline import rechecking
-        from superopt.report.verify import STATUS, as_json, lines
 
         found = []
-        for entry in rechecking.entries_at(path):
+        for entry in rechecking.entries_at(Path(what)):
             found.append(rechecking.recheck(entry, seed))
             if not json_:
                 typer.echo("\n".join(lines(found[-1])))
@@ -241,7 +258,7 @@ def bench(
                 progress=_say,
             )
             if to_stdout:
-                _print_json(document)
+                print_json(document)
             else:
                 verify_table.print_table(document)
             if any(row["status"] != "ok" for row in document["rows"]):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from superopt.errors import BadOption, SuperoptError
+
 STATUS = {"equal": 0, "different": 1, "undecided": 2, "bad artefact": 3}
 """The exit status of each verdict."""
 
@@ -42,3 +44,33 @@ def as_json(found: Any) -> dict[str, Any]:
         "seeds": dict(found.seeds),
         "difference": difference,
     }
+
+
+def two_functions(
+    first: str,
+    second: str | None,
+    inputs: str | None,
+    sampled: bool,
+    precision: str,
+    seed: int | None,
+) -> Any:
+    """The certificate of two functions that the command line names."""
+    if second is None or inputs is None:
+        missing = "a second function" if second is None else "its inputs"
+        raise BadOption(
+            f"{first!r} is given without {missing}",
+            "superopt verify",
+            "write: superopt verify a.py:f b.py:g --inputs 'f32[8,64]'",
+        )
+    from superopt import api
+    from superopt.bench.inputs import make_inputs
+    from superopt.bench.load import load_function, unfit
+
+    args = make_inputs(inputs, seed or 0)
+    functions = [load_function(name) for name in (first, second)]
+    try:
+        return api.equivalent(*functions, *args, seed=seed, precision=precision, sampled=sampled)
+    except SuperoptError:
+        raise
+    except Exception as error:
+        raise unfit(error) from error
