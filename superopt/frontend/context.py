@@ -143,6 +143,10 @@ class Context:
 
     def formula(self, term: Term, args: Sequence[Any], out: torch.dtype) -> Tensor:
         """A term over the scalar table applied to broadcast arguments, rounded once."""
+        return self.rounded(self.unrounded(term, args, out))
+
+    def unrounded(self, term: Term, args: Sequence[Any], out: torch.dtype) -> Tensor:
+        """``formula`` without the rounding at its end: a step inside an operator."""
         ts, dims = self.t.broadcast([self.value(a, out) for a in args])
         dtype = compute_name(out)
 
@@ -150,7 +154,7 @@ class Context:
             return self.b.map(op, *nodes, dtype=dtype if op == "where" else None)
 
         node = inline(term, [t.node for t in ts], apply, lambda v: self.b.const(v, dtype))
-        return self.rounded(Tensor(node, dims, out))
+        return Tensor(node, dims, out if self.b.dtype(node) != "bool" else torch.bool)
 
     def where(self, cond: Tensor, a: Any, b: Any, out: torch.dtype) -> Tensor:
         """``cond ? a : b`` with broadcasting."""

@@ -14,7 +14,16 @@ import torch
 from torch import fx
 
 from superopt.errors import StaysWhole, SuperoptError
-from superopt.frontend import rows_contract, rows_index, rows_layout, rows_reduce, rows_scalar
+from superopt.frontend import (
+    rows_contract,
+    rows_count,
+    rows_index,
+    rows_layout,
+    rows_losses,
+    rows_reduce,
+    rows_scalar,
+    rows_windows,
+)
 from superopt.frontend.cleanup import op_name
 from superopt.frontend.concat import in_parts
 from superopt.frontend.context import Context
@@ -41,7 +50,16 @@ from superopt.mugraph.merge import merge_axes
 from superopt.mugraph.rewrite import absorb_renames
 from superopt.mugraph.share import share
 
-TABLES = (rows_scalar, rows_reduce, rows_contract, rows_layout, rows_index)
+TABLES = (
+    rows_scalar,
+    rows_reduce,
+    rows_contract,
+    rows_layout,
+    rows_index,
+    rows_count,
+    rows_losses,
+    rows_windows,
+)
 """The modules that fill ROWS; importing them is what registers their rows."""
 
 
@@ -101,6 +119,7 @@ REASONS: dict[str, str] = {
     ),
     **dict.fromkeys(("nonzero", "masked_select", "unique"), "the result's size depends on data"),
     **dict.fromkeys(("item", "_local_scalar_dense"), "a number is read out of a tensor"),
+    "binary_cross_entropy": "it refuses probabilities that are not between 0 and 1",
     "hypot": "its guard against overflow has no scalar meaning",
     "cond": "control flow depends on the data of a tensor",
 }

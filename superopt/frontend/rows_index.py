@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -263,12 +264,32 @@ def _index(cx: Context, out: torch.dtype, x: Tensor, indices: list[Any]) -> Tens
     return _read(cx, x, where, at)
 
 
-@row("gather", "take_along_dim")
+@row("take")
+def _take(cx: Context, out: torch.dtype, x: Tensor, at: Tensor) -> Tensor:
+    flat = cx.t.reshape(x, (math.prod(cx.t.size(d) for d in x.dims),))
+    return _index(cx, out, flat, [at])
+
+
+@row("take_along_dim")
+def _take_along_dim(
+    cx: Context, out: torch.dtype, x: Tensor, at: Tensor, dim: int | None = None
+) -> Tensor:
+    if dim is None:
+        flat = [cx.t.reshape(t, (math.prod(cx.t.size(d) for d in t.dims),)) for t in (x, at)]
+        return _pick(cx, flat[0], 0, flat[1])
+    dim %= len(x.dims)
+    # Beside that dim the two are broadcast together; a gather would read a part of the first.
+    wide = [
+        d if d or k == dim or not x.dims[k] else cx.fresh(cx.t.size(x.dims[k]))
+        for k, d in enumerate(at.dims)
+    ]
+    return _gather(cx, out, x, dim, replace(at, dims=tuple(wide)))
+
+
+@row("gather")
 def _gather(
     cx: Context, out: torch.dtype, x: Tensor, dim: int, at: Tensor, sparse_grad: bool = False
 ) -> Tensor:
-    if not isinstance(dim, int):
-        raise NotSupported("take_along_dim of flattened tensors")
     rank = len(x.dims)
     if rank == 0:
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +93,16 @@ def _expand(cx: Context, out: torch.dtype, x: Tensor, *_: Any, **__: Any) -> Ten
     )
 
 
+@row("broadcast_tensors")
+def _broadcast(cx: Context, out: torch.dtype, parts: list[Tensor]) -> list[Tensor]:
+    shapes, whole = cx.result_shape, []
+    for x, shape in zip(parts, shapes, strict=True):
+        cx.result_shape = shape
+        whole.append(_expand(cx, out, x))
+    cx.result_shape = shapes
+    return whole
+
+
 @row("repeat", "tile")
 def _repeat(cx: Context, out: torch.dtype, x: Tensor, times: list[int]) -> Tensor:
     times = [1] * (len(x.dims) - len(times)) + list(times)
@@ -176,7 +187,8 @@ def _flip(cx: Context, out: torch.dtype, x: Tensor, dims: list[int]) -> Tensor:
 @row("roll")
 def _roll(cx: Context, out: torch.dtype, x: Tensor, shifts: Any, dims: Any = ()) -> Tensor:
     if not dims and dims != 0:
-        raise NotSupported("a roll of the flattened tensor")
+        flat = cx.t.reshape(x, (math.prod(cx.t.size(d) for d in x.dims),))
+        return cx.t.reshape(_roll(cx, out, flat, shifts, 0), cx.result_shape)
     for s, d in zip(
         [shifts] if isinstance(shifts, int) else shifts,
         [dims] if isinstance(dims, int) else dims,

@@ -29,8 +29,8 @@ def _reduction(
 def _sum(
     cx: Context, out: torch.dtype, x: Tensor, dim: Any = None, keepdim: bool = False, **_: Any
 ) -> Tensor:
-    if not floating(out):
-        raise NotSupported("sums of integers")
+    if out == torch.bool:
+        raise NotSupported("a sum that is a boolean")
     return _reduction(cx, out, x, dim, keepdim, ops.total)
 
 
@@ -85,7 +85,8 @@ def _extreme_row(op: str) -> Row:
     def convert(
         cx: Context, out: torch.dtype, x: Tensor, dim: Any = None, keepdim: bool = False
     ) -> Tensor:
-        return _reduction(cx, out, x, dim, keepdim, _extreme(op))
+        way = op if out != torch.bool else {"max": "or", "min": "and"}[op]
+        return _reduction(cx, out, x, dim, keepdim, _extreme(way))
 
     return convert
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from superopt.frontend.context import Context
 from superopt.frontend.rows import ROWS, Row, row
+from superopt.frontend.rows_integer import floor_divide, on_integers, trunc_divide
 from superopt.frontend.tensors import NotSupported, Tensor, floating
 from superopt.mugraph.scalars import SCALARS, A, B, C, Term
 
 _REAL = ("neg", "square", "abs", "relu")
-"""Rows whose body multiplies by a real number: on integers they are written otherwise."""
+"""Rows whose body has a real number: on integers they are written otherwise."""
 
 
 def common(args: tuple[Any, ...]) -> torch.dtype:
@@ -43,9 +45,7 @@ def _scalar_row(name: str) -> Row:
         alpha = kw.pop("alpha", 1)
         mode = kw.pop("rounding_mode", None)
         if mode is not None:
-            if mode != "floor":
-                raise NotSupported(f"division rounded by {mode!r}")
-            return ROWS["floor_divide"](cx, out, *args)
+            return (floor_divide if mode == "floor" else trunc_divide)(cx, out, *args)
         if alpha != 1:
             scaled = cx.apply("mul", [args[1], alpha], out, out)
             args = (args[0], scaled)
@@ -55,10 +55,10 @@ def _scalar_row(name: str) -> Row:
             work = common(args)
             return cx.apply(name, [_literal(a, work) for a in args], torch.bool, work)
         if not floating(out):
-            if name == "neg":
-                return cx.apply("mul", [args[0], -1], out, out)
-            if name in _REAL or out == torch.bool:
-                raise NotSupported(f"{cx.name} on integers")
+            if out == torch.bool and name != "relu":
+                raise NotSupported(f"{cx.name} on booleans")
+            if name in _REAL:
+                return on_integers(cx, name, args[0], out)
         return cx.elementwise(name, args[: scalar.arity], out, out)
 
     return convert
@@ -91,6 +91,11 @@ _ABS = ("abs", A)
 _SOFTPLUS = ("add", ("max", A, 0.0), ("log1p", ("exp", ("neg", _ABS))))
 _SIX: Term = ("min", ("max", ("add", A, 3.0), 0.0), 6.0)
 _POSITIVE = ("lt", 0.0, A)
+_INSIDE = ("and", ("le", ("neg", B), A), ("le", A, B))
+_WHOLE = ("where", ("lt", A, 0.0), ("ceil", A), ("floor", A))
+_FLOOR = ("floor", A)
+_ABOVE_FLOOR = ("sub", A, _FLOOR)
+_NEXT = ("add", _FLOOR, 1.0)
 
 FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
     # name: (term over its arguments, defaults of the arguments after the first)
@@ -98,6 +103,8 @@ FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
     "log2": (("mul", 1.0 / LN2, ("log", A)), ()),
     "log10": (("mul", 1.0 / math.log(10.0), ("log", A)), ()),
     "tan": (("div", ("sin", A), ("cos", A)), ()),
+    # Of the two differences from 1 each is exact to its own last place, so nothing cancels at 0.
+    "sinh": (("mul", 0.5, ("sub", ("expm1", A), ("expm1", ("neg", A)))), ()),
     "cosh": (("mul", 0.5, ("add", ("exp", A), ("exp", ("neg", A)))), ()),
     "logaddexp": (
         # Equal infinities have no difference.
@@ -116,6 +123,29 @@ FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
     "relu6": (("min", ("max", A, 0.0), 6.0), ()),
     "hardsigmoid": (("mul", 1.0 / 6.0, _SIX), ()),
     "hardswish": (("mul", A, ("mul", 1.0 / 6.0, _SIX)), ()),
+    "softshrink": (
+        ("where", _INSIDE, 0.0, ("where", _POSITIVE, ("sub", A, B), ("add", A, B))),
+        (0.5,),
+    ),
+    "hardshrink": (("where", _INSIDE, 0.0, A), (0.5,)),
+    "trunc": (_WHOLE, ()),
+    "fix": (_WHOLE, ()),
+    "frac": (("sub", A, _WHOLE), ()),
+    # To the nearer end; half-way, to the even one.
+    "round": (
+        (
+            "where",
+            ("lt", _ABOVE_FLOOR, 0.5),
+            _FLOOR,
+            (
+                "where",
+                ("lt", 0.5, _ABOVE_FLOOR),
+                _NEXT,
+                ("where", ("eq", ("mod_real", _FLOOR, 2.0), 0.0), _FLOOR, _NEXT),
+            ),
+        ),
+        (),
+    ),
     "softsign": (("div", A, ("add", 1.0, _ABS)), ()),
     "sign": (
         ("sub", ("where", _POSITIVE, 1.0, 0.0), ("where", ("lt", A, 0.0), 1.0, 0.0)),
@@ -179,6 +209,17 @@ def _celu(cx: Context, out: torch.dtype, x: Tensor, alpha: float = 1.0) -> Tenso
     return _elu(cx, out, x, alpha, 1.0, 1.0 / alpha)
 
 
+@row("prelu")
+def _prelu(cx: Context, out: torch.dtype, x: Tensor, weight: Tensor) -> Tensor:
+    """A slope per channel (dim 1), or one for all."""
+    rank = len(x.dims)
+    if cx.axes(weight, range(len(weight.dims))):
+        weight = replace(weight, dims=(*weight.dims, *((),) * (rank - 2)))
+    else:
+        weight = replace(weight, dims=())
+    return cx.formula(("where", _POSITIVE, A, ("mul", B, A)), [x, weight], out)
+
+
 @row("gelu")
 def _gelu(cx: Context, out: torch.dtype, x: Tensor, approximate: str = "none") -> Tensor:
     return cx.elementwise("gelu_tanh" if approximate == "tanh" else "gelu", [x], out, out)
@@ -195,24 +236,6 @@ def _addc(cx: Context, out: torch.dtype, x: Any, y: Any, z: Any, value: float = 
 @row("rsub")
 def _rsub(cx: Context, out: torch.dtype, a: Any, b: Any, alpha: Any = 1) -> Tensor:
     return ROWS["sub"](cx, out, b, a, alpha=alpha)
-
-
-@row("floor_divide")
-def _floor_divide(cx: Context, out: torch.dtype, a: Any, b: Any) -> Tensor:
-    if floating(out):
-        return cx.apply("floordiv_real", [a, b], out, out)
-    if not isinstance(b, int) or b <= 0:
-        raise NotSupported("integer division by a tensor")
-    return cx.apply("floordiv", [a, b], out, out)
-
-
-@row("remainder")
-def _remainder(cx: Context, out: torch.dtype, a: Any, b: Any) -> Tensor:
-    if floating(out):
-        return cx.apply("mod_real", [a, b], out, out)
-    if not isinstance(b, int) or b <= 0:
-        raise NotSupported("an integer remainder by a tensor")
-    return cx.apply("mod", [a, b], out, out)
 
 
 @row("pow", "float_power")
@@ -251,6 +274,48 @@ def _clamp(
         if bound is not None:
             x = cx.elementwise(op, [x, bound], out, out)
     return cx.cast(x, out)
+
+
+# -- what is no number ------------------------------------------------------------------------------
+
+_INFINITE = ("eq", _ABS, math.inf)
+_CLASSES: dict[str, Term] = {
+    "isnan": ("ne", A, A),
+    "isinf": _INFINITE,
+    "isposinf": ("eq", A, math.inf),
+    "isneginf": ("eq", A, -math.inf),
+    "isfinite": ("lt", _ABS, math.inf),
+}
+
+
+def _class_row(term: Term) -> Row:
+    def convert(cx: Context, out: torch.dtype, x: Tensor) -> Tensor:
+        if not floating(x.dtype):
+            raise NotSupported(f"{cx.name} of integers")
+        return cx.unrounded(term, [x], x.dtype)
+
+    return convert
+
+
+for _name, _term in _CLASSES.items():
+    ROWS[_name] = _class_row(_term)
+
+
+@row("nan_to_num")
+def _nan_to_num(
+    cx: Context, out: torch.dtype, x: Tensor, nan: Any = None, high: Any = None, low: Any = None
+) -> Tensor:
+    if not floating(out):
+        return x
+    ends = torch.finfo(out)
+    term: Term = A
+    for name, value, default in (
+        ("isneginf", low, ends.min),
+        ("isposinf", high, ends.max),
+        ("isnan", nan, 0.0),
+    ):
+        term = ("where", _CLASSES[name], float(default if value is None else value), term)
+    return cx.formula(term, [x], out)
 
 
 # -- selections and conversions --------------------------------------------------------------------

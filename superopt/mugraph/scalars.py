@@ -169,6 +169,15 @@ def _rows() -> tuple[Scalar, ...]:
         # -- functions known by name alone
         _keyed("erf", 1, torch.erf, "so_erf({0})", flops=24, laws=ODD, torch=("erf",)),
         Scalar(
+            "erfc",
+            1,
+            body=("sub", 1.0, ("erf", A)),  # which cancels where erf is nearly 1
+            fn=torch.erfc,
+            c="so_erfc({0})",
+            flops=60,
+            torch=("erfc", "special_erfc"),
+        ),
+        Scalar(
             "gelu",
             1,
             body=("mul", 0.5, ("mul", A, ("add", 1.0, ("erf", ("mul", math.sqrt(0.5), A))))),

@@ -54,13 +54,13 @@ def conv1d(x: Tensor, w: Tensor) -> Tensor:
 
 def max_pool(x: Tensor) -> Tensor:
     y = torch.relu(x * 2)
-    z = F.max_pool2d(y, 2)  # here
+    z = F.max_pool2d(y, 3, 1, 1)  # here
     return z.sigmoid() + 1
 
 
 def avg_pool(x: Tensor) -> Tensor:
     y = torch.relu(x * 2)
-    z = F.avg_pool2d(y, 2)  # here
+    z = F.avg_pool2d(y, 3, 1, 1)  # here
     return z.sigmoid() + 1
 
 

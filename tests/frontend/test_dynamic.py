@@ -81,6 +81,23 @@ ROWS: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     ("causal mask", lambda x: torch.tril(x @ x.T), (r(6, 8),)),
     ("positions", lambda x: x * torch.arange(x.shape[0])[:, None], (r(6, 8),)),
     ("where", lambda x: torch.where(x > 0, x, x.mean(0)), (r(6, 8),)),
+    ("mse_loss", lambda x, w: F.mse_loss(x, x * w) + x, (r(6, 8), r(8))),
+    ("huber_loss summed", lambda x: F.huber_loss(x, x * 2, "sum", 0.3), (r(6, 8),)),
+    ("cosine_similarity", lambda x: F.cosine_similarity(x, x[:, :1], 0), (r(6, 8),)),
+    ("pairwise_distance", lambda x: F.pairwise_distance(x, x * 2) * 2, (r(6, 8),)),
+    ("any", lambda x: ~(x > 0.5).any(0), (r(6, 8),)),
+    ("all", lambda x: ~(x > -0.5).all(1), (r(6, 8),)),
+    ("how many", lambda x: (x > 0.5).sum(0) + 1, (r(6, 8),)),
+    ("count_nonzero", lambda x: torch.count_nonzero(x > 0.5) * 2, (r(6, 8),)),
+    ("prod", lambda x: x.prod(1) * 2, (r(6, 8),)),
+    ("prod over the symbol", lambda x: x.prod(0) * 2, (r(6, 8),)),
+    ("glu", lambda x: F.glu(x) * 2, (r(6, 8),)),
+    ("prelu", lambda x, w: F.prelu(x, w) * 2, (r(6, 8), r(8))),
+    ("diff", lambda x: x.diff() * 2, (r(6, 8),)),
+    ("unfold", lambda x: x.unfold(1, 3, 1) * 2, (r(6, 8),)),
+    ("avg_pool1d", lambda x: F.avg_pool1d(x[:, None], 2) * 2, (r(6, 8),)),
+    ("one_hot", lambda x: F.one_hot((x > 0).long(), 2) * 2, (r(6, 8),)),
+    ("round", lambda x: torch.round(x * 3) / 3, (r(6, 8),)),
     ("zeros", lambda x: torch.zeros_like(x) + x.exp(), (r(6, 8),)),
 ]
 
@@ -239,6 +256,7 @@ PARTS: list[tuple[str, Callable[..., Any]]] = [
     ("flip", lambda x: x.flip(0) * 2),
     ("roll", lambda x: x.roll(1, 0) * 2),
     ("pad", lambda x: F.pad(x, (0, 0, 1, 0)) * 2),
+    ("flat roll", lambda x: x.roll(1) * 2),
     ("computed size", lambda x: x * (x.shape[0] + 1)),
     ("root of the size", lambda x: x / x.shape[0] ** 0.5),
     ("diagonal", lambda x: torch.diagonal(x @ x.T) * 2),
@@ -252,6 +270,22 @@ def test_what_needs_a_known_size_stays_in_pytorch(case: Any) -> None:
     assert program.boundaries
     assert all(b.reason for b in program.boundaries)
     for n in SIZES:
+        equal(program, fn, (r(n, 8),))
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: x.diff(dim=0) * 2,
+        lambda x: x.unfold(0, 2, 1) * 2,
+        lambda x: F.avg_pool1d(x.T, 2) * 2,
+    ],
+)
+def test_windows_along_a_symbol_stay_in_pytorch(fn: Callable[..., Any]) -> None:
+    dynamic = {"x": {0: torch.export.Dim("rows", min=4, max=64)}}
+    program = made(fn, (r(6, 8),), dynamic)
+    assert [b.reason for b in program.boundaries]
+    for n in (4, 7, 18, 64):
         equal(program, fn, (r(n, 8),))
 
 

@@ -226,7 +226,7 @@ BOUNDARIES: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     ("sort", lambda x: torch.sort(x * 2)[0] + 1, (r(3, 4),)),
     ("argmax", lambda x: (x * 2).argmax(-1) + 1, (r(3, 4),)),
     ("conv2d", lambda x, w: F.conv2d(x * 2, w) + 1, (r(1, 2, 5, 5), r(3, 2, 3, 3))),
-    ("max_pool2d", lambda x: F.max_pool2d(x * 2, 2) + 1, (r(1, 2, 4, 4),)),
+    ("max_pool2d", lambda x: F.max_pool2d(x * 2, 3, 1, 1) + 1, (r(1, 2, 4, 4),)),
     ("scatter", lambda x, i: (x * 2).scatter(1, i, 0.0) + 1, (r(2, 4), AT[:, :1] % 4)),
     ("randn_like", lambda x: torch.randn_like(x * 2) * 0 + x, (r(2, 10),)),
 ]

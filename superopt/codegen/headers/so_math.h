@@ -240,6 +240,13 @@ template <so_fvec V> SO_INLINE V so_erf(V x) {
 SO_VIA_VECTOR(so_erf)
 SO_VIA_LIBM(so_erf, std::erf)
 
+// erfc: by libm, one number at a time; 1 - erf would lose all digits in the tail.
+template <so_fvec V> SO_INLINE V so_erfc(V x) {
+  return so_each(x, [](float y) { return std::erfc(y); });
+}
+SO_INLINE float so_erfc(float x) { return std::erfc(x); }
+SO_VIA_LIBM(so_erfc, std::erfc)
+
 // sin, cos: at most 2 ulp up to |x| = 30000 where products are fused, else and beyond by libm.
 template <so_fvec V> SO_INLINE V so_sin_cos(V x, int quarter) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
