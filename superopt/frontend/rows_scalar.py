@@ -96,6 +96,7 @@ _WHOLE = ("where", ("lt", A, 0.0), ("ceil", A), ("floor", A))
 _FLOOR = ("floor", A)
 _ABOVE_FLOOR = ("sub", A, _FLOOR)
 _NEXT = ("add", _FLOOR, 1.0)
+_EVEN = ("mul", 2.0, ("floor", ("mul", 0.5, _FLOOR)))
 
 FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
     # name: (term over its arguments, defaults of the arguments after the first)
@@ -141,7 +142,7 @@ FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
                 "where",
                 ("lt", 0.5, _ABOVE_FLOOR),
                 _NEXT,
-                ("where", ("eq", ("mod_real", _FLOOR, 2.0), 0.0), _FLOOR, _NEXT),
+                ("where", ("eq", _EVEN, _FLOOR), _FLOOR, _NEXT),
             ),
         ),
         (),

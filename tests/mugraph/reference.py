@@ -54,6 +54,7 @@ SCALAR: dict[str, Callable[..., Any]] = {
     "log1p": np.log1p,
     "expm1": np.expm1,
     "erf": _erf,
+    "erfc": np.vectorize(math.erfc, otypes=[float]),
     "gelu": lambda x: x / 2 * (1 + _erf(x / math.sqrt(2))),
     "sin": np.sin,
     "cos": np.cos,
