@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from superopt.frontend.together import Together, capture_together
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.algebras.field_values import Integers
 from superopt.mugraph.axes import Sym
-from superopt.mugraph.graph import Graph
+from superopt.mugraph.graph import Const, Graph
 from superopt.verify.admit import other_sizes, resized
 from superopt.verify.counterexample import Draw, differing, draws
 from superopt.verify.cuts import Checker
@@ -205,9 +206,10 @@ def _compared(
     """The verdict on two captured programs."""
     a, b, seed = both.first, both.second, found.seed
     named = {*found.assumptions} | ({"equal-tensors"} if both.alike else set())
+    masks = any(isinstance(n, Const) and math.isinf(n.value) for g in (a, b) for n in g.nodes)
     show = Checker(seed, nan_counts=True, most_patterns=PATTERNS)
     check = show(a, b)
-    example = _search(runs, _draws(both, leaves, seed), bool(check), "NaN" in check.reason)
+    example = _search(runs, _draws(both, leaves, seed), bool(check), "NaN" in check.reason, masks)
     if example is not None:
         return _different(found, example)
     symbolic = any(isinstance(x.size, Sym) for x in a.axes)
@@ -332,11 +334,12 @@ def _search(
     tried: Iterator[Draw],
     generic_alone: bool,
     nan_counts: bool = False,
+    masks: bool = False,
 ) -> Counterexample | None:
     """The first draw on which the functions differ; of generic ones alone if they were shown equal."""
     for draw in tried:
         if draw.generic or not generic_alone:
-            example = differing(runs[0], runs[1], draw, nan_counts)
+            example = differing(runs[0], runs[1], draw, nan_counts, masks)
             if example is not None:
                 return example
     return None

@@ -52,6 +52,10 @@ def merged_swapped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 # fmt: off
 NEAR_ATTENTION = (
+    NearMiss("padding mask, rows without a key", lambda q, k, v, m: masked(q, k, v, m[:, None]),
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=torch.where(m, 0.0,
+            -INF)[:, None]),
+        "f32[2,3,4],f32[2,5,4],f32[2,5,3],bool[2,5]", "NaN or 0", at=(1.0, 1.0, 1.0, False)),
     NearMiss("softmax over the wrong dimension", lambda x: torch.softmax(x, 0),
         lambda x: torch.softmax(x, 1), "f32[5,5]", "a square hides which"),
     NearMiss("softmax shifted by the column maximum", lambda x: torch.softmax(x, 1),
