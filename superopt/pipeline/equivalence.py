@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from superopt.mugraph.algebras.field_values import Integers
 from superopt.mugraph.axes import Sym
 from superopt.mugraph.graph import Const, Graph
 from superopt.verify.admit import other_sizes, resized
-from superopt.verify.counterexample import Draw, differing, draws
+from superopt.verify.counterexample import Draw, differing, draws, nan_in_one
 from superopt.verify.cuts import Checker
 from superopt.verify.decision import Certificate as Certificate
 from superopt.verify.decision import Counterexample
@@ -38,6 +39,9 @@ from superopt.verify.whole import check_at_own_sizes
 
 PATTERNS = 2000.0
 """Patterns of winners up to which enough trials are run to meet each (some seconds)."""
+
+UNDEFINED_DRAWS = 8
+"""Draws on which functions that were shown equal are run to see whether one is NaN alone."""
 
 NOT_CAPTURED = 4e-3
 """How far a captured program may be from its function on the given arguments, in single precision."""
@@ -236,6 +240,7 @@ def _compared(
     named |= {n for c in checks if c is check or c.kind == "second" for n in c.assumptions}
     return replace(
         found,
+        undefined=_undefined(runs, _draws(both, leaves, seed)),
         verdict="equal",
         kind=check.kind,
         bound_log2=check.bound_log2,
@@ -296,6 +301,14 @@ def _why(checks: Sequence[Equivalence]) -> str:
         )
     reasons = dict.fromkeys(c.reason for c in checks if c.reason)
     return "not shown equal, and no inputs were found on which they differ: " + "; ".join(reasons)
+
+
+def _undefined(runs: Sequence[Callable[..., Any]], tried: Iterator[Draw]) -> Counterexample | None:
+    """Inputs on which one of two equal functions is NaN and the other is not, if a draw shows some."""
+    for draw in itertools.islice(tried, UNDEFINED_DRAWS):
+        if (example := nan_in_one(runs[0], runs[1], draw)) is not None:
+            return example
+    return None
 
 
 def _different(found: Certificate, example: Counterexample) -> Certificate:

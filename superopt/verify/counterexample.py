@@ -171,6 +171,22 @@ def differing(
     return _on(first, second, draw.leaves, draw, nan_counts, masks)[0]
 
 
+def nan_in_one(first: Function, second: Function, draw: Draw) -> Counterexample | None:
+    """The two results on one draw, if one alone is NaN somewhere."""
+    results = []
+    for fn in (first, second):
+        try:
+            with torch.no_grad():
+                results.append(fn([_copy(x) for x in draw.leaves]))
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return None
+    mine, other = (pytree.tree_leaves(r) for r in results)
+    for k, (x, y) in enumerate(zip(mine, other, strict=False)):
+        if (place := _nan_apart(x, y)) is not None:
+            return _found(draw.leaves, results, k, place, draw)
+    return None
+
+
 def _on(
     first: Function,
     second: Function,

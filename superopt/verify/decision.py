@@ -69,7 +69,8 @@ class Certificate:
     missing, and names the operator); kind: of "equal": "identical" (the same operators on the same
     values), "bound" (wrong with probability at most 2^-bound_log2) or "sampled" (no bound is
     claimed, ``reason`` says why); domain: for which sizes; assumptions: named, and explained by
-    ``explained``; checks: what was run; seed: of all random choices.
+    ``explained``; checks: what was run; undefined: of equal functions, inputs on which one is NaN, so
+    not defined, and the other is not, where some were met; seed: of all random choices.
     """
 
     verdict: str
@@ -80,6 +81,7 @@ class Certificate:
     assumptions: tuple[str, ...] = ()
     checks: tuple[Equivalence, ...] = field(default=(), repr=False)
     counterexample: Counterexample | None = None
+    undefined: Counterexample | None = None
     seed: int = 0
     names: tuple[str, str] = ("", "")
 
@@ -101,6 +103,9 @@ class Certificate:
             lines.append(f"  {'note' if self else 'reason'}: {self.reason}")
         if self.counterexample is not None:
             lines += ["  " + line for line in str(self.counterexample).splitlines()]
+        if self.undefined is not None:
+            text = str(self.undefined).splitlines()[0]
+            lines.append(f"  note: one alone is undefined on some inputs: {text}")
         lines += [f"  assumes {n}: {text}" for n, text in self.explained.items()]
         lines.append(f"  seed: {self.seed}")
         return "\n".join(lines)
@@ -127,23 +132,28 @@ class Certificate:
             "assumptions": self.explained,
             "seed": self.seed,
             "checks": [_check(c) for c in self.checks],
-            "counterexample": None
-            if example is None
-            else {
-                "inputs": [_plain(x) for x in example.inputs],
-                "first": _plain(example.first),
-                "second": _plain(example.second),
-                "output": example.output,
-                "position": list(example.position),
-                "values": [_plain(x) for x in example.values],
-                "drawn": example.drawn,
-                "note": example.note,
-            },
+            "counterexample": _example(example),
+            "undefined": _example(self.undefined),
         }
 
     def to_json(self) -> str:
         """``as_dict`` as JSON text."""
         return json.dumps(self.as_dict(), indent=1, sort_keys=True, allow_nan=False)
+
+
+def _example(example: Counterexample | None) -> dict[str, Any] | None:
+    if example is None:
+        return None
+    return {
+        "inputs": [_plain(x) for x in example.inputs],
+        "first": _plain(example.first),
+        "second": _plain(example.second),
+        "output": example.output,
+        "position": list(example.position),
+        "values": [_plain(x) for x in example.values],
+        "drawn": example.drawn,
+        "note": example.note,
+    }
 
 
 def _check(check: Equivalence) -> dict[str, Any]:

@@ -75,12 +75,12 @@ class Tally:
     differs: str = ""
 
 
-def work_of(graph: Graph, sizing: Sizing) -> int:
+def work_of(graph: Graph, sizing: Sizing, log: int = LOG_WORK) -> int:
     """Elements of all values that one trial computes; a discrete logarithm counts as many."""
     total = 1
     for node in graph.nodes:
         cells = cells_of(node, sizing.sizes)
-        total += cells * (LOG_WORK if isinstance(node, Map) and uses(node.op, "log") else 1)
+        total += cells * (log if isinstance(node, Map) and uses(node.op, "log") else 1)
     return total
 
 

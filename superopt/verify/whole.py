@@ -29,6 +29,9 @@ from superopt.verify.trials import (
 MOST_CELLS = 1 << 27
 """Elements of one value, up to which programs are checked at their own sizes."""
 
+LOG_WORK = 1 << 17
+"""Elements of a contraction that take as long as one discrete logarithm."""
+
 MOST_WHOLE = 16
 """Trials of the check at the sizes themselves, in which each output must be defined somewhere."""
 
@@ -60,7 +63,7 @@ def check_at_own_sizes(
         levels = [output_level(a, b, i, chain) for i in range(len(a.outputs))]
     except VerificationFailed:
         return None
-    work = work_of(a, sizing) + work_of(b, sizing)
+    work = sum(work_of(g, sizing, LOG_WORK) for g in (a, b))
     if work > max_work or sizing.cells > MOST_CELLS:
         return None
     plans = tuple(planned(g, levels, chain) for g in (a, b))
