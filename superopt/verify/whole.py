@@ -10,11 +10,11 @@ import numpy as np
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import CHAINS, Chain
 from superopt.mugraph.axes import Sym
-from superopt.mugraph.graph import Graph
+from superopt.mugraph.graph import Graph, Map, Reduce
 from superopt.verify.assumed import assumed
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.evaluators import evaluator
-from superopt.verify.sizes import own_sizes
+from superopt.verify.sizes import Sizing, cells_of, own_sizes
 from superopt.verify.trials import (
     Tally,
     added,
@@ -64,13 +64,14 @@ def check_at_own_sizes(
     except VerificationFailed:
         return None
     work = sum(work_of(g, sizing, LOG_WORK) for g in (a, b))
-    if work > max_work or sizing.cells > MOST_CELLS:
+    if work > max_work or max(_largest(g, sizing) for g in (a, b)) > MOST_CELLS:
         return None
     plans = tuple(planned(g, levels, chain) for g in (a, b))
     named = assumed(a, b, plans, (sizing,))
     tally = Tally([np.zeros((), dtype=np.int64)] * len(levels))
     done = 0
-    while done < MOST_WHOLE and not tally.differs and any(not c.any() for c in tally.clean):
+    most = max(1, min(MOST_WHOLE, max_work // work))
+    while done < most and not tally.differs and any(not c.any() for c in tally.clean):
         numbers = range(done, done + trials)
         compare(a, b, plans, levels, chain, seed, numbers, False, sizing, run, tally)
         done += trials
@@ -81,3 +82,14 @@ def check_at_own_sizes(
     if any(not c.any() for c in tally.clean):
         return None
     return replace(added(result, tally), verdict="equal", kind="second")
+
+
+def _largest(graph: Graph, sizing: Sizing) -> int:
+    """Elements of the largest value that is stored: a product that is only summed is not."""
+    users = graph.users()
+    stored = 0
+    for node, mine in zip(graph.nodes, users, strict=True):
+        summed = len(mine) == 1 and isinstance(graph.nodes[mine[0]], Reduce)
+        if not (summed and isinstance(node, Map) and node.op == "mul"):
+            stored = max(stored, cells_of(node, sizing.sizes))
+    return stored
