@@ -10,6 +10,7 @@ import numpy as np
 
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import CHAINS, Chain, dyadic
+from superopt.mugraph.axes import Sym
 from superopt.mugraph.graph import Const, Graph
 from superopt.verify.assumed import assumed, marks_of
 from superopt.verify.bound import EXP, LOG, MOST_PATTERNS, ROOT, SELECT, Bound, Counter, bound
@@ -19,9 +20,11 @@ from superopt.verify.infinite import scales_infinity
 from superopt.verify.orders import rarest_order
 from superopt.verify.partial import chosen, never_defined, partial
 from superopt.verify.patterns import apart
+from superopt.verify.probe import unfolded
 from superopt.verify.roots import independent_roots
 from superopt.verify.sizes import Sizing, assignments, own_sizes
-from superopt.verify.ties import compares_alone, never_tied
+from superopt.verify.solved import at_ties, equalities
+from superopt.verify.ties import alone, comparisons
 from superopt.verify.trials import (
     Tally,
     added,
@@ -139,6 +142,15 @@ def _literals_meet(a: Graph, b: Graph, chain: Chain) -> str:
     return ""
 
 
+def _unknown_positions(sizings: Sequence[Sizing]) -> list[str]:
+    """The axes of unknown size whose positions are seen as numbers: larger ones may differ."""
+    seen: set[str] = set()
+    for s in sizings:
+        named = {*s.whole, *s.shrunk}
+        seen |= {x.name for x in s.sizes if isinstance(x.size, Sym) and x.name in named}
+    return sorted(seen)
+
+
 def _check(
     a: Graph,
     b: Graph,
@@ -158,9 +170,11 @@ def _check(
     result = replace(refused(chain, seed, run.name, ""), sizes=sizes, assumptions=named)
     work = [work_of(a, s) + work_of(b, s) for s in sizings]
     most = min(MAX_TRIALS, max(64, MAX_WORK // max(work)))
+    if max(work) > MAX_WORK:
+        return replace(result, reason=f"one trial would compute {max(work):.3g} elements")
     if trials is None:  # most wrong programs differ at once, and need no bound
         early = Tally([np.zeros((), dtype=np.int64)] * len(levels), nan_counts)
-        numbers = range(4)
+        numbers = range(max(1, min(4, MAX_WORK // work[0])))
         compare(a, b, plans, levels, chain, seed, numbers, False, sizings[0], run, early)
         if early.differs:
             result = replace(result, trials=len(numbers), work=len(numbers) * work[0])
@@ -182,13 +196,26 @@ def _check(
         # Large values leave time for fewer trials; their number is part of the result.
         wanted, kind = min(SAMPLED_TRIALS, max(8, most // 64)), "sampled"
     wanted = trials if trials is not None else wanted
-    strict = compares_alone(a, b)
-    if strict:  # whether it is strict shows at ties alone, and no bound counts those
-        missing = never_tied(a, b, chain, seed, sizings[0], run)
-        if missing:
-            return replace(result, reason=missing)
-        if trials is None:
+    strict, count = alone(a, b), max(equalities(g) for g in (a, b))
+    if count or strict or any(True for g in (a, b) for _ in comparisons(unfolded(g))):
+        met = Tally([np.zeros((), dtype=np.int64)] * len(levels), nan_counts)
+        missing = at_ties(a, b, levels, chain, seed, sizings[0], met)
+        if met.differs:
+            return added(result, met, met.differs)
+        if strict and missing:
+            return replace(result, reason=missing[0])
+        if not worst.cases and (missing or count > 1):
+            reason = missing[0] if missing else "several equalities of floats at once were not met"
+            worst = replace(worst, miss=None, cases=True, reason=reason)
+            wanted, kind = min(SAMPLED_TRIALS, max(8, most // 64)), "sampled"
+        if strict and trials is None:
             wanted = max(wanted, min(SAMPLED_TRIALS, max(8, most // 64)))
+    if not worst.cases and (axes := _unknown_positions(sizings)):
+        reason = (
+            f"positions along {', '.join(axes)}, of unknown size, were compared at one size alone"
+        )
+        worst = replace(worst, miss=None, cases=True, reason=reason)
+        wanted, kind = min(SAMPLED_TRIALS, max(8, most // 64)), "sampled"
     selects = strict or any(m.kind == SELECT for p in (a, b) for m in marks_of(p, sizings[0]))
     result = replace(result, kind=kind, reason=worst.reason, cases=worst.cases)
     for turn, sizing in enumerate(sizings):

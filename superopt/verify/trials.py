@@ -133,6 +133,13 @@ def compare(
     draw = Draw(keys, np.full(len(keys), pooled), sizing.ranges, literals(a, b))
     mine = run.outputs(a, plans[0], levels, chain, draw, sizing.sizes)
     other = run.outputs(b, plans[1], levels, chain, draw, sizing.sizes)
+    tallied(a, mine, other, numbers, tally)
+
+
+def tallied(
+    a: Graph, mine: Sequence[Cells], other: Sequence[Cells], numbers: Sequence[int], tally: Tally
+) -> None:
+    """Adds the cells of some trials to the tally; numbers: of the trials."""
     for i, (x, y) in enumerate(zip(mine, other, strict=True)):
         clean, bad = _cells(x, y)
         tally.clean[i] = tally.clean[i] + clean.sum(0)

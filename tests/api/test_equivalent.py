@@ -314,39 +314,3 @@ def test_bad_arguments(args, word):
         superopt.equivalent(lambda x: x, lambda x: x, X, precision="half")
     with pytest.raises(RuntimeError):  # what the function raises on these inputs
         superopt.equivalent(lambda x: x @ x, lambda x: x @ x, X)
-
-
-def test_inputs_on_which_one_alone_is_undefined_are_told():
-    found = superopt.equivalent(
-        lambda x, y: (x * y).sqrt(), lambda x, y: x.sqrt() * y.sqrt(), X, Y, seed=5
-    )
-    assert found
-    assert "where-defined" in found.assumptions
-    mine, other = found.undefined.values
-    assert math.isnan(mine) != math.isnan(other)
-    assert "one alone is undefined" in str(found)
-    assert json.loads(found.to_json())["undefined"]["drawn"]
-    assert superopt.equivalent(lambda x: x + x, lambda x: 2 * x, X).undefined is None
-
-
-def test_cases_that_cannot_all_be_met_are_no_equality():
-    def every(x):
-        out = x[:, 0]
-        for k in range(1, 14):
-            out = out & x[:, k]
-        return out
-
-    flags = torch.rand(3, 14) > 0.5
-    found = superopt.equivalent(every, lambda x: x[:, 0] & ~x[:, 0], flags, seed=5)
-    assert not found
-
-    def rising(x):
-        return (x[:, :-1] < x[:, 1:]).to(x.dtype).amin(1)
-
-    def also(x):
-        return torch.where(x[:, 0] < x[:, 1], rising(x), torch.zeros(1))
-
-    found = superopt.equivalent(rising, also, X, seed=5)
-    assert found.verdict == "undecided"
-    assert "cases" in found.reason or "every case" in found.reason
-    assert superopt.equivalent(rising, also, X, seed=5, sampled=True)

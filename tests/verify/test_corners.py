@@ -71,6 +71,22 @@ WRONG = {
         lambda p: masked(p, -INF) * p.y,
         lambda p: where(p, p.input("mask", B, K, dtype="bool"), p.x * p.y, INF * p.y),
     ),
+    "where a sum is a number": (
+        lambda p: where(p, p.x.sum(K).eq(77.5), p.const(0.0), p.h),
+        lambda p: where(p, p.x.sum(K).eq(77.5), p.const(5.0), p.h),
+    ),
+    "strict where rows of zeros agree": (
+        lambda p: where(p, p.x.sum(K).le(0.0), p.x, p.const(0.0)),
+        lambda p: where(p, p.x.sum(K).lt(0.0), p.x, p.const(0.0)),
+    ),
+    "between two comparisons": (
+        lambda p: where(p, p.x.lt(p.y), p.z, where(p, p.y.lt(p.x), p.g, p.const(0.5))),
+        lambda p: where(p, p.x.lt(p.y), p.z, where(p, p.y.lt(p.x), p.g, p.const(9.0))),
+    ),
+    "a number that is zero nowhere else": (
+        lambda p: where(p, p.map("cast", p.x.sum(K) - 7.5, dtype="bool"), p.h, p.const(0.0)),
+        lambda p: where(p, p.map("cast", p.x.sum(K) - 7.5, dtype="bool"), p.h, p.const(3.0)),
+    ),
     "a function of an infinity": (lambda p: masked(p, -INF).erf(), lambda p: masked(p, INF).erf()),
     "a logarithm of zero": (lambda p: masked(p, -INF).exp().log(), lambda p: masked(p, 0.0)),
     "a narrow sum": (

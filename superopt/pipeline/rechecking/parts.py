@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,6 +130,9 @@ def _check_hashes(artefact: Artefact, proof: Mapping[str, Any]) -> None:
             raise CertificateMismatch(f"the certificate is of another {name}", CERTIFICATE)
 
 
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
 def _check_key(artefact: Artefact, proof: Mapping[str, Any]) -> None:
     """The key is the address of the program and of what the manifest says decided its kernels."""
     around = artefact.entry.meta.get("surroundings")
@@ -138,6 +142,10 @@ def _check_key(artefact: Artefact, proof: Mapping[str, Any]) -> None:
         key = ""
     if not isinstance(around, dict) or key != artefact.entry.key:
         what = "its key is not that of its program and surroundings"
+        raise CacheCorrupt(what, str(artefact.path), _FIX)
+    name = artefact.path.resolve().name
+    if _KEY.fullmatch(name) and name != key:  # a copy may be called as one likes
+        what = f"it lies under the key {name[:12]}, and is the entry of {key[:12]}"
         raise CacheCorrupt(what, str(artefact.path), _FIX)
     if around.get("code") != proof["versions"]["code"]:
         what = "manifest and certificate were made by different code"

@@ -1,0 +1,220 @@
+"""Ties by solving: points at which one comparison ties, and everything else is as random as ever.
+
+What two programs give where compared values are equal shows nowhere else: ``x == y`` is true there
+alone, and ``<`` differs from ``<=``. Where the difference of the two sides is affine in some input
+element (which is measured: the element is moved by 1 and by 2), the field has a step that makes it
+zero, exactly. Both programs are evaluated at that point. Ties of inputs from small pools come in
+rows of equal numbers, at which two results may agree by accident; these do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from superopt.errors import VerificationFailed
+from superopt.mugraph.algebras.chain import U64, Chain, trial_keys
+from superopt.mugraph.algebras.field import FieldAlgebra
+from superopt.mugraph.algebras.field_values import Draw, Exact, Real, spread
+from superopt.mugraph.algebras.levels import Levels, information, lowest
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.evaluate import evaluate, spread_shape
+from superopt.mugraph.graph import Builder, Graph, Input, Map, remap
+from superopt.mugraph.rules import describe
+from superopt.verify.bound import Congruence
+from superopt.verify.evaluators import Cells
+from superopt.verify.probe import Probe, unfolded
+from superopt.verify.sizes import Sizing
+from superopt.verify.ties import comparisons, literals
+from superopt.verify.trials import Tally, planned, tallied
+
+POINTS = 6
+"""Points at which each comparison is made to tie."""
+
+ELEMENTS = 48
+"""Input elements that are tried to solve for, at most."""
+
+MOST_COMPARISONS = 24
+"""Comparisons of both programs, beyond which ties are left to the pools."""
+
+SEED = 0x71E5
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A step of one input element that makes a comparison tie, in one trial."""
+
+    name: str
+    element: int
+    step: int
+    level: int
+
+
+def at_ties(
+    a: Graph,
+    b: Graph,
+    levels: Sequence[int],
+    chain: Chain,
+    seed: int,
+    sizing: Sizing,
+    tally: Tally,
+) -> tuple[str, ...]:
+    """Compares both programs where each comparison of floats ties; what could not be made to.
+
+    A difference is noted in the tally.
+    """
+    graphs = unfolded(a), unfolded(b)
+    plans = [planned(g, levels, chain) for g in (a, b)]
+    congruence, seen = Congruence(), set[int]()
+    missing: list[str] = []
+    for graph in graphs:
+        numbers = congruence.numbers(graph)
+        for i in comparisons(graph):
+            if numbers[i] in seen:
+                continue
+            seen.add(numbers[i])
+            if len(seen) > MOST_COMPARISONS:
+                return (*missing, "more comparisons than are solved for")
+            try:
+                ties = _solved(graph, i, chain, seed ^ SEED, sizing)
+            except VerificationFailed:
+                ties = {}
+            if not ties:
+                missing.append(f"{describe(graph, i)} was not made to tie")
+                continue
+            keys = trial_keys(seed ^ SEED, range(POINTS))
+            found = [
+                _outputs(g, p, levels, chain, sizing, keys, ties, literals(a, b))
+                for g, p in zip((a, b), plans, strict=True)
+            ]
+            tallied(a, found[0], found[1], list(range(POINTS)), tally)
+            if tally.differs:
+                tally.differs += f", where {describe(graph, i)} ties"
+                return ()
+    return tuple(missing)
+
+
+def _solved(graph: Graph, i: int, chain: Chain, seed: int, sizing: Sizing) -> dict[int, Tie]:
+    """For each point, by its number, a step that makes the comparison tie in some cell."""
+    b = Builder(graph.name)
+    at: dict[int, int] = {}
+    for k, node in enumerate(graph.nodes):
+        at[k] = b.add(remap(node, at))
+    node = graph.nodes[i]
+    sides = [at[k] for k in node.args]
+    if len(sides) == 1:
+        sides.append(b.const(0.0, b.dtype(sides[0])))
+    whole = Graph(graph.name, tuple(b.nodes), ())
+    info = information(whole, chain.full)
+    mask = chain.full
+    for k in sides:
+        mask &= info[k].mask if info[k].real else chain.full
+    if not mask:
+        return {}
+    level = lowest(mask).bit_length() - 1
+    probe = Probe(whole, sides, level, chain, sizing.sizes, sizing.ranges, seed)
+    p = chain.primes[level]
+    random = np.random.default_rng(seed & 0xFFFFFFFF)
+    elements = [(name, c) for name, count in probe.inputs() for c in range(count)]
+    if len(elements) > ELEMENTS:
+        elements = [elements[k] for k in random.choice(len(elements), ELEMENTS, replace=False)]
+    out: dict[int, Tie] = {}
+    axes = sorted({x for k in sides for x in whole.nodes[k].axes}, key=lambda x: x.name)
+    for point in range(POINTS if elements else 0):
+        moves = [(name, c, s) for name, c in elements for s in (1, 2)]
+        values, status = probe.around(point, moves)
+        d, bad = _difference(whole, sides, axes, values, status, sizing.sizes, p)
+        once = (d[1::2] + U64(p) - d[:1]) % U64(p)
+        twice = (d[2::2] + U64(p) - d[:1]) % U64(p)
+        defined = ~np.asarray(bad).any(0)
+        good = (once != 0) & (twice == once * U64(2) % U64(p)) & defined
+        offers = np.argwhere(good)
+        if len(offers):
+            e, cell = offers[random.integers(len(offers))]
+            slope, now = int(once[e, cell]), int(d[0, cell])
+            step = -now * pow(slope, -1, p) % p
+            name, element = elements[e]
+            out[point] = Tie(name, element, step, level)
+    return out
+
+
+def _difference(
+    graph: Graph,
+    sides: Sequence[int],
+    axes: Sequence[Axis],
+    values: np.ndarray,
+    status: np.ndarray,
+    sizes: Mapping[Axis, int],
+    p: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """[points, cells of the comparison]: one side less the other, and where that is not defined."""
+    shape = [sizes[x] for x in axes]
+    parts, start = [], 0
+    for k in sides:
+        mine = graph.nodes[k].axes
+        count = int(np.prod([sizes[x] for x in mine]))
+        both = []
+        for source in (values, status):
+            cells = source[:, start : start + count].reshape(-1, *(sizes[x] for x in mine))
+            order, to = spread_shape(mine, tuple(axes), cells.shape[1:])
+            cells = cells.transpose([0, *(o + 1 for o in order)]).reshape(len(cells), *to)
+            both.append(np.broadcast_to(cells, (len(cells), *shape)).reshape(len(cells), -1))
+        parts.append(both)
+        start += count
+    (x, u), (y, v) = parts
+    return (x + U64(p) - y) % U64(p), (u != 0) | (v != 0)
+
+
+def _outputs(
+    graph: Graph,
+    plan: Levels,
+    levels: Sequence[int],
+    chain: Chain,
+    sizing: Sizing,
+    keys: np.ndarray,
+    ties: Mapping[int, Tie],
+    given_literals: tuple[float, ...],
+) -> list[Cells]:
+    """The outputs at the points, with the steps taken."""
+    draw = Draw(keys, np.zeros(len(keys), dtype=bool), sizing.ranges, given_literals)
+    algebra = FieldAlgebra(graph, chain, draw, sizing.sizes, plan)
+    given = {}
+    for i, node in enumerate(graph.nodes):
+        mine = [
+            (t, tie) for t, tie in ties.items() if isinstance(node, Input) and tie.name == node.name
+        ]
+        if mine and isinstance(node, Input):
+            value = algebra.input(node)
+            if isinstance(value, Real):
+                given[i] = _moved(value, mine, chain)
+    env = evaluate(graph, algebra, given)
+    out = []
+    for o, level in zip(graph.outputs, levels, strict=True):
+        flat = tuple(x for dim in o.dims for x in dim)
+        value = spread(env[o.node], graph.nodes[o.node].axes, flat)
+        shape = (len(keys), *(sizing.sizes[x] for x in flat))
+        data = value.data if isinstance(value, Exact) else value.res[level.bit_length() - 1]
+        out.append(Cells(np.broadcast_to(data, shape), np.broadcast_to(value.status, shape)))
+    return out
+
+
+def _moved(value: Real, ties: Sequence[tuple[int, Tie]], chain: Chain) -> Real:
+    residues = dict(value.res)
+    for trial, tie in ties:
+        if tie.level not in residues:
+            continue
+        res = np.array(residues[tie.level], order="C")
+        flat = res.reshape(len(res), -1)
+        p = U64(chain.primes[tie.level])
+        flat[trial, tie.element] = (flat[trial, tie.element] + U64(tie.step)) % p
+        residues[tie.level] = res
+    return replace(value, res=residues)
+
+
+def equalities(graph: Graph) -> int:
+    """How many comparisons of floats are true at ties alone, or false there alone."""
+    g = unfolded(graph)
+    found = (g.nodes[i] for i in comparisons(g))
+    return sum(isinstance(n, Map) and n.op in ("eq", "cast") for n in found)

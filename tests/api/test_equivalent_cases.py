@@ -1,0 +1,103 @@
+"""superopt.equivalent where cases decide: ties, orders of many values, positions, undefined results."""
+
+import json
+import math
+
+import torch
+from torch.nn import functional as F
+
+import superopt
+
+X, Y = torch.randn(8, 12), torch.randn(8, 12)
+
+
+def test_inputs_on_which_one_alone_is_undefined_are_told():
+    found = superopt.equivalent(
+        lambda x, y: (x * y).sqrt(), lambda x, y: x.sqrt() * y.sqrt(), X, Y, seed=5
+    )
+    assert found
+    assert "where-defined" in found.assumptions
+    mine, other = found.undefined.values
+    assert math.isnan(mine) != math.isnan(other)
+    assert "one alone is undefined" in str(found)
+    assert json.loads(found.to_json())["undefined"]["drawn"]
+    assert superopt.equivalent(lambda x: x + x, lambda x: 2 * x, X).undefined is None
+
+
+def test_cases_that_cannot_all_be_met_are_no_equality():
+    def every(x):
+        out = x[:, 0]
+        for k in range(1, 14):
+            out = out & x[:, k]
+        return out
+
+    flags = torch.rand(3, 14) > 0.5
+    found = superopt.equivalent(every, lambda x: x[:, 0] & ~x[:, 0], flags, seed=5)
+    assert not found
+
+    def rising(x):
+        return (x[:, :-1] < x[:, 1:]).to(x.dtype).amin(1)
+
+    def also(x):
+        return torch.where(x[:, 0] < x[:, 1], rising(x), torch.zeros(1))
+
+    found = superopt.equivalent(rising, also, X, seed=5)
+    assert found.verdict == "undecided"
+    assert "cases" in found.reason or "every case" in found.reason
+    assert superopt.equivalent(rising, also, X, seed=5, sampled=True)
+
+
+def window(size):
+    def attention_within(q, k, v):
+        i = torch.arange(q.shape[0])
+        apart = i[:, None] - i
+        seen = (apart >= 0) & (apart < size)
+        return torch.softmax((q @ k.T / 4).masked_fill(~seen, -math.inf), -1) @ v
+
+    return attention_within
+
+
+def test_positions_along_unknown_sizes():
+    dim = torch.export.Dim("n", min=2, max=4096)
+    dynamic = {name: {0: dim} for name in "qkv"}
+    x = torch.randn(16, 16)
+    found = superopt.equivalent(window(512), window(1024), x, x, x, dynamic=dynamic, seed=5)
+    assert found.verdict == "different", str(found)
+    assert found.counterexample.inputs[0].shape[0] > 512
+    assert superopt.equivalent(window(512), window(512), x, x, x, dynamic=dynamic, seed=5)
+    far = superopt.equivalent(
+        lambda x: torch.where(torch.arange(x.shape[1]) ** 3 > 50**4, 1.5, x),
+        lambda x: x * 1.0,
+        X,
+        dynamic={"x": {1: torch.export.Dim("n", min=2, max=10000)}},
+        seed=5,
+    )
+    assert not far
+
+
+def test_ties_of_comparisons_that_both_make():
+    for f, g in (
+        (
+            lambda x: torch.where(x.sum(1) == 77.5, 0.0, 1.0),
+            lambda x: torch.where(x.sum(1) == 77.5, 5.0, 1.0),
+        ),
+        (
+            lambda x: torch.where(x.sum(1, True) <= 0, x, 0.0),
+            lambda x: torch.where(x.sum(1, True) < 0, x, 0.0),
+        ),
+        (
+            lambda x: torch.where(x**3 == x.sum(1, True) ** 3 + 2, 0.0, x),
+            lambda x: torch.where(x**3 == x.sum(1, True) ** 3 + 2, 1.0, x),
+        ),
+    ):
+        assert not superopt.equivalent(f, g, X, seed=5)
+
+
+def test_random_numbers_and_complex_ones_are_undecided():
+    for f in (lambda x: F.dropout(x, 0.5), lambda x: x + torch.rand(12)):
+        found = superopt.equivalent(f, f, X, seed=5)
+        assert found.verdict == "undecided", str(found)
+        assert "random numbers" in found.reason
+    found = superopt.equivalent(lambda x: x * 2, lambda x: x + x, X.to(torch.complex64))
+    assert found.verdict == "undecided"
+    assert "complex64" in found.reason
