@@ -342,7 +342,7 @@ def equivalent(
     how sums are ordered, and rounding, is no difference (``precision="eager"``: roundings to 16 bits
     are). What the functions hold beside their inputs (weights) may have any values, too.
 
-    example_inputs: positional arguments; tensors count by dtype and shape, other values as they are.
+    example_inputs: positional arguments; tensors count by dtype, shape and strides, others as they are.
     seed: of all random choices; fresh, and recorded in the certificate, when not given.
     dynamic: {argument of first: {dim: torch.export.Dim}}, for a range of sizes. sampled: whether
     programs that decide by more cases than can be met (orders of many values, values of integers) are

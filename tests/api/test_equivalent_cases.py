@@ -60,11 +60,11 @@ def window(size):
 def test_positions_along_unknown_sizes():
     dim = torch.export.Dim("n", min=2, max=4096)
     dynamic = {name: {0: dim} for name in "qkv"}
-    x = torch.randn(16, 16)
-    found = superopt.equivalent(window(512), window(1024), x, x, x, dynamic=dynamic, seed=5)
+    args = [torch.randn(16, 16) for _ in range(3)]
+    found = superopt.equivalent(window(512), window(1024), *args, dynamic=dynamic, seed=5)
     assert found.verdict == "different", str(found)
     assert found.counterexample.inputs[0].shape[0] > 512
-    assert superopt.equivalent(window(512), window(512), x, x, x, dynamic=dynamic, seed=5)
+    assert superopt.equivalent(window(512), window(512), *args, dynamic=dynamic, seed=5)
     far = superopt.equivalent(
         lambda x: torch.where(torch.arange(x.shape[1]) ** 3 > 50**4, 1.5, x),
         lambda x: x * 1.0,
