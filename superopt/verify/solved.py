@@ -17,8 +17,8 @@ import numpy as np
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import U64, Chain, trial_keys
 from superopt.mugraph.algebras.field import FieldAlgebra
-from superopt.mugraph.algebras.field_values import Draw, Exact, Real, spread
-from superopt.mugraph.algebras.levels import Levels, information, lowest
+from superopt.mugraph.algebras.field_values import Draw, Exact, Real, levels_of, spread
+from superopt.mugraph.algebras.levels import Levels, information
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.evaluate import evaluate, spread_shape
 from superopt.mugraph.graph import Builder, Graph, Input, Map, remap
@@ -44,12 +44,11 @@ SEED = 0x71E5
 
 @dataclass(frozen=True)
 class Tie:
-    """A step of one input element that makes a comparison tie, in one trial."""
+    """Steps of one input element, by level, that make a comparison tie in one trial."""
 
     name: str
     element: int
-    step: int
-    level: int
+    steps: Mapping[int, int]
 
 
 def at_ties(
@@ -113,30 +112,39 @@ def _solved(graph: Graph, i: int, chain: Chain, seed: int, sizing: Sizing) -> di
         mask &= info[k].mask if info[k].real else chain.full
     if not mask:
         return {}
-    level = lowest(mask).bit_length() - 1
-    probe = Probe(whole, sides, level, chain, sizing.sizes, sizing.ranges, seed)
-    p = chain.primes[level]
+    # Values that are equal are so at every level: exponentials look at the one above.
+    probes = {
+        i: Probe(whole, sides, i, chain, sizing.sizes, sizing.ranges, seed) for i in levels_of(mask)
+    }
     random = np.random.default_rng(seed & 0xFFFFFFFF)
-    elements = [(name, c) for name, count in probe.inputs() for c in range(count)]
+    known = [set(probe.inputs()) for probe in probes.values()]
+    elements = [(name, c) for name, count in sorted(set.intersection(*known)) for c in range(count)]
     if len(elements) > ELEMENTS:
         elements = [elements[k] for k in random.choice(len(elements), ELEMENTS, replace=False)]
     out: dict[int, Tie] = {}
     axes = sorted({x for k in sides for x in whole.nodes[k].axes}, key=lambda x: x.name)
     for point in range(POINTS if elements else 0):
         moves = [(name, c, s) for name, c in elements for s in (1, 2)]
-        values, status = probe.around(point, moves)
-        d, bad = _difference(whole, sides, axes, values, status, sizing.sizes, p)
-        once = (d[1::2] + U64(p) - d[:1]) % U64(p)
-        twice = (d[2::2] + U64(p) - d[:1]) % U64(p)
-        defined = ~np.asarray(bad).any(0)
-        good = (once != 0) & (twice == once * U64(2) % U64(p)) & defined
+        slopes, now, good = {}, {}, np.ones(1, dtype=bool)
+        for level, probe in probes.items():
+            p = chain.primes[level]
+            values, status = probe.around(point, moves)
+            d, bad = _difference(whole, sides, axes, values, status, sizing.sizes, p)
+            once = (d[1::2] + U64(p) - d[:1]) % U64(p)
+            twice = (d[2::2] + U64(p) - d[:1]) % U64(p)
+            affine = (once != 0) & (twice == once * U64(2) % U64(p))
+            good = good & affine & ~np.asarray(bad).any(0)
+            slopes[level], now[level] = once, d[0]
         offers = np.argwhere(good)
         if len(offers):
             e, cell = offers[random.integers(len(offers))]
-            slope, now = int(once[e, cell]), int(d[0, cell])
-            step = -now * pow(slope, -1, p) % p
+            steps = {}
+            for level in probes:
+                p = chain.primes[level]
+                slope = int(slopes[level][e, cell])
+                steps[level] = -int(now[level][cell]) * pow(slope, -1, p) % p
             name, element = elements[e]
-            out[point] = Tie(name, element, step, level)
+            out[point] = Tie(name, element, steps)
     return out
 
 
@@ -203,13 +211,12 @@ def _outputs(
 def _moved(value: Real, ties: Sequence[tuple[int, Tie]], chain: Chain) -> Real:
     residues = dict(value.res)
     for trial, tie in ties:
-        if tie.level not in residues:
-            continue
-        res = np.array(residues[tie.level], order="C")
-        flat = res.reshape(len(res), -1)
-        p = U64(chain.primes[tie.level])
-        flat[trial, tie.element] = (flat[trial, tie.element] + U64(tie.step)) % p
-        residues[tie.level] = res
+        for level in set(tie.steps) & set(residues):
+            res = np.array(residues[level], order="C")
+            flat = res.reshape(len(res), -1)
+            p = U64(chain.primes[level])
+            flat[trial, tie.element] = (flat[trial, tie.element] + U64(tie.steps[level])) % p
+            residues[level] = res
     return replace(value, res=residues)
 
 
