@@ -101,6 +101,7 @@ private:
     void reduce_exact(const Instr& s, Reg& d);
     void contract(const Instr& s, Reg& d);
     void contract_rows(const Instr& s, Reg& d);
+    void contract_undefined(const Instr& s, Reg& d);
     void gather(const Instr& s, Reg& d);
 
     void allocate(const Instr& s, Reg& d);

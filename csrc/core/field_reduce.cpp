@@ -37,6 +37,10 @@ struct Sum {
     }
 };
 
+bool infinite(const Reg& r) {
+    return std::any_of(r.status.begin(), r.status.end(), [](std::uint8_t x) { return x >= kNeg; });
+}
+
 constexpr std::int64_t kBlock = 512;
 
 // sums[j] += a * b along a row: strides of 0 or 1 are told apart so that the loop vectorizes.
@@ -83,6 +87,7 @@ int Machine::sign(const Instr& s, int k, const Reg& r, std::int64_t cell) const 
 void Machine::contract(const Instr& s, Reg& d) {
     const Reg &a = arg(s, 0), &b = arg(s, 1);
     if (a.clean() && b.clean()) return contract_rows(s, d);
+    if (!infinite(a) && !infinite(b)) return contract_undefined(s, d);
     const auto ia = offsets(s.inner, 0), ib = offsets(s.inner, 1);
     d.status.assign(code_.regs[s.dst].cells, kOk);
     each_row(s.nest, threads_, [&](const Row& row) {
@@ -105,6 +110,32 @@ void Machine::contract(const Instr& s, Reg& d) {
             }
         }
     }, ia.size());
+}
+
+// No factor is infinite: a sum is undefined where a factor is, and else that of the residues.
+void Machine::contract_undefined(const Instr& s, Reg& d) {
+    contract_rows(s, d);
+    d.status.assign(code_.regs[s.dst].cells, kOk);
+    for (int k = 0; k < 2; ++k) {
+        const Reg& r = arg(s, k);
+        if (r.clean()) continue;
+        const auto in = offsets(s.inner, k);
+        each_row(s.nest, threads_, [&](const Row& row) {
+            std::uint8_t found = kOk;
+            for (std::int64_t j = 0; j < row.count; ++j) {
+                if (j == 0 || row.step[k] != 0) {  // else as for the cell before
+                    found = kOk;
+                    for (const std::int64_t o : in) {
+                        const std::uint8_t x = r.at(row.off[k] + j * row.step[k] + o);
+                        if (x != kOk && found != kPoison) found = x;
+                        if (found == kPoison) break;
+                    }
+                }
+                std::uint8_t& out = d.status[row.dst + std::size_t(j)];
+                if (found != kOk && out != kPoison) out = found;
+            }
+        }, in.size());
+    }
 }
 
 // Both factors are ok everywhere: blocks of the last kept dim, the reduced cells outside.
