@@ -49,12 +49,14 @@ def summed(rows: Rows, key: str) -> Counter[str]:
 def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     rows = document["rows"]
     host = document["machine"]
+    shares = sorted({r["share"] for r in rows})
     yield "# What the verifier accepts, and what it refuses"
     yield ""
     yield (
         f"`superopt bench --suite verify` on {host.get('cpu', 'an unknown processor')}, "
         f"{host.get('cores', '?')} cores, torch {host.get('torch', '?')}. "
         f"Wall time of all tasks together: {sum(r['wall_s'] for r in rows):.0f} s of one core."
+        + "".join(f" At a share of {s:g} of its counts." for s in shares if s < 1)
     )
     yield ""
     yield "| " + " | ".join(_HEAD) + " |"
