@@ -36,7 +36,8 @@ class Scalar:
     fn:       float meaning on torch tensors of any float dtype
     c:        C++ expression over {0}, {1}, ...; the device headers overload it for vectors
     identity: the neutral element when the row is used as a reduction, else None
-    laws:     subset of {"commutative", "associative", "idempotent", "keeps infinities", "odd", "even"}
+    laws:     subset of {"commutative", "associative", "idempotent", "keeps infinities", "odd", "even",
+              "increasing", "not negative"}
     flops:    cost of one application, in floating-point operations
     torch:    ATen operators whose elementwise meaning is this row (overload packet names)
     """

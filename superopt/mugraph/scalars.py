@@ -33,6 +33,7 @@ AC = frozenset({"commutative", "associative"})
 ACI = AC | {"idempotent"}
 KEEPS = frozenset({"keeps infinities"})
 ODD, EVEN = frozenset({"odd"}), frozenset({"even"})
+RISES, RISES_ABOVE_ZERO = frozenset({"increasing"}), frozenset({"increasing", "not negative"})
 
 
 def _keyed(name: str, arity: int, fn: Callable[..., torch.Tensor], c: str, **kw: Any) -> Scalar:
@@ -109,7 +110,16 @@ def _rows() -> tuple[Scalar, ...]:
             flops=4,
             torch=("div", "true_divide"),
         ),
-        Scalar("sqrt", 1, field="sqrt", fn=torch.sqrt, c="so_sqrt({0})", flops=6, torch=("sqrt",)),
+        Scalar(
+            "sqrt",
+            1,
+            field="sqrt",
+            fn=torch.sqrt,
+            c="so_sqrt({0})",
+            laws=RISES_ABOVE_ZERO,
+            flops=6,
+            torch=("sqrt",),
+        ),
         Scalar(
             "rsqrt",
             1,
@@ -120,14 +130,33 @@ def _rows() -> tuple[Scalar, ...]:
             torch=("rsqrt",),
         ),
         # -- exponentials
-        Scalar("exp", 1, field="exp", fn=torch.exp, c="so_exp({0})", flops=12, torch=("exp",)),
-        Scalar("log", 1, field="log", fn=torch.log, c="so_log({0})", flops=16, torch=("log",)),
+        Scalar(
+            "exp",
+            1,
+            field="exp",
+            fn=torch.exp,
+            c="so_exp({0})",
+            laws=RISES_ABOVE_ZERO,
+            flops=12,
+            torch=("exp",),
+        ),
+        Scalar(
+            "log",
+            1,
+            field="log",
+            fn=torch.log,
+            c="so_log({0})",
+            laws=RISES,
+            flops=16,
+            torch=("log",),
+        ),
         Scalar(
             "sigmoid",
             1,
             body=sigmoid,
             fn=torch.sigmoid,
             c="(1.0f / (1.0f + so_exp(-{0})))",
+            laws=RISES_ABOVE_ZERO,
             flops=18,
             torch=("sigmoid",),
         ),
@@ -140,7 +169,16 @@ def _rows() -> tuple[Scalar, ...]:
             flops=19,
             torch=("silu",),
         ),
-        Scalar("tanh", 1, body=tanh, fn=torch.tanh, c="so_tanh({0})", flops=20, torch=("tanh",)),
+        Scalar(
+            "tanh",
+            1,
+            body=tanh,
+            fn=torch.tanh,
+            c="so_tanh({0})",
+            laws=RISES,
+            flops=20,
+            torch=("tanh",),
+        ),
         Scalar(
             "gelu_tanh",
             1,
@@ -154,6 +192,7 @@ def _rows() -> tuple[Scalar, ...]:
             body=("log", ("add", 1.0, A)),
             fn=torch.log1p,
             c="so_log1p({0})",
+            laws=RISES,
             flops=18,
             torch=("log1p",),
         ),
@@ -163,11 +202,12 @@ def _rows() -> tuple[Scalar, ...]:
             body=("add", -1.0, ("exp", A)),
             fn=torch.expm1,
             c="so_expm1({0})",
+            laws=RISES,
             flops=14,
             torch=("expm1",),
         ),
         # -- functions known by name alone
-        _keyed("erf", 1, torch.erf, "so_erf({0})", flops=24, laws=ODD, torch=("erf",)),
+        _keyed("erf", 1, torch.erf, "so_erf({0})", flops=24, laws=ODD | RISES, torch=("erf",)),
         Scalar(
             "erfc",
             1,

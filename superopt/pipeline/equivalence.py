@@ -156,22 +156,11 @@ def _unlike(mine: Any, other: Any) -> tuple[str, Any, Any] | None:
 
 def _strays(both: Together, runs: Sequence[Callable[..., Any]], leaves: Sequence[Any]) -> str:
     """Why the captured programs are not the functions, or the empty string."""
-    if any(isinstance(a.size, Sym) for a in both.first.axes):
-        sizes = _sizes(both, leaves)
-    else:
-        sizes = {}
+    sizes, tensors = _sizes(both, leaves), both.tensors(leaves)
     for graph, run in zip((both.first, both.second), runs, strict=True):
-        tensors = both.tensors(leaves)
-
-        def mine(
-            _: Sequence[Any], graph: Graph = graph, tensors: list[torch.Tensor] = tensors
-        ) -> Any:
-            return floats.run(graph, tensors, sizes, work=None)
-
-        def theirs(given: Sequence[Any], run: Callable[..., Any] = run) -> Any:
-            return [x for x in pytree.tree_leaves(run(given)) if isinstance(x, torch.Tensor)]
-
-        if _far(mine(leaves), theirs(list(leaves))):
+        mine = floats.run(graph, tensors, sizes, work=None)
+        theirs = [x for x in pytree.tree_leaves(run(leaves)) if isinstance(x, torch.Tensor)]
+        if _far(mine, theirs):
             return "what was captured does not give the function's own answer"
     return ""
 
@@ -182,14 +171,15 @@ def _far(mine: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> bool:
             if y.numel() and float((x.to(y.dtype) != y).double().mean()) > NOT_CAPTURED:
                 return True
             continue
+        if not y.numel():
+            continue
         u, v = x.double(), y.double()
         both = u.isfinite() & v.isfinite()
-        scale = torch.where(both, v.abs(), 0.0).amax() if v.numel() else torch.tensor(0.0)
+        scale = float(torch.where(both, v.abs(), 0.0).amax())
         near = NOT_CAPTURED if y.dtype.itemsize > 2 else 0.25
-        off = torch.where(both, (u - v).abs(), 0.0)
-        if v.numel() and float(off.max()) > near * float(scale) + 1e-30:
+        if float(torch.where(both, (u - v).abs(), 0.0).max()) > near * scale + 1e-30:
             return True
-        if bool((u.isnan() != v.isnan()).double().mean() > 0.5) if v.numel() else False:
+        if float((u.isnan() != v.isnan()).double().mean()) > 0.5:
             return True
     return False
 

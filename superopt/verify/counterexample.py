@@ -175,15 +175,24 @@ def differing(
     return _on(first, second, draw.leaves, draw, nan_counts, masks)[0]
 
 
-def nan_in_one(first: Function, second: Function, draw: Draw) -> Counterexample | None:
-    """The two results on one draw, if one alone is NaN somewhere."""
-    results = []
+def _results(first: Function, second: Function, leaves: Sequence[Any]) -> tuple[Any, Any] | None:
+    """What both functions give, with the same random numbers; None where one raises."""
+    out = []
     for fn in (first, second):
         try:
             with torch.no_grad():
-                results.append(fn([_copy(x) for x in draw.leaves]))
+                torch.manual_seed(0)
+                out.append(fn([_copy(x) for x in leaves]))
         except (RuntimeError, TypeError, ValueError, IndexError):
             return None
+    return out[0], out[1]
+
+
+def nan_in_one(first: Function, second: Function, draw: Draw) -> Counterexample | None:
+    """The two results on one draw, if one alone is NaN somewhere."""
+    results = _results(first, second, draw.leaves)
+    if results is None:
+        return None
     mine, other = (pytree.tree_leaves(r) for r in results)
     for k, (x, y) in enumerate(zip(mine, other, strict=False)):
         if (place := _nan_apart(x, y)) is not None:
@@ -200,14 +209,9 @@ def _on(
     masks: bool,
 ) -> tuple[Counterexample | None, bool]:
     """Where the results differ on these arguments, and whether both are as precise as can be."""
-    results = []
-    for fn in (first, second):
-        try:
-            with torch.no_grad():
-                torch.manual_seed(0)  # the same random numbers for both
-                results.append(fn([_copy(x) for x in leaves]))
-        except (RuntimeError, TypeError, ValueError, IndexError):
-            return None, False
+    results = _results(first, second, leaves)
+    if results is None:
+        return None, False
     mine, other = (pytree.tree_leaves(r) for r in results)
     precise = all(_is_double(x) for x in (*mine, *other))
     overflows = not (precise and masks) or draw.name.split(",")[0] in OVERFLOWING

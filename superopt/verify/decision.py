@@ -11,8 +11,6 @@ import torch
 
 from superopt.verify.equivalence import ASSUMPTIONS, Equivalence
 
-VERDICTS = ("equal", "different", "undecided")
-
 SHOWN = 6
 """Elements of a tensor that a report shows."""
 
@@ -21,10 +19,9 @@ SHOWN = 6
 class Counterexample:
     """Inputs on which two functions differ.
 
-    inputs: the arguments; first, second: what the functions give for them (their results, or those
-    of one output where ``note`` says so); output, position: the flat output and the element that
-    differ most; values: the two there; drawn: how the inputs were drawn; note: empty, or how the
-    outputs were computed.
+    inputs: the flat arguments; first, second: the results of the functions on them; output, position:
+    the flat output and the element that differ most; values: the two there; drawn: how the inputs
+    were drawn; note: empty, or in which precision the inputs are.
     """
 
     inputs: tuple[Any, ...]
@@ -121,7 +118,6 @@ class Certificate:
 
     def as_dict(self) -> dict[str, Any]:
         """The certificate in plain types; tensors as nested lists, not finite numbers as text."""
-        example = self.counterexample
         return {
             "verdict": self.verdict,
             "functions": list(self.names),
@@ -132,7 +128,7 @@ class Certificate:
             "assumptions": self.explained,
             "seed": self.seed,
             "checks": [_check(c) for c in self.checks],
-            "counterexample": _example(example),
+            "counterexample": _example(self.counterexample),
             "undefined": _example(self.undefined),
         }
 

@@ -11,7 +11,7 @@ import numpy as np
 from superopt.errors import BadOption, closest
 from superopt.mugraph.algebras.chain import Chain
 from superopt.mugraph.algebras.field import FieldAlgebra
-from superopt.mugraph.algebras.field_values import Draw, Exact, spread
+from superopt.mugraph.algebras.field_values import Draw, Exact, Value, spread
 from superopt.mugraph.algebras.levels import Levels
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.evaluate import evaluate
@@ -58,14 +58,25 @@ class PythonEvaluator:
         sizes: Mapping[Axis, int],
     ) -> list[Cells]:
         env = evaluate(graph, FieldAlgebra(graph, chain, draw, sizes, plan))
-        out = []
-        for o, level in zip(graph.outputs, levels, strict=True):
-            flat = tuple(a for dim in o.dims for a in dim)
-            value = spread(env[o.node], graph.nodes[o.node].axes, flat)
-            shape = (len(draw.keys), *(sizes[a] for a in flat))
-            data = value.data if isinstance(value, Exact) else value.res[level.bit_length() - 1]
-            out.append(Cells(np.broadcast_to(data, shape), np.broadcast_to(value.status, shape)))
-        return out
+        return output_cells(graph, env, levels, len(draw.keys), sizes)
+
+
+def output_cells(
+    graph: Graph,
+    env: Mapping[int, Value],
+    levels: Sequence[int],
+    trials: int,
+    sizes: Mapping[Axis, int],
+) -> list[Cells]:
+    """The outputs of a graph that was evaluated, each at its level (a one-bit mask)."""
+    out = []
+    for o, level in zip(graph.outputs, levels, strict=True):
+        flat = tuple(a for dim in o.dims for a in dim)
+        value = spread(env[o.node], graph.nodes[o.node].axes, flat)
+        shape = (trials, *(sizes[a] for a in flat))
+        data = value.data if isinstance(value, Exact) else value.res[level.bit_length() - 1]
+        out.append(Cells(np.broadcast_to(data, shape), np.broadcast_to(value.status, shape)))
+    return out
 
 
 def evaluator(name: str | None = None) -> Evaluator:

@@ -30,7 +30,7 @@ Linear = dict[int, Fraction]
 """A sum of multiples of nodes; the literal part is a multiple of the node ONE."""
 
 ONE = -1
-INCREASING = frozenset({"exp", "log", "sqrt", "sigmoid", "tanh", "expm1", "log1p", "erf"})
+INCREASING = frozenset(name for name, row in SCALARS.items() if "increasing" in row.laws)
 OTHER = {"max": "min", "min": "max"}
 
 MOST_TERMS = 32
@@ -268,7 +268,7 @@ class _Normal:
             return node.op in ("add", "mul", "max", "min") and self._not_negative(node.operand)
         if not isinstance(node, Map):
             return False
-        if node.op in ("exp", "sqrt", "sigmoid"):
+        if "not negative" in SCALARS[node.op].laws:
             return True
         if node.op == "max" and any(self._not_negative(k) for k in node.operands):
             return True

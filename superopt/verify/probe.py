@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from superopt.errors import VerificationFailed
-from superopt.mugraph.algebras.chain import Chain, trial_keys
+from superopt.mugraph.algebras.chain import U64, Chain, trial_keys
 from superopt.mugraph.algebras.field import FieldAlgebra
 from superopt.mugraph.algebras.field_values import Draw, Integers, Real, Value
 from superopt.mugraph.algebras.levels import ORDERED, analyse
@@ -142,7 +142,8 @@ class Probe:
         given: dict[int, Value] = {}
         for i, node in enumerate(self.graph.nodes):
             if isinstance(node, Input) and node.name in moves:
-                given[i] = self._moved(algebra.input(node), moves[node.name])
+                p = self.chain.primes[self.level]
+                given[i] = moved(algebra.input(node), moves[node.name], self.level, p)
         env = evaluate(self.graph, algebra, given, self.nodes)
         res: list[np.ndarray] = []
         status: list[np.ndarray] = []
@@ -153,12 +154,13 @@ class Probe:
                 out.append(np.broadcast_to(x, shape).reshape(len(keys), -1))
         return np.concatenate(res, 1), np.concatenate(status, 1)
 
-    def _moved(self, value: Value, moves: Sequence[tuple[int, int, int]]) -> Value:
-        if not isinstance(value, Real):
-            return value
-        p = np.uint64(self.chain.primes[self.level])
-        res = np.array(value.res[self.level], order="C")
-        flat = res.reshape(len(res), -1)
-        for trial, cell, step in moves:
-            flat[trial, cell] = (flat[trial, cell] + np.uint64(step)) % p
-        return Real({**value.res, self.level: res}, value.status)
+
+def moved(value: Value, steps: Iterable[tuple[int, int, int]], level: int, p: int) -> Value:
+    """An input with steps taken, (trial, element, step) each, in its residues at one level."""
+    if not isinstance(value, Real) or level not in value.res:
+        return value
+    res = np.array(value.res[level], order="C")
+    flat = res.reshape(len(res), -1)
+    for trial, element, step in steps:
+        flat[trial, element] = (flat[trial, element] + U64(step)) % U64(p)
+    return replace(value, res={**value.res, level: res})

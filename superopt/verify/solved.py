@@ -10,22 +10,22 @@ rows of equal numbers, at which two results may agree by accident; these do not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import U64, Chain, trial_keys
 from superopt.mugraph.algebras.field import FieldAlgebra
-from superopt.mugraph.algebras.field_values import Draw, Exact, Real, levels_of, spread
+from superopt.mugraph.algebras.field_values import Draw, Value, levels_of
 from superopt.mugraph.algebras.levels import Levels, information
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.evaluate import evaluate, spread_shape
 from superopt.mugraph.graph import Builder, Graph, Input, Map, remap
 from superopt.mugraph.rules import describe
 from superopt.verify.bound import Congruence
-from superopt.verify.evaluators import Cells
-from superopt.verify.probe import Probe, unfolded
+from superopt.verify.evaluators import Cells, output_cells
+from superopt.verify.probe import Probe, moved, unfolded
 from superopt.verify.sizes import Sizing
 from superopt.verify.ties import comparisons, literals
 from superopt.verify.trials import Tally, planned, tallied
@@ -188,36 +188,16 @@ def _outputs(
     """The outputs at the points, with the steps taken."""
     draw = Draw(keys, np.zeros(len(keys), dtype=bool), sizing.ranges, given_literals)
     algebra = FieldAlgebra(graph, chain, draw, sizing.sizes, plan)
-    given = {}
+    given: dict[int, Value] = {}
     for i, node in enumerate(graph.nodes):
-        mine = [
-            (t, tie) for t, tie in ties.items() if isinstance(node, Input) and tie.name == node.name
-        ]
-        if mine and isinstance(node, Input):
-            value = algebra.input(node)
-            if isinstance(value, Real):
-                given[i] = _moved(value, mine, chain)
+        if not isinstance(node, Input):
+            continue
+        for trial, tie in ties.items():
+            for level, step in tie.steps.items() if tie.name == node.name else ():
+                value = given[i] if i in given else algebra.input(node)
+                given[i] = moved(value, [(trial, tie.element, step)], level, chain.primes[level])
     env = evaluate(graph, algebra, given)
-    out = []
-    for o, level in zip(graph.outputs, levels, strict=True):
-        flat = tuple(x for dim in o.dims for x in dim)
-        value = spread(env[o.node], graph.nodes[o.node].axes, flat)
-        shape = (len(keys), *(sizing.sizes[x] for x in flat))
-        data = value.data if isinstance(value, Exact) else value.res[level.bit_length() - 1]
-        out.append(Cells(np.broadcast_to(data, shape), np.broadcast_to(value.status, shape)))
-    return out
-
-
-def _moved(value: Real, ties: Sequence[tuple[int, Tie]], chain: Chain) -> Real:
-    residues = dict(value.res)
-    for trial, tie in ties:
-        for level in set(tie.steps) & set(residues):
-            res = np.array(residues[level], order="C")
-            flat = res.reshape(len(res), -1)
-            p = U64(chain.primes[level])
-            flat[trial, tie.element] = (flat[trial, tie.element] + U64(tie.steps[level])) % p
-            residues[level] = res
-    return replace(value, res=residues)
+    return output_cells(graph, env, levels, len(keys), sizing.sizes)
 
 
 def equalities(graph: Graph) -> int:
