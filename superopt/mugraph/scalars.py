@@ -40,6 +40,11 @@ def _keyed(name: str, arity: int, fn: Callable[..., torch.Tensor], c: str, **kw:
     return Scalar(name, arity, field="keyed", abstract="fn", fn=fn, c=c, **kw)
 
 
+def _unary(name: str, fn: Callable[..., torch.Tensor], **kw: Any) -> Scalar:
+    """A primitive of the field that has one name everywhere."""
+    return Scalar(name, 1, field=name, fn=fn, c=f"so_{name}({{0}})", torch=(name,), **kw)
+
+
 def _floor_divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.div(a, b, rounding_mode="floor")
 
@@ -110,16 +115,7 @@ def _rows() -> tuple[Scalar, ...]:
             flops=4,
             torch=("div", "true_divide"),
         ),
-        Scalar(
-            "sqrt",
-            1,
-            field="sqrt",
-            fn=torch.sqrt,
-            c="so_sqrt({0})",
-            laws=RISES_ABOVE_ZERO,
-            flops=6,
-            torch=("sqrt",),
-        ),
+        _unary("sqrt", torch.sqrt, laws=RISES_ABOVE_ZERO, flops=6),
         Scalar(
             "rsqrt",
             1,
@@ -130,26 +126,8 @@ def _rows() -> tuple[Scalar, ...]:
             torch=("rsqrt",),
         ),
         # -- exponentials
-        Scalar(
-            "exp",
-            1,
-            field="exp",
-            fn=torch.exp,
-            c="so_exp({0})",
-            laws=RISES_ABOVE_ZERO,
-            flops=12,
-            torch=("exp",),
-        ),
-        Scalar(
-            "log",
-            1,
-            field="log",
-            fn=torch.log,
-            c="so_log({0})",
-            laws=RISES,
-            flops=16,
-            torch=("log",),
-        ),
+        _unary("exp", torch.exp, laws=RISES_ABOVE_ZERO, flops=12),
+        _unary("log", torch.log, laws=RISES, flops=16),
         Scalar(
             "sigmoid",
             1,
