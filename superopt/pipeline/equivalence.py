@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,17 +12,15 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from superopt import trace
 from superopt.errors import BadOption, SuperoptError
 from superopt.frontend.names import name_of
 from superopt.frontend.observe import observe, same_random_numbers
 from superopt.frontend.together import Together, capture_together
 from superopt.mugraph.algebras import floats
-from superopt.mugraph.algebras.field_values import Integers
 from superopt.mugraph.axes import Sym
 from superopt.mugraph.graph import Const, Graph
-from superopt.verify.admit import other_sizes, resized
-from superopt.verify.counterexample import Draw, differing, draws, nan_in_one
+from superopt.pipeline.differences import drawn, search, sizes_of, undefined
+from superopt.verify.counterexample import draws
 from superopt.verify.cuts import Checker
 from superopt.verify.decision import Certificate as Certificate
 from superopt.verify.decision import Counterexample
@@ -33,18 +30,10 @@ from superopt.verify.freed import freed
 from superopt.verify.literals import read
 from superopt.verify.normal import normalized, selects_floats
 from superopt.verify.probe import unfolded
-from superopt.verify.sizes import integer_ranges
-from superopt.verify.ties import literals
 from superopt.verify.whole import check_at_own_sizes
 
 PATTERNS = 2000.0
 """Patterns of winners up to which enough trials are run to meet each (some seconds)."""
-
-LARGEST_SIZE = 4096
-"""Sizes up to which functions of unknown sizes are run in search of a difference."""
-
-UNDEFINED_DRAWS = 8
-"""Draws on which functions that were shown equal are run to see whether one is NaN alone."""
 
 NOT_CAPTURED = 4e-3
 """How far a captured program may be from its function on the given arguments, in single precision."""
@@ -112,7 +101,7 @@ def _decide(
     try:
         both = capture_together(first, second, args, dynamic, precision)
     except SuperoptError as error:
-        seen = _search(runs, draws(leaves, {}, (), found.seed), False)
+        seen = search(runs, draws(leaves, {}, (), found.seed), False)
         if seen is not None:
             return _different(found, seen)
         return replace(found, reason=f"the functions cannot be captured: {error}")
@@ -156,7 +145,7 @@ def _unlike(mine: Any, other: Any) -> tuple[str, Any, Any] | None:
 
 def _strays(both: Together, runs: Sequence[Callable[..., Any]], leaves: Sequence[Any]) -> str:
     """Why the captured programs are not the functions, or the empty string."""
-    sizes, tensors = _sizes(both, leaves), both.tensors(leaves)
+    sizes, tensors = sizes_of(both, leaves), both.tensors(leaves)
     for graph, run in zip((both.first, both.second), runs, strict=True):
         mine = floats.run(graph, tensors, sizes, work=None)
         theirs = [x for x in pytree.tree_leaves(run(leaves)) if isinstance(x, torch.Tensor)]
@@ -184,16 +173,6 @@ def _far(mine: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> bool:
     return False
 
 
-def _sizes(both: Together, leaves: Sequence[Any]) -> dict[str, int]:
-    """The sizes of the symbols on these arguments."""
-    out: dict[str, int] = {}
-    for node, tensor in zip(both.first.inputs, both.tensors(leaves), strict=True):
-        for d, dim in enumerate(node.dims):
-            if len(dim) == 1 and isinstance(size := dim[0].size, Sym):
-                out[size.name] = int(tensor.shape[d])
-    return out
-
-
 def _compared(
     found: Certificate,
     both: Together,
@@ -207,7 +186,7 @@ def _compared(
     masks = any(isinstance(n, Const) and math.isinf(n.value) for g in (a, b) for n in g.nodes)
     show = Checker(seed, nan_counts=True, most_patterns=PATTERNS)
     check = show(a, b)
-    example = _search(runs, _draws(both, leaves, seed), bool(check), "NaN" in check.reason, masks)
+    example = search(runs, drawn(both, leaves, seed), bool(check), "NaN" in check.reason, masks)
     if example is not None:
         return _different(found, example)
     symbolic = any(isinstance(x.size, Sym) for x in a.axes)
@@ -237,7 +216,7 @@ def _compared(
     named |= {n for c in checks if c is check or c.kind == "second" for n in c.assumptions}
     return replace(
         found,
-        undefined=_undefined(runs, _draws(both, leaves, seed)),
+        undefined=undefined(runs, drawn(both, leaves, seed)),
         verdict="equal",
         kind=check.kind,
         bound_log2=check.bound_log2,
@@ -300,73 +279,6 @@ def _why(checks: Sequence[Equivalence]) -> str:
     return "not shown equal, and no inputs were found on which they differ: " + "; ".join(reasons)
 
 
-def _undefined(runs: Sequence[Callable[..., Any]], tried: Iterator[Draw]) -> Counterexample | None:
-    """Inputs on which one of two equal functions is NaN and the other is not, if a draw shows some."""
-    for draw in itertools.islice(tried, UNDEFINED_DRAWS):
-        if (example := nan_in_one(runs[0], runs[1], draw)) is not None:
-            return example
-    return None
-
-
 def _different(found: Certificate, example: Counterexample) -> Certificate:
     reason = f"output {example.output} differs on inputs that are {example.drawn}"
     return replace(found, verdict="different", reason=reason, counterexample=example)
-
-
-def _draws(both: Together, leaves: Sequence[Any], seed: int) -> Iterator[Draw]:
-    """Arguments like the given ones, and at other sizes where these may change."""
-    ranges: dict[str, Integers] = {}
-    try:
-        sizes = {x: x.size for g in (both.first, both.second) for x in g.axes}
-        known = {x: n if isinstance(n, int) else n.lo for x, n in sizes.items()}
-        ranges = integer_ranges((both.first, both.second), known)
-    except SuperoptError as error:
-        trace.log("verify", f"no ranges of integers: {error}", 2)
-    by_place = {
-        source: ranges[node.name]
-        for node, source in zip(both.first.inputs, both.sources, strict=True)
-        if isinstance(source, int) and node.name in ranges
-    }
-    numbers = literals(both.first, both.second)
-    yield from draws(leaves, by_place, numbers, seed)
-    given = _sizes(both, leaves)
-    for there in (*other_sizes(both.first, given), *_beyond_literals(both, given)):
-        moved = list(leaves)
-        for node, source in zip(both.first.inputs, both.sources, strict=True):
-            if isinstance(source, int):
-                moved[source] = resized(node, leaves[source], there)
-        label = ", ".join(f"{k} = {v}" for k, v in sorted(there.items()))
-        for draw in draws(moved, by_place, numbers, seed):
-            yield replace(draw, name=f"{draw.name}, {label}")
-
-
-def _beyond_literals(both: Together, sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Sizes beyond the integers that are written in the programs, and the largest that fit."""
-    graphs = both.first, both.second
-    symbols = {x.size for g in graphs for x in g.axes if isinstance(x.size, Sym)}
-    written = {
-        abs(int(n.value))
-        for g in graphs
-        for n in g.nodes
-        if isinstance(n, Const) and math.isfinite(n.value)
-    }
-    for size in sorted({k for n in written for k in (n + 1, n + n // 2 + 2) if k < LARGEST_SIZE}):
-        there = {s.name: min(max(size, s.lo), s.hi) for s in symbols}
-        if there and there != dict(sizes):
-            yield there
-
-
-def _search(
-    runs: Sequence[Callable[..., Any]],
-    tried: Iterator[Draw],
-    generic_alone: bool,
-    nan_counts: bool = False,
-    masks: bool = False,
-) -> Counterexample | None:
-    """The first draw on which the functions differ; of generic ones alone if they were shown equal."""
-    for draw in tried:
-        if draw.generic or not generic_alone:
-            example = differing(runs[0], runs[1], draw, nan_counts, masks)
-            if example is not None:
-                return example
-    return None

@@ -255,6 +255,7 @@ def _exactly(term: Any, fixed: list[bool]) -> bool:
 
 
 def merge(parts: list[Marks]) -> dict[tuple[Any, ...], Mark]:
+    """The marks of several values below one cell; those of the same cells count once."""
     out: dict[tuple[Any, ...], Mark] = {}
     for part in parts:
         for k, m in part.items():
@@ -311,28 +312,9 @@ def bound(
         keyed = int(sum(m.count for m in marks.values() if m.kind == KEYED))
         patterns = _patterns(list(marks.values()), apart, orders)
         kinds = {m.kind for m in marks.values()}
-        reason = ""
-        cases = True
-        if DECIDES in kinds:
-            reason = "an integer input decides by cases, and takes some of its values only"
-        elif CAST in kinds:
-            reason = "a cast of floats to integers is a random function of few values"
-        elif scaled:
-            reason = "an infinity is scaled by a value of either sign"
-        elif patterns > most_patterns:
-            reason = f"{patterns:.3g} patterns of winners are too many to meet each"
-        else:
-            cases = False
-        if reason:
-            pass
-        elif LOG in kinds:
-            reason = "a logarithm has no degree"
-        elif INTEGER in kinds:
-            reason = "an integer input takes some of its values only"
-        elif EXP in kinds and not isinstance(form, Exponents):
-            reason = form or "the exponents were not looked at"
-        elif ROOT in kinds and not roots_free:
-            reason = "a root's argument may be a square"
+        reason = _not_met(kinds, scaled, patterns, most_patterns)
+        cases = bool(reason)
+        reason = reason or _no_degree(kinds, form, roots_free)
         atoms, height = (form.atoms, form.height) if isinstance(form, Exponents) else (0, 1.0)
         error = (degree * height + 2 * peak * (keyed * keyed + atoms)) / q
         if roots:
@@ -350,6 +332,32 @@ def bound(
         ):
             worst = found
     return worst
+
+
+def _not_met(kinds: set[str], scaled: bool, patterns: float, most_patterns: float) -> str:
+    """Which cases may not have been met, though each may differ; the empty string for none."""
+    if DECIDES in kinds:
+        return "an integer input decides by cases, and takes some of its values only"
+    if CAST in kinds:
+        return "a cast of floats to integers is a random function of few values"
+    if scaled:
+        return "an infinity is scaled by a value of either sign"
+    if patterns > most_patterns:
+        return f"{patterns:.3g} patterns of winners are too many to meet each"
+    return ""
+
+
+def _no_degree(kinds: set[str], form: Exponents | str | None, roots_free: bool) -> str:
+    """Why the difference of two programs has no degree that is known; the empty string if it has."""
+    if LOG in kinds:
+        return "a logarithm has no degree"
+    if INTEGER in kinds:
+        return "an integer input takes some of its values only"
+    if EXP in kinds and not isinstance(form, Exponents):
+        return form or "the exponents were not looked at"
+    if ROOT in kinds and not roots_free:
+        return "a root's argument may be a square"
+    return ""
 
 
 def _patterns(marks: Sequence[Mark], apart: bool, orders: float) -> float:

@@ -187,35 +187,34 @@ def _check(
             raise _NeverDefined(replace(result, reason=reason))
     parts = [_bound(a, b, s, chain, seed, most_patterns) for s in sizings]
     worst = max(parts, key=lambda p: (p.cases, p.miss is None, p.miss or 0.0))
-    kind = "bound"
-    if worst.miss is not None:
-        wanted = math.ceil(want_log2 / -math.log2(max(worst.miss, 2.0**-want_log2)))
-        if wanted > most:
-            worst = replace(worst, miss=None, reason=f"{wanted} trials are too many at these sizes")
-    if worst.miss is None:
-        # Large values leave time for fewer trials; their number is part of the result.
-        wanted, kind = min(SAMPLED_TRIALS, max(8, most // 64)), "sampled"
-    wanted = trials if trials is not None else wanted
-    strict, count = alone(a, b), max(equalities(g) for g in (a, b))
-    if count or strict or any(True for g in (a, b) for _ in comparisons(unfolded(g))):
+    strict, not_met = alone(a, b), ""
+    if any(True for g in (a, b) for _ in comparisons(unfolded(g))):
         met = Tally([np.zeros((), dtype=np.int64)] * len(levels), nan_counts)
         missing = at_ties(a, b, levels, chain, seed, sizings[0], met)
         if met.differs:
             return added(result, met, met.differs)
         if strict and missing:
             return replace(result, reason=missing[0])
-        if not worst.cases and (missing or count > 1):
-            reason = missing[0] if missing else "several equalities of floats at once were not met"
-            worst = replace(worst, miss=None, cases=True, reason=reason)
-            wanted, kind = min(SAMPLED_TRIALS, max(8, most // 64)), "sampled"
-        if strict and trials is None:
-            wanted = max(wanted, min(SAMPLED_TRIALS, max(8, most // 64)))
-    if not worst.cases and (axes := _unknown_positions(sizings)):
-        reason = (
-            f"positions along {', '.join(axes)}, of unknown size, were compared at one size alone"
-        )
-        worst = replace(worst, miss=None, cases=True, reason=reason)
-        wanted, kind = min(SAMPLED_TRIALS, max(8, most // 64)), "sampled"
+        if missing:
+            not_met = missing[0]
+        elif max(equalities(g) for g in (a, b)) > 1:
+            not_met = "several equalities of floats at once were not met"
+    if axes := _unknown_positions(sizings):
+        names = ", ".join(axes)
+        not_met = f"positions along {names}, of unknown size, were compared at one size alone"
+    if not_met and not worst.cases:
+        worst = replace(worst, miss=None, cases=True, reason=not_met)
+    few = min(SAMPLED_TRIALS, max(8, most // 64))
+    if worst.miss is not None:
+        wanted = math.ceil(want_log2 / -math.log2(max(worst.miss, 2.0**-want_log2)))
+        if wanted > most:
+            worst = replace(worst, miss=None, reason=f"{wanted} trials are too many at these sizes")
+    # Large values leave time for fewer trials; their number is part of the result.
+    kind, wanted = ("sampled", few) if worst.miss is None else ("bound", wanted)
+    if trials is not None:
+        wanted = trials
+    elif strict:
+        wanted = max(wanted, few)
     selects = strict or any(m.kind == SELECT for p in (a, b) for m in marks_of(p, sizings[0]))
     result = replace(result, kind=kind, reason=worst.reason, cases=worst.cases)
     for turn, sizing in enumerate(sizings):
