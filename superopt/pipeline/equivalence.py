@@ -30,6 +30,7 @@ from superopt.verify.freed import freed
 from superopt.verify.literals import read
 from superopt.verify.normal import normalized, selects_floats
 from superopt.verify.probe import unfolded
+from superopt.verify.proofs.pointwise import proved
 from superopt.verify.whole import check_at_own_sizes
 
 PATTERNS = 2000.0
@@ -196,8 +197,9 @@ def _compared(
     def accepted(check: Equivalence) -> bool:
         return bool(check) and (sampled or not check.cases)
 
-    if not accepted(check):
-        for where, assumes, attempt in _attempts(show, a, b, seed, symbolic):
+    if not accepted(check) or check.kind == "sampled":
+        more = _proofs(a, b, seed) if accepted(check) else _attempts(show, a, b, seed, symbolic)
+        for where, assumes, attempt in more:
             checks.append(attempt)
             if accepted(attempt):
                 check, domain = attempt, where or domain
@@ -230,15 +232,22 @@ def _compared(
 SHAPES = "the shapes, types and strides of the example inputs"
 
 
+def _proofs(a: Graph, b: Graph, seed: int) -> Iterator[tuple[str, set[str], Equivalence]]:
+    """As ``_attempts``: a proof for all values, where there is one."""
+    if (proof := proved(a, b, seed)) is not None:
+        yield "", set(), proof
+
+
 def _attempts(
     show: Checker, a: Graph, b: Graph, seed: int, symbolic: bool
 ) -> Iterator[tuple[str, set[str], Equivalence]]:
     """Further checks of programs that were not shown equal: the domain, what is assumed, the check.
 
-    With free values for maxima; by the laws of selections; with literals as the numbers that they
-    stand for; and then, for these sizes alone, with sizes as literals, and by evaluation at these
-    sizes.
+    By a proof for all values; with free values for maxima; by the laws of selections; with literals as
+    the numbers that they stand for; and then, for these sizes alone, with sizes as literals, and by
+    evaluation at these sizes.
     """
+    yield from _proofs(a, b, seed)
     selects = selects_floats(a) or selects_floats(b)
 
     def plain(graph: Graph) -> Graph:
@@ -252,6 +261,8 @@ def _attempts(
     yield "", {"literals"}, show(*map(plain, near))
     if (free := freed(*near)) is not None:
         yield "", {"literals"}, show(*free)
+    if near != [unfolded(a), unfolded(b)]:
+        yield from ((where, {"literals"}, proof) for where, _, proof in _proofs(*near, seed))
     if symbolic:
         return
     alone = f"{SHAPES} alone; other sizes were not shown equal"

@@ -33,13 +33,17 @@ class Formula:
         self.loose = False
         self._names: dict[object, str] = {}
 
-    def var(self, key: object, words: str) -> str:
-        """The integer constant of a key, declared when it first comes up; words: for people."""
+    def var(self, key: object, words: str, sort: str = "Int") -> str:
+        """The constant of a key, declared when it first comes up; words: for people."""
         if key not in self._names:
             name = self._names[key] = f"v{len(self._names)}"
             self.words[name] = words
-            self.head.append(f"(declare-const {name} Int)")
+            self.head.append(f"(declare-const {name} {sort})")
         return self._names[key]
+
+    def knows(self, key: object) -> bool:
+        """Whether there is a constant of a key."""
+        return key in self._names
 
     def define(self, text: str, sort: str = "Int") -> str:
         """A name for a term."""

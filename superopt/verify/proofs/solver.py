@@ -18,12 +18,13 @@ MOST_SECONDS = 20.0
 
 @dataclass
 class Solver:
-    """Answers by formula text. timeout: seconds for one lemma; spent: by all so far.
+    """Answers by formula text. timeout: seconds for one lemma; most: for all; spent: by all so far.
 
     Z3 is imported when the first formula is asked.
     """
 
     timeout: float = TIMEOUT
+    most: float = MOST_SECONDS
     spent: float = 0.0
     asked: int = 0
     _known: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class Solver:
         return self.lemma("", "", formula, goal).verdict == PROVED
 
     def _ask(self, text: str) -> tuple[str, dict[str, int]]:
-        left = int(1000 * min(self.timeout, MOST_SECONDS - self.spent))
+        left = int(1000 * min(self.timeout, self.most - self.spent))
         if left < 1:
             return SAMPLED, {}
         import z3
