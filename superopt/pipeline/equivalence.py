@@ -262,7 +262,7 @@ def _attempts(
     if (free := freed(*near)) is not None:
         yield "", {"literals"}, show(*free)
     if near != [unfolded(a), unfolded(b)]:
-        yield from ((where, {"literals"}, proof) for where, _, proof in _proofs(*near, seed))
+        yield from ((where, {"literals"}, proof) for where, _, proof in _proofs(near[0], near[1], seed))
     if symbolic:
         return
     alone = f"{SHAPES} alone; other sizes were not shown equal"

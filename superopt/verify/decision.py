@@ -65,9 +65,10 @@ class Certificate:
     verdict: "equal", "different" (``counterexample`` is one) or "undecided" (``reason`` says what is
     missing, and names the operator); kind: of "equal": "identical" (the same operators on the same
     values), "proved" (by Z3, for all values of the inputs), "bound" (wrong with probability at most
-    2^-bound_log2) or "sampled" (no bound is claimed, ``reason`` says why); domain: for which sizes; assumptions: named, and explained by
-    ``explained``; checks: what was run; undefined: of equal functions, inputs on which one is NaN, so
-    not defined, and the other is not, where some were met; seed: of all random choices.
+    2^-bound_log2) or "sampled" (no bound is claimed, ``reason`` says why); domain: for which sizes;
+    assumptions: named, and explained by ``explained``; checks: what was run; undefined: of equal
+    functions, inputs on which one is NaN, so not defined, and the other is not, where some were met;
+    seed: of all random choices.
     """
 
     verdict: str

@@ -12,9 +12,10 @@ class Equivalence:
     verdict: "equal" or "not_shown_equal" (never "unequal": that takes a counterexample in floats);
     kind: "bound", or "sampled" when no bound is claimed, or "identical" when both apply the same
     operators to the same values and nothing had to be checked, or "proved" for a proof by Z3 for all
-    values, or "second" for a check beside another, which claims nothing by itself; trials: uniform trials of all assignments;
-    tied_trials: further trials with inputs from small pools; field: name and primes of the chain;
-    seeds: the one seed that everything is drawn from; sizes: (axis, size) per assignment;
+    values, or "second" for a check beside another, which claims nothing by itself; trials: uniform
+    trials of all assignments; tied_trials: further trials with inputs from small pools; field: name
+    and primes of the chain; seeds: the one seed that everything is drawn from; sizes: (axis, size) per
+    assignment;
     clean, total: cells compared and all cells, over the uniform trials; work: elements of all values
     that were computed; assumptions: named, see ``ASSUMPTIONS``; reason: why not equal, or why only
     sampled; cases: whether there is no bound because of cases (patterns of winners, integers) of which
