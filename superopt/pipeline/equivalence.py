@@ -232,10 +232,12 @@ def _compared(
 SHAPES = "the shapes, types and strides of the example inputs"
 
 
-def _proofs(a: Graph, b: Graph, seed: int) -> Iterator[tuple[str, set[str], Equivalence]]:
+def _proofs(
+    a: Graph, b: Graph, seed: int, *assumes: str
+) -> Iterator[tuple[str, set[str], Equivalence]]:
     """As ``_attempts``: a proof for all values, where there is one."""
     if (proof := proved(a, b, seed)) is not None:
-        yield "", set(), proof
+        yield "", set(assumes), proof
 
 
 def _attempts(
@@ -262,7 +264,7 @@ def _attempts(
     if (free := freed(*near)) is not None:
         yield "", {"literals"}, show(*free)
     if near != [unfolded(a), unfolded(b)]:
-        yield from ((where, {"literals"}, proof) for where, _, proof in _proofs(near[0], near[1], seed))
+        yield from _proofs(near[0], near[1], seed, "literals")
     if symbolic:
         return
     alone = f"{SHAPES} alone; other sizes were not shown equal"
