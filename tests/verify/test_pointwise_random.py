@@ -49,7 +49,17 @@ def values(graph, x, y):
     hidden = torch.zeros(x.shape, dtype=torch.bool)
     for i in graph.reachable([o.node for o in graph.outputs]):
         node = graph.nodes[i]
-        if getattr(node, "op", "") in ("max", "min", "relu", "recip", "div", "exp", "erf", "floor"):
+        if getattr(node, "op", "") in (
+            "max",
+            "min",
+            "relu",
+            "recip",
+            "div",
+            "exp",
+            "erf",
+            "floor",
+            "log",
+        ):
             for k in node.args:
                 if env[k].is_floating_point():
                     hidden |= ~env[k].isfinite()
@@ -166,6 +176,11 @@ def float_rewrites(op, a, b=1.0, c=1.0):
         case "exp":
             yield ("div", 1.0, ("exp", ("neg", a)))
             yield ("max", ("exp", a), 1.0)
+            yield ("square", ("exp", ("mul", 0.5, a)))
+        case "log":
+            yield ("where", ("lt", 0.0, a), ("log", a), 0.0)
+            yield ("neg", ("log", ("div", 1.0, a)))
+            yield ("add", 1.0, ("log", a))
         case "erf":
             yield ("neg", ("erf", ("neg", a)))
             yield ("erf", ("neg", a))
@@ -244,7 +259,7 @@ INTEGERS = pairs(
 )
 FLOATS = pairs(
     [0.0, 1.0, -1.0, 0.5, 2.0, -2.0],
-    ["neg", "abs", "relu", "floor", "sqrt", "exp", "erf", "square"],
+    ["neg", "abs", "relu", "floor", "sqrt", "exp", "erf", "log", "square"],
     ["add", "sub", "mul", "max", "min"],
     ["div", "div", "mod_real"],
     float_rewrites,

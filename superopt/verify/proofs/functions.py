@@ -3,7 +3,8 @@
 Roots and reciprocals are defined by their equations, where they are defined. A function that has no
 form in arithmetic (exp, log, erf, ...) is an unknown number at each application, of which its laws are
 given: equal arguments give equal values, and the laws of its row in the scalar table, for each pair of
-applications; exp and log are inverse.
+applications. The logarithms and exponentials of a program are pairs (u, p) with p = exp(u), which are
+ordered alike; that sums of u are products of p is given where it is asked for (``sums``).
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ from superopt.verify.proofs.values import Unwritten, Value, When, real
 MOST_APPLICATIONS = 8
 """Applications of one function between which laws are given; each pair is another disjunction."""
 
+MOST_SUMMED = 5
+"""Exponentials and logarithms up to which each three of them may be a sum and a product."""
+
+INVERSE = ("exp", "log")
+"""Rows that are one relation, read from either side."""
+
 
 class Functions:
     """Applies the rows of the scalar table that are functions of floats."""
 
     def __init__(self, formula: Formula) -> None:
         self.formula = formula
+        self.powers: list[tuple[str, str, str]] = []
         self._applied: dict[str, list[tuple[Value, ...]]] = {}
 
     def apply(self, op: str, args: Sequence[Value], when: When) -> Value:
@@ -107,16 +115,8 @@ class Functions:
         laws = SCALARS[op].laws
         value, x = new[0].term, new[1].term
         fact = self.formula.fact
-        if op == "exp":
-            fact(
-                f"(< 0.0 {value})",
-                f"(= (< 1.0 {value}) (< 0.0 {x}))",
-                f"(= (= 1.0 {value}) (= 0.0 {x}))",
-            )
-        elif op == "log":
-            fact(
-                f"(=> (< 0.0 {x}) (and (= (< 0.0 {value}) (< 1.0 {x})) (= (= 0.0 {value}) (= 1.0 {x}))))"
-            )
+        if op in INVERSE:
+            self._power(*((x, value, "true") if op == "exp" else (value, x, f"(< 0.0 {x})")))
         if "odd" in laws:
             fact(f"(=> (= {x} 0.0) (= {value} 0.0))")
         earlier = self._applied.setdefault(op, [])
@@ -124,25 +124,44 @@ class Functions:
             other, y = old[0].term, old[1].term
             same = " ".join(f"(= {a.term} {b.term})" for a, b in zip(new[1:], old[1:], strict=True))
             fact(f"(=> (and {same}) (= {value} {other}))")
-            if op == "pow":
-                continue
             if "odd" in laws:
                 fact(f"(=> (= {x} (- {y})) (= {value} (- {other})))")
             if "even" in laws:
                 fact(f"(=> (= {x} (- {y})) (= {value} {other}))")
-            if "increasing" in laws:
-                ordered = (
-                    f"(and (= (< {x} {y}) (< {value} {other})) (= (< {y} {x}) (< {other} {value})))"
-                )
-                fact(ordered if op != "log" else f"(=> (and (< 0.0 {x}) (< 0.0 {y})) {ordered})")
-            if op == "exp":
-                fact(f"(=> (= {x} (- {y})) (= (* {value} {other}) 1.0))")
+            if "increasing" in laws and op not in INVERSE:
+                fact(_ordered(x, y, value, other))
         earlier.append(new)
-        if op in ("exp", "log"):  # one is the inverse of the other
-            for old in self._applied.get("log" if op == "exp" else "exp", []):
-                power, of = (new, old) if op == "exp" else (old, new)
-                inverse = f"(= (= {power[0].term} {of[1].term}) (= {power[1].term} {of[0].term}))"
-                fact(f"(=> (< 0.0 {of[1].term}) {inverse})")
+
+    def _power(self, u: str, p: str, given: str) -> None:
+        """The laws of p = exp(u), which holds where something is given: that u is the logarithm of p > 0."""
+        fact = self.formula.fact
+        if given == "true":
+            fact(f"(< 0.0 {p})")
+        fact(f"(=> {given} {_ordered('0.0', u, '1.0', p)})")
+        for v, q, there in self.powers[-MOST_APPLICATIONS:]:
+            fact(f"(=> (and {given} {there}) {_ordered(u, v, p, q)})")
+        self.powers.append((u, p, given))
+
+    def sums(self) -> bool:
+        """Adds that exp takes sums to products, between its applications; whether that is to be tried."""
+        if not 1 < len(self.powers) <= MOST_SUMMED:
+            return False
+        for k, (u, p, given) in enumerate(self.powers):
+            for i, (v, q, one) in enumerate(self.powers):
+                if i > k:
+                    opposite = f"(= (= {u} (- {v})) (= (* {p} {q}) 1.0))"
+                    self.formula.fact(f"(=> (and {given} {one}) {opposite})")
+                for w, r, other in self.powers[i:]:
+                    if p in (q, r):
+                        continue
+                    summed = f"(= (= {u} (+ {v} {w})) (= {p} (* {q} {r})))"
+                    self.formula.fact(f"(=> (and {given} {one} {other}) {summed})")
+        return True
+
+
+def _ordered(x: str, y: str, value: str, other: str) -> str:
+    """That two values are ordered as their arguments are."""
+    return f"(and (= (< {x} {y}) (< {value} {other})) (= (< {y} {x}) (< {other} {value})))"
 
 
 def _defined(condition: str) -> When:

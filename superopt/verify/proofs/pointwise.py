@@ -197,13 +197,15 @@ class _Pair:
         """Whether two nodes are equal where they are defined; both_defined: and are so alike."""
         if self.a.classes[i] == self.b.classes[j]:
             return True
-        for kind in (Numbers, Bits):
+        for kind, sums in ((Numbers, False), (Bits, False), (Numbers, True)):
             formula = Formula()
             writer = kind(formula)
             cells = _Cells(writer)
             try:
                 x, y = cells.value(self.a, i), cells.value(self.b, j)
             except Unwritten:
+                continue
+            if sums and not (isinstance(writer, Numbers) and writer.functions.sums()):
                 continue
             if x.sort != y.sort:
                 return False
@@ -214,7 +216,8 @@ class _Pair:
                 goal = f"(and (= {mine} {other}) {finite} {goal})"
             if self.solver.holds(formula, goal):
                 self.assumptions |= cells.assumptions
-                if (mine, other) != ("true", "true"):
+                always = (mine, other) == ("true", "true")
+                if not always and not self.solver.holds(formula, f"(and {mine} {other})"):
                     self.assumptions.add("where-defined")
                 return True
         return False
