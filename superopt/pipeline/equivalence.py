@@ -18,7 +18,7 @@ from superopt.frontend.observe import observe, same_random_numbers
 from superopt.frontend.together import Together, capture_together
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.axes import Sym
-from superopt.mugraph.graph import Const, Graph
+from superopt.mugraph.graph import Const, Graph, Iota, SizeOf
 from superopt.pipeline.differences import drawn, search, sizes_of, undefined
 from superopt.verify.counterexample import draws
 from superopt.verify.cuts import Checker
@@ -233,11 +233,11 @@ SHAPES = "the shapes, types and strides of the example inputs"
 
 
 def _proofs(
-    a: Graph, b: Graph, seed: int, *assumes: str
+    a: Graph, b: Graph, seed: int, where: str = "", *assumes: str
 ) -> Iterator[tuple[str, set[str], Equivalence]]:
-    """As ``_attempts``: a proof for all values, where there is one."""
-    if (proof := proved(a, b, seed)) is not None:
-        yield "", set(assumes), proof
+    """As ``_attempts``: a proof for all values, where there is one; at the own sizes for a domain."""
+    if (proof := proved(a, b, seed, own_sizes=bool(where))) is not None:
+        yield where, set(assumes), proof
 
 
 def _attempts(
@@ -264,10 +264,12 @@ def _attempts(
     if (free := freed(*near)) is not None:
         yield "", {"literals"}, show(*free)
     if near != [unfolded(a), unfolded(b)]:
-        yield from _proofs(near[0], near[1], seed, "literals")
+        yield from _proofs(near[0], near[1], seed, "", "literals")
     if symbolic:
         return
     alone = f"{SHAPES} alone; other sizes were not shown equal"
+    if any(isinstance(n, Iota | SizeOf) for g in (a, b) for n in g.nodes):
+        yield from _proofs(a, b, seed, alone)
     fixed = [read(unfolded(g), sizes=True) for g in (a, b)]
     if fixed != near:
         yield alone, {"literals"}, show(*map(plain, fixed))

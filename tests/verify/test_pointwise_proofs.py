@@ -205,6 +205,23 @@ def test_positions_and_sizes_are_within_their_range():
     assert not proved(below(lambda b, i: b.map("lt", b.const(0, "i64"), i)), true, 0)
 
 
+def test_sizes_are_those_given_only_where_that_is_asked_for():
+    def scaled(by):
+        return integers(lambda b, x, y: b.map("mul", x, by(b)))
+
+    size, six = scaled(lambda b: b.size_of(AXIS, "i64")), scaled(lambda b: b.const(6, "i64"))
+    assert proved(size, six, 0) is None
+    assert proved(size, six, 0, own_sizes=True)
+
+    def below(b, limit):
+        return b.map("lt", b.iota(AXIS), limit)
+
+    last = integers(lambda b, x, y: below(b, b.const(6, "i64")))
+    true = integers(lambda b, x, y: b.map("le", b.const(0, "i64"), b.iota(AXIS)))
+    assert proved(last, true, 0) is None
+    assert proved(last, true, 0, own_sizes=True)
+
+
 # -- the tables
 
 

@@ -43,27 +43,31 @@ def built(term, dtype):
     return b.build([("o", root, tuple((x,) for x in (A,)))])
 
 
+HIDES = ("max", "min", "relu", "recip", "div", "exp", "erf", "floor", "log")
+JUMPS = ("lt", "le", "eq", "floor", "ceil", "mod_real")
+
+
 def values(graph, x, y):
-    """The output, and where an infinity is hidden: a zero divisor below what makes it finite again."""
+    """The output, and where it is not looked at.
+
+    That is where an infinity is made finite again (a zero divisor below a minimum), and where rounding
+    may have crossed a jump.
+    """
     env = evaluate(graph, FloatAlgebra({"x": x, "y": y}))
-    hidden = torch.zeros(x.shape, dtype=torch.bool)
+    aside = torch.zeros(x.shape, dtype=torch.bool)
     for i in graph.reachable([o.node for o in graph.outputs]):
         node = graph.nodes[i]
-        if getattr(node, "op", "") in (
-            "max",
-            "min",
-            "relu",
-            "recip",
-            "div",
-            "exp",
-            "erf",
-            "floor",
-            "log",
-        ):
-            for k in node.args:
-                if env[k].is_floating_point():
-                    hidden |= ~env[k].isfinite()
-    return env[graph.outputs[0].node].expand(x.shape), hidden
+        op, args = getattr(node, "op", ""), [env[k] for k in node.args]
+        if not args or not args[-1].is_floating_point():
+            continue
+        if op in HIDES:
+            for value in args:
+                aside |= ~value.isfinite()
+        if op in JUMPS:
+            at = args[0] / args[1] if op == "mod_real" else args[0]
+            jump = at.round() if op in ("floor", "ceil", "mod_real") else args[1]
+            aside |= (at != jump) & ((at - jump).abs() < 1e-9 * (1 + at.abs()))
+    return env[graph.outputs[0].node].expand(x.shape), aside
 
 
 def differs(first, second, x, y):
@@ -135,7 +139,7 @@ def integer_rewrites(op, a, b=1, c=1):
             yield ("through", "i8", "x")
             yield ("through", "u8", "x")
         case _ if isinstance(op, int):
-            yield op + 1
+            yield op + 1 or 5  # nothing is divided by the literal zero
 
 
 def float_rewrites(op, a, b=1.0, c=1.0):

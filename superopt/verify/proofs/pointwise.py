@@ -57,18 +57,19 @@ PARTIAL = frozenset({"recip", "sqrt", "log", "pow", "floordiv_real", "mod_real",
 """Rows that have no value for some arguments."""
 
 
-def proved(a: Graph, b: Graph, seed: int) -> Equivalence | None:
+def proved(a: Graph, b: Graph, seed: int, own_sizes: bool = False) -> Equivalence | None:
     """That each output of b is that of a, for all inputs for which both are defined; None if not shown.
 
     Both programs must name their inputs alike, with their axes; an axis that has another name in the
-    output of one alone is taken for the one in its place.
+    output of one alone is taken for the one in its place. own_sizes: whether sizes that are numbers are
+    those numbers, so that the claim is of these sizes; else they are any.
     """
     if a.inputs != b.inputs or interface(a, b):
         return None
     named = _named_alike(a, b)
     if named is None or any(_unfolds_otherwise(node) for g in (a, b) for node in g.nodes):
         return None
-    pair = _Pair(unfolded(a), unfolded(named))
+    pair = _Pair(unfolded(a), unfolded(named), own_sizes)
     if not pair.shown():
         return None
     reason = f"{pair.solver.asked} questions to Z3 {pair.solver.version}"
@@ -147,8 +148,9 @@ class _Program:
 class _Pair:
     """Two programs, and what was found of them."""
 
-    def __init__(self, a: Graph, b: Graph) -> None:
+    def __init__(self, a: Graph, b: Graph, own_sizes: bool) -> None:
         self.a, self.b = _Program(a), _Program(b)
+        self.own_sizes = own_sizes
         self.solver = Solver(SECONDS, MOST_SECONDS)
         self.assumptions: set[str] = set()
         self._ids: dict[tuple[Node, str], int] = {}
@@ -200,7 +202,7 @@ class _Pair:
         for kind, sums in ((Numbers, False), (Bits, False), (Numbers, True)):
             formula = Formula()
             writer = kind(formula)
-            cells = _Cells(writer)
+            cells = _Cells(writer, self.own_sizes)
             try:
                 x, y = cells.value(self.a, i), cells.value(self.b, j)
             except Unwritten:
@@ -226,8 +228,8 @@ class _Pair:
 class _Cells:
     """Writes one cell of nodes of either program with one writer."""
 
-    def __init__(self, writer: Numbers | Bits) -> None:
-        self.writer = writer
+    def __init__(self, writer: Numbers | Bits, own_sizes: bool) -> None:
+        self.writer, self.own_sizes = writer, own_sizes
         self.assumptions: set[str] = set()
         self._known: dict[int, Value] = {}
 
@@ -265,22 +267,22 @@ class _Cells:
         if is_float(node.dtype) and isinstance(node, Input):
             self.assumptions.add("finite-inputs")
         number = program.classes[i]
-        atom = writer.atom(number, node.dtype, *_range(node))
+        atom = writer.atom(number, node.dtype, *_range(node, self.own_sizes))
         if program.partial[i]:
             flags = [frozenset({writer.flag((w, number))}) for w in ("defined", "finite")]
             atom = replace(atom, when=When(*flags))
         return atom
 
 
-def _range(node: Node) -> tuple[int | None, int | None]:
+def _range(node: Node, own_sizes: bool) -> tuple[int | None, int | None]:
     """What is known of the least and greatest value of an atom."""
-    if isinstance(node, Iota):
-        size = node.axes[0].size
-        return 0, (size.hi if isinstance(size, Sym) else size) - 1
-    if isinstance(node, SizeOf):
-        size = node.axis.size
-        return (size.lo, size.hi) if isinstance(size, Sym) else (size, size)
-    return None, None
+    if not isinstance(node, Iota | SizeOf):
+        return None, None
+    size = node.axes[0].size if isinstance(node, Iota) else node.axis.size
+    least, most = (size.lo, size.hi) if isinstance(size, Sym) else (size, size)
+    if not isinstance(size, Sym) and not own_sizes:
+        return (0 if isinstance(node, Iota) else min(size, 1)), None
+    return (0, most - 1) if isinstance(node, Iota) else (least, most)
 
 
 def _key(node: Node, classes: Sequence[int]) -> tuple[Node, str]:

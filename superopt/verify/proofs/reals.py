@@ -249,7 +249,8 @@ class Numbers:
 
     def _divided(self, node: Map, x: Value, y: Value, when: When) -> Value:
         """The floored quotient or remainder of integers; SMT-LIB's are those by a positive number."""
-        assert x.lo is not None and x.hi is not None and y.lo is not None and y.hi is not None
+        if x.lo is None or x.hi is None or y.lo is None or y.hi is None:
+            raise Unwritten("integers without bounds")
         if y.lo <= 0 <= y.hi:
             when |= When(divided=frozenset({f"(distinct {y.term} 0)"}))
         if y.literal == 0:
