@@ -111,8 +111,8 @@ FORMULAS: dict[str, tuple[Term, tuple[float, ...]]] = {
         # Equal infinities have no difference.
         (
             "where",
-            ("eq", A, B),
-            ("add", A, LN2),
+            ("eq", ("abs", ("max", A, B)), math.inf),
+            ("max", A, B),
             ("add", ("max", A, B), ("log1p", ("exp", ("neg", ("abs", ("sub", A, B)))))),
         ),
         (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,19 +18,15 @@ from superopt.frontend.observe import observe, same_random_numbers
 from superopt.frontend.together import Together, capture_together
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.axes import Sym
-from superopt.mugraph.graph import Const, Graph, Iota, SizeOf
+from superopt.mugraph.graph import Const, Graph
+from superopt.pipeline.attempts import SHAPES, attempts, proofs
 from superopt.pipeline.differences import drawn, search, sizes_of, undefined
 from superopt.verify.counterexample import draws
 from superopt.verify.cuts import Checker
 from superopt.verify.decision import Certificate as Certificate
 from superopt.verify.decision import Counterexample
-from superopt.verify.equal import check_equal
 from superopt.verify.equivalence import Equivalence
-from superopt.verify.freed import freed
-from superopt.verify.literals import read
-from superopt.verify.normal import normalized, selects_floats
-from superopt.verify.probe import unfolded
-from superopt.verify.proofs.pointwise import proved
+from superopt.verify.literals import exact_casts
 from superopt.verify.whole import check_at_own_sizes
 
 PATTERNS = 2000.0
@@ -182,7 +178,7 @@ def _compared(
     sampled: bool,
 ) -> Certificate:
     """The verdict on two captured programs."""
-    a, b, seed = both.first, both.second, found.seed
+    a, b, seed = exact_casts(both.first), exact_casts(both.second), found.seed
     named = {*found.assumptions} | ({"equal-tensors"} if both.alike else set())
     masks = any(isinstance(n, Const) and math.isinf(n.value) for g in (a, b) for n in g.nodes)
     show = Checker(seed, nan_counts=True, most_patterns=PATTERNS)
@@ -198,7 +194,8 @@ def _compared(
         return bool(check) and (sampled or not check.cases)
 
     if not accepted(check) or check.kind == "sampled":
-        more = _proofs(a, b, seed) if accepted(check) else _attempts(show, a, b, seed, symbolic)
+        alike = accepted(check)
+        more = proofs(show, a, b) if alike else attempts(show, a, b, symbolic=symbolic)
         for where, assumes, attempt in more:
             checks.append(attempt)
             if accepted(attempt):
@@ -226,59 +223,6 @@ def _compared(
         domain=domain,
         assumptions=tuple(sorted(named)),
         checks=tuple(checks),
-    )
-
-
-SHAPES = "the shapes, types and strides of the example inputs"
-
-
-def _proofs(
-    a: Graph, b: Graph, seed: int, where: str = "", *assumes: str
-) -> Iterator[tuple[str, set[str], Equivalence]]:
-    """As ``_attempts``: a proof for all values, where there is one; at the own sizes for a domain."""
-    if (proof := proved(a, b, seed, own_sizes=bool(where))) is not None:
-        yield where, set(assumes), proof
-
-
-def _attempts(
-    show: Checker, a: Graph, b: Graph, seed: int, symbolic: bool
-) -> Iterator[tuple[str, set[str], Equivalence]]:
-    """Further checks of programs that were not shown equal: the domain, what is assumed, the check.
-
-    By a proof for all values; with free values for maxima; by the laws of selections; with literals as
-    the numbers that they stand for; and then, for these sizes alone, with sizes as literals, and by
-    evaluation at these sizes.
-    """
-    yield from _proofs(a, b, seed)
-    selects = selects_floats(a) or selects_floats(b)
-
-    def plain(graph: Graph) -> Graph:
-        return normalized(graph) if selects else graph
-
-    if (free := freed(a, b)) is not None:
-        yield "", set(), show(*free)
-    if selects:
-        yield "", set(), show(plain(a), plain(b))
-    near = [read(unfolded(g), sizes=False) for g in (a, b)]
-    yield "", {"literals"}, show(*map(plain, near))
-    if (free := freed(*near)) is not None:
-        yield "", {"literals"}, show(*free)
-    if near != [unfolded(a), unfolded(b)]:
-        yield from _proofs(near[0], near[1], seed, "", "literals")
-    if symbolic:
-        return
-    alone = f"{SHAPES} alone; other sizes were not shown equal"
-    if any(isinstance(n, Iota | SizeOf) for g in (a, b) for n in g.nodes):
-        yield from _proofs(a, b, seed, alone)
-    fixed = [read(unfolded(g), sizes=True) for g in (a, b)]
-    if fixed != near:
-        yield alone, {"literals"}, show(*map(plain, fixed))
-        if (free := freed(*fixed)) is not None:
-            yield alone, {"literals"}, show(*free)
-    yield (
-        alone,
-        set(),
-        check_equal(a, b, seed=seed, at_own_sizes=True, nan_counts=True, most_patterns=PATTERNS),
     )
 
 

@@ -53,9 +53,15 @@ class Checker:
     def __call__(self, a: Graph, b: Graph) -> Equivalence:
         """Whether any two programs a and b compute the same outputs; see ``check_equal``."""
         found = self.rewritten(a, b)
-        if not found and (parts := sweep(a, b, self._once, strict=False)):
-            return _joined(parts)
-        return found or self._once(a, b)
+        if found:
+            return found
+        parts = sweep(a, b, self._once, strict=False)
+        swept = _joined(parts) if parts else None
+        if swept is not None and not swept.cases:
+            return swept
+        # A cut may stand for a truth value by position, which then takes too many values to meet.
+        whole = self._once(a, b)
+        return whole if swept is None or (whole and not whole.cases) else swept
 
     def rewritten(self, a: Graph, b: Graph) -> Equivalence:
         """Whether b computes what a does, as far as that follows from the laws of the field.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -70,6 +70,7 @@ def check_equal(
     at_own_sizes: bool = False,
     nan_counts: bool = False,
     most_patterns: float = MOST_PATTERNS,
+    ties: bool = True,
 ) -> Equivalence:
     """Whether two graphs compute the same outputs, by random evaluation (design section 6.1).
 
@@ -79,7 +80,8 @@ def check_equal(
     for the fastest there is; trials: overrides the number of uniform trials per assignment (for
     tests of the test); at_own_sizes: compares at the sizes that the axes have, and claims no more;
     nan_counts: whether NaN by infinities (of masks) in one program alone is a difference;
-    most_patterns: of winners, up to which enough trials are run to meet each.
+    most_patterns: of winners, up to which enough trials are run to meet each; ties: whether programs
+    may differ where compared values are equal alone, which continuous ones cannot.
     """
     run = evaluator(using)
     reason = interface(a, b)
@@ -93,35 +95,37 @@ def check_equal(
         sizings = (own_sizes(a, b),) if at_own_sizes else assignments(a, b, max_cells)
     except VerificationFailed as error:
         return refused(chains[0], seed, run.name, str(error))
-    return _any_chain(
-        a, b, seed, want_log2, sizings, chains, run, trials, nan_counts, most_patterns
-    )
+    ask = _Asked(a, b, seed, want_log2, sizings, run, trials, nan_counts, most_patterns, ties)
+    return _any_chain(ask, chains)
 
 
-def _any_chain(
-    a: Graph,
-    b: Graph,
-    seed: int,
-    want_log2: int,
-    sizings: tuple[Sizing, ...],
-    chains: Sequence[Chain],
-    run: Evaluator,
-    trials: int | None,
-    nan_counts: bool,
-    most_patterns: float,
-) -> Equivalence:
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a check; see ``check_equal``."""
+
+    a: Graph
+    b: Graph
+    seed: int
+    want_log2: int
+    sizings: tuple[Sizing, ...]
+    run: Evaluator
+    trials: int | None
+    nan_counts: bool
+    most_patterns: float
+    ties: bool
+
+
+def _any_chain(ask: _Asked, chains: Sequence[Chain]) -> Equivalence:
     """The check over the first chain that leaves clean cells."""
-    result = refused(chains[0], seed, run.name, "no field to check over")
+    result = refused(chains[0], ask.seed, ask.run.name, "no field to check over")
     for chain in chains:
-        if meet := _literals_meet(a, b, chain):
-            result = refused(chain, seed, run.name, meet)
+        if meet := _literals_meet(ask.a, ask.b, chain):
+            result = refused(chain, ask.seed, ask.run.name, meet)
             continue
         try:
-            return _check(
-                a, b, seed, want_log2, sizings, chain, run, trials, nan_counts, most_patterns
-            )
+            return _check(ask, chain)
         except VerificationFailed as error:
-            return refused(chain, seed, run.name, str(error))
+            return refused(chain, ask.seed, ask.run.name, str(error))
         except _NeverDefined as never:
             result = never.result
     return result
@@ -151,18 +155,8 @@ def _unknown_positions(sizings: Sequence[Sizing]) -> list[str]:
     return sorted(seen)
 
 
-def _check(
-    a: Graph,
-    b: Graph,
-    seed: int,
-    want_log2: int,
-    sizings: tuple[Sizing, ...],
-    chain: Chain,
-    run: Evaluator,
-    trials: int | None,
-    nan_counts: bool,
-    most_patterns: float,
-) -> Equivalence:
+def _check(ask: _Asked, chain: Chain) -> Equivalence:
+    a, b, seed, sizings, run, trials = ask.a, ask.b, ask.seed, ask.sizings, ask.run, ask.trials
     levels = [output_level(a, b, i, chain) for i in range(len(a.outputs))]
     plans = tuple(planned(g, levels, chain) for g in (a, b))
     named = assumed(a, b, plans, sizings)
@@ -173,7 +167,7 @@ def _check(
     if max(work) > MAX_WORK:
         return replace(result, reason=f"one trial would compute {max(work):.3g} elements")
     if trials is None:  # most wrong programs differ at once, and need no bound
-        early = Tally([np.zeros((), dtype=np.int64)] * len(levels), nan_counts)
+        early = Tally([np.zeros((), dtype=np.int64)] * len(levels), ask.nan_counts)
         numbers = range(max(1, min(4, MAX_WORK // work[0])))
         compare(a, b, plans, levels, chain, seed, numbers, False, sizings[0], run, early)
         if early.differs:
@@ -185,11 +179,11 @@ def _check(
         if any(never_defined(graph, plan, chain, seed, s, run) for s in sizings):
             reason = "a root or logarithm that is defined in no trial"
             raise _NeverDefined(replace(result, reason=reason))
-    parts = [_bound(a, b, s, chain, seed, most_patterns) for s in sizings]
+    parts = [_bound(a, b, s, chain, seed, ask.most_patterns) for s in sizings]
     worst = max(parts, key=lambda p: (p.cases, p.miss is None, p.miss or 0.0))
-    strict, not_met = alone(a, b), ""
-    if any(True for g in (a, b) for _ in comparisons(unfolded(g))):
-        met = Tally([np.zeros((), dtype=np.int64)] * len(levels), nan_counts)
+    strict, not_met = ask.ties and alone(a, b), ""
+    if ask.ties and any(True for g in (a, b) for _ in comparisons(unfolded(g))):
+        met = Tally([np.zeros((), dtype=np.int64)] * len(levels), ask.nan_counts)
         missing = at_ties(a, b, levels, chain, seed, sizings[0], met)
         if met.differs:
             return added(result, met, met.differs)
@@ -206,7 +200,7 @@ def _check(
         worst = replace(worst, miss=None, cases=True, reason=not_met)
     few = min(SAMPLED_TRIALS, max(8, most // 64))
     if worst.miss is not None:
-        wanted = math.ceil(want_log2 / -math.log2(max(worst.miss, 2.0**-want_log2)))
+        wanted = math.ceil(ask.want_log2 / -math.log2(max(worst.miss, 2.0**-ask.want_log2)))
         if wanted > most:
             worst = replace(worst, miss=None, reason=f"{wanted} trials are too many at these sizes")
     # Large values leave time for fewer trials; their number is part of the result.
@@ -218,8 +212,8 @@ def _check(
     selects = strict or any(m.kind == SELECT for p in (a, b) for m in marks_of(p, sizings[0]))
     result = replace(result, kind=kind, reason=worst.reason, cases=worst.cases)
     for turn, sizing in enumerate(sizings):
-        tally = Tally([np.zeros((), dtype=np.int64)] * len(levels), nan_counts)
-        tied = Tally([np.zeros((), dtype=np.int64)] * len(levels), nan_counts)
+        tally = Tally([np.zeros((), dtype=np.int64)] * len(levels), ask.nan_counts)
+        tied = Tally([np.zeros((), dtype=np.int64)] * len(levels), ask.nan_counts)
         done = 0
         step = max(1, min(wanted, (1 << 21) // sizing.cells, 512))
         while True:

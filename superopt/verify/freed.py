@@ -27,8 +27,8 @@ from superopt.verify.infinite import infinities
 from superopt.verify.sweep import is_algebraic
 
 
-def freed(a: Graph, b: Graph) -> tuple[Graph, Graph] | None:
-    """Both programs with an input for each maximum or minimum of floats.
+def freed(a: Graph, b: Graph, *, along: bool = False) -> tuple[Graph, Graph] | None:
+    """Both programs with an input for each maximum or minimum of floats (``along``: along an axis).
 
     One that both programs take of the same values is one input of both. None where there is none.
     """
@@ -36,7 +36,7 @@ def freed(a: Graph, b: Graph) -> tuple[Graph, Graph] | None:
     names: dict[int, Input] = {}
     at: list[dict[int, Input]] = []
     for graph in (a, b):
-        which = _free(graph)
+        which = _free(graph, along)
         mine: dict[int, Input] = {}
         for i, number in enumerate(congruence.numbers(graph)):
             node = graph.nodes[i]
@@ -51,7 +51,7 @@ def freed(a: Graph, b: Graph) -> tuple[Graph, Graph] | None:
     return _with(a, at[0], given), _with(b, at[1], given)
 
 
-def _free(graph: Graph) -> set[int]:
+def _free(graph: Graph, along: bool) -> set[int]:
     """The extremes that may be replaced: finite ones, and those that no selection reads."""
     signs, users = infinities(graph), graph.users()
     out: set[int] = set()
@@ -61,14 +61,14 @@ def _free(graph: Graph) -> set[int]:
         left = [u for u in users[i] if u not in out]
         if any(u in read or not is_algebraic(graph, u) for u in left):
             read.add(i)
-        if _is_extreme(node) and (not signs[i] or i not in read):
+        if _is_extreme(node, along) and (not signs[i] or i not in read):
             out.add(i)
     return out
 
 
-def _is_extreme(node: Node) -> bool:
+def _is_extreme(node: Node, along: bool) -> bool:
     return (
-        isinstance(node, Map | Reduce)
+        isinstance(node, Reduce if along else Map | Reduce)
         and node.op in ("max", "min")
         and is_float(node.dtype)
         and bool(node.axes)

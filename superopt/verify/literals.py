@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Builder, Const, Graph, SizeOf, remap
+from superopt.mugraph.graph import Builder, Const, Graph, Map, SizeOf, remap
 
 MOST_BELOW = 4096
 """The largest denominator of a fraction that a literal is read as; powers of ten may be larger."""
@@ -80,8 +80,32 @@ def _same(exact: float, value: float, slack: int = 1) -> bool:
     return abs(exact - value) <= slack * math.ulp(value)
 
 
-def read(graph: Graph, sizes: bool) -> Graph:
-    """The graph with its literals as what they stand for, and with ``sizes`` its sizes as literals."""
+def _logarithm_of(value: float) -> int:
+    """The whole number of which this is the logarithm, 0 if there is none."""
+    number = round(math.exp(value)) if value < math.log(MOST_BELOW) else 0
+    return number if number > 1 and _same(math.log(number), value) else 0
+
+
+def exact_casts(graph: Graph) -> Graph:
+    """The graph without the roundings of double to single precision that it keeps."""
+    b = Builder(graph.name)
+    at: dict[int, int] = {}
+    for i, node in enumerate(graph.nodes):
+        moved = remap(node, at)
+        if isinstance(moved, Map) and (moved.op, moved.dtype) == ("round", "f32"):
+            at[i] = b.map("cast", *moved.operands, dtype="f32")
+        else:
+            at[i] = b.add(moved)
+    outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
+    return Graph(graph.name, tuple(b.nodes), outputs).pruned()
+
+
+def read(graph: Graph, *, sizes: bool, logarithms: bool = False) -> Graph:
+    """The graph with its literals as what they stand for.
+
+    sizes: sizes are literals, too; logarithms: those of whole numbers are written as such (then a
+    result may be undefined in every other trial, and no bound is claimed).
+    """
     b = Builder(graph.name)
     at: dict[int, int] = {}
     for i, node in enumerate(graph.nodes):
@@ -89,14 +113,17 @@ def read(graph: Graph, sizes: bool) -> Graph:
             value = float(node.axis.size) if is_float(node.dtype) else node.axis.size
             at[i] = b.const(value, node.dtype)
         elif isinstance(node, Const) and is_float(node.dtype):
-            at[i] = _literal(b, float(node.value), node.dtype)
+            at[i] = _literal(b, float(node.value), node.dtype, logarithms)
         else:
             at[i] = b.add(remap(node, at))
     outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
     return Graph(graph.name, tuple(b.nodes), outputs).pruned()
 
 
-def _literal(b: Builder, value: float, dtype: str) -> int:
+def _literal(b: Builder, value: float, dtype: str, logarithms: bool) -> int:
+    if logarithms and (whole := _logarithm_of(abs(value))):
+        out = b.map("log", b.const(float(whole), dtype))
+        return out if value > 0 else b.map("neg", out)
     found = meant(value)
     if found is None:
         return b.const(value, dtype)

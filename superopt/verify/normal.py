@@ -7,6 +7,7 @@ commutative and associative, but knows nothing of how the order of numbers goes 
     max(f x, f y) = f(max(x, y)), f increasing          x + c < y + c  as  x < y
     max(x, y) = (u > 0 ? x : y) where x - y = c u, c > 0, of one term          sqrt(x x) = max(x, -x)
     max(x, y) = x where x - y is a sum of what is never negative     f(-x) = -f(x), f odd; f(x), f even
+    max over k of max(x, y) = max(max over k of x, max over k of y)     x^(n + 1/2) = x^n sqrt(x)
 
 Both programs are rewritten from left to right by these, for reductions as well, where c and s lack
 the axes that are reduced. s is a literal, or a value that is never negative. Rewriting both changes
@@ -15,26 +16,20 @@ neither's meaning, so what is then shown equal is equal.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from superopt.mugraph.axes import Axis, sort_axes
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Builder, Const, Graph, Map, Reduce, SizeOf, remap
+from superopt.mugraph.graph import Const, Graph, Map, Node, Reduce
 from superopt.mugraph.scalars import SCALARS
+from superopt.verify.linear import INCREASING, ONE, OTHER, Forms, Linear, plus, times
 from superopt.verify.probe import unfolded
 
-Linear = dict[int, Fraction]
-"""A sum of multiples of nodes; the literal part is a multiple of the node ONE."""
+MIRRORED = frozenset({"odd", "even"})
 
-ONE = -1
-INCREASING = frozenset(name for name, row in SCALARS.items() if "increasing" in row.laws)
-OTHER = {"max": "min", "min": "max"}
-
-MOST_TERMS = 32
-"""Terms of a sum that are looked through."""
+MOST_POWER = 9
+"""The exponent up to which a power is written out, with a square root."""
 
 
 def normalized(graph: Graph) -> Graph:
@@ -43,77 +38,63 @@ def normalized(graph: Graph) -> Graph:
     return run.graph()
 
 
-def selects_floats(graph: Graph) -> bool:
-    """Whether there is anything to normalize: a selection or comparison of floats."""
+def has_laws(graph: Graph) -> bool:
+    """Whether there is anything to normalize: a selection or comparison of floats, an odd function."""
+    plain = unfolded(graph)
     return any(
         isinstance(n, Map | Reduce)
-        and SCALARS[n.op].abstract == "atom"
-        and any(is_float(graph.nodes[k].dtype) for k in n.args)
-        for n in graph.nodes
+        and (SCALARS[n.op].abstract == "atom" or SCALARS[n.op].laws & MIRRORED or n.op == "pow")
+        and any(is_float(plain.nodes[k].dtype) for k in n.args)
+        for n in plain.nodes
     )
 
 
 @dataclass
-class _Normal:
-    """Rebuilds a graph; ``forms``: the linear form of each new node."""
+class _Normal(Forms):
+    """Rebuilds a graph by the laws; extremes: choices by a sign, as the maximum or minimum they are."""
 
-    source: Graph
-    b: Builder = field(default_factory=Builder)
-    at: dict[int, int] = field(default_factory=dict)
-    forms: dict[int, Linear] = field(default_factory=dict)
-    keys: dict[int, str] = field(default_factory=dict)
+    extremes: dict[int, Map] = field(default_factory=dict)
 
-    def graph(self) -> Graph:
-        self.b.name = self.source.name
-        for i, node in enumerate(self.source.nodes):
-            moved = remap(node, self.at)
-            if isinstance(moved, Map) and self._is_float(moved.operands):
-                self.at[i] = self._map(moved)
-            elif isinstance(moved, Reduce) and moved.op in OTHER and is_float(moved.dtype):
-                self.at[i] = self._extreme(moved)
-            else:
-                self.at[i] = self.b.add(moved)
-        outputs = tuple(replace(o, node=self.at[o.node]) for o in self.source.outputs)
-        return Graph(self.source.name, tuple(self.b.nodes), outputs).pruned()
-
-    def key(self, i: int) -> str:
-        """What a node is, in a text that is the same in both programs: terms are ordered by it."""
-        if i not in self.keys:
-            node = self.b.nodes[i]
-            args = [self.key(k) for k in node.args]
-            if isinstance(node, Map) and "commutative" in SCALARS[node.op].laws:
-                args.sort()
-            text = f"{remap(node, dict.fromkeys(node.args, 0))} {args}"
-            self.keys[i] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        return self.keys[i]
-
-    def _terms(self, *forms: Linear) -> list[tuple[int, Fraction]]:
-        """The terms of several forms but the literal ones, in the order that both programs have."""
-        found = ((k, c) for f in forms for k, c in f.items() if k != ONE)
-        return sorted(found, key=lambda term: (self.key(term[0]), term[1] < 0))
-
-    def _is_float(self, nodes: tuple[int, ...]) -> bool:
-        return all(is_float(self.b.dtype(k)) for k in nodes)
+    def rebuilt(self, node: Node) -> int:
+        if isinstance(node, Map) and self.floats(node.operands):
+            return self._map(node)
+        if isinstance(node, Reduce) and node.op in OTHER and is_float(node.dtype):
+            return self._extreme(node)
+        return self.b.add(node)
 
     def _map(self, node: Map) -> int:
         if node.op in OTHER:
             return self._choice(node)
         if node.op == "sqrt" and (x := self._squared(node.operands[0])) is not None:
-            minus = self._sum(_times(self.form(x), Fraction(-1)), node.dtype)
+            minus = self.sum(times(self.form(x), Fraction(-1)), node.dtype)
             return self._choice(Map((), node.dtype, "max", (x, minus)))
         if node.op in ("lt", "le", "eq"):
             return self._comparison(node)
-        laws = SCALARS[node.op].laws & {"odd", "even"}
+        if node.op == "pow" and (found := self._half_power(node)) is not None:
+            return found
+        laws = SCALARS[node.op].laws & MIRRORED
         return self._mirrored(node, "odd" in laws) if laws else self.b.add(node)
 
     def _mirrored(self, node: Map, odd: bool) -> int:
         """A function that is odd or even, of an argument whose first coefficient is positive."""
         form = self.form(node.operands[0])
-        terms = self._terms(form)
+        terms = self.terms(form)
         if not terms or terms[0][1] > 0:
             return self.b.add(node)
-        inner = self.b.map(node.op, self._sum(_times(form, Fraction(-1)), node.dtype))
-        return self._sum({inner: Fraction(-1)}, node.dtype) if odd else inner
+        inner = self.b.map(node.op, self.sum(times(form, Fraction(-1)), node.dtype))
+        return self.sum({inner: Fraction(-1)}, node.dtype) if odd else inner
+
+    def _half_power(self, node: Map) -> int | None:
+        """x^(k + 1/2) as x ... x sqrt(x)."""
+        x, power = node.operands
+        exponent = self.form(power)
+        whole = exponent.get(ONE, Fraction(0)) - Fraction(1, 2)
+        if set(exponent) != {ONE} or whole.denominator != 1 or not 0 <= whole < MOST_POWER:
+            return None
+        out = self.b.map("sqrt", x)
+        for _ in range(int(whole)):
+            out = self.b.map("mul", out, x)
+        return out
 
     def _squared(self, i: int) -> int | None:
         """The x of a node that is x x."""
@@ -121,72 +102,27 @@ class _Normal:
         square = isinstance(node, Map) and node.op == "mul" and len(set(node.args)) == 1
         return node.args[0] if square else None
 
-    # -- linear forms
-
-    def form(self, i: int) -> Linear:
-        """A node as a sum of multiples of others."""
-        if i not in self.forms:
-            self.forms[i] = self._form(i)
-        return self.forms[i]
-
-    def _form(self, i: int) -> Linear:
-        node = self.b.nodes[i]
-        if isinstance(node, Const) and abs(float(node.value)) != float("inf"):
-            return {ONE: Fraction(node.value)} if node.value else {}
-        if isinstance(node, Map) and is_float(node.dtype):
-            if node.op == "add":
-                out = _plus(*(self.form(k) for k in node.operands))
-                return out if len(out) <= MOST_TERMS else {i: Fraction(1)}
-            if node.op == "recip":
-                below = self.form(node.operands[0])
-                if set(below) == {ONE}:
-                    return {ONE: 1 / below[ONE]}
-            if node.op == "mul":
-                forms = [self.form(k) for k in node.operands]
-                for literal, rest in (forms, forms[::-1]):
-                    if set(literal) <= {ONE}:
-                        return _times(rest, literal.get(ONE, Fraction(0)))
-        return {i: Fraction(1)}
-
-    def _sum(self, form: Linear, dtype: str) -> int:
-        """A node that computes a linear form."""
-        total: int | None = None
-        literal = [(ONE, form[ONE])] if ONE in form else []
-        for k, c in [*self._terms(form), *literal]:
-            term = self._literal(c, dtype) if k == ONE else k
-            if k != ONE and c != 1:
-                term = self.b.map("mul", k, self._literal(c, dtype))
-            total = term if total is None else self.b.map("add", total, term)
-        return self.b.const(0.0, dtype) if total is None else total
-
-    def _literal(self, value: Fraction, dtype: str) -> int:
-        """A literal; a fraction that no float is becomes a quotient of two."""
-        if Fraction(float(value)) == value:
-            return self.b.const(float(value), dtype)
-        top, below = (self.b.const(float(n), dtype) for n in value.as_integer_ratio())
-        return self.b.map("mul", top, self.b.map("recip", below))
-
     # -- selections
 
     def _choice(self, node: Map) -> int:
         x, y = (self.form(k) for k in node.operands)
         common = {k: c for k, c in x.items() if y.get(k) == c}
-        x, y = (_plus(f, _times(common, Fraction(-1))) for f in (x, y))
+        x, y = (plus(f, times(common, Fraction(-1))) for f in (x, y))
         op, scale = self._scale(node.op, [x, y])
-        x, y = (_times(f, 1 / scale) for f in (x, y))
-        sides = [self._sum(f, node.dtype) for f in (x, y)]
+        x, y = (times(f, 1 / scale) for f in (x, y))
+        sides = [self.sum(f, node.dtype) for f in (x, y)]
         inner = self._by_size(op, x, y, sides)
         if inner is None:
-            inner = self._by_sign(op, _plus(x, _times(y, Fraction(-1))), sides)
+            inner = self._by_sign(op, plus(x, times(y, Fraction(-1))), sides)
         if inner is None:
             inner = self._increasing(op, sides)
         if inner is None:
             inner = self.b.map(op, *sides)
-        return self._sum(_plus(_times({inner: Fraction(1)}, scale), common), node.dtype)
+        return self.sum(plus(times({inner: Fraction(1)}, scale), common), node.dtype)
 
     def _scale(self, op: str, forms: list[Linear]) -> tuple[str, Fraction]:
         """What to divide by so that the first coefficient is 1, and which selection is left."""
-        terms = self._terms(*forms)
+        terms = self.terms(*forms)
         if not terms:
             return op, Fraction(1)
         first = terms[0][1]
@@ -195,8 +131,8 @@ class _Normal:
     def _by_size(self, op: str, x: Linear, y: Linear, sides: list[int]) -> int | None:
         """The side that is never smaller (for a minimum: larger), if that is known."""
         for k, (p, q) in enumerate(((x, y), (y, x))):
-            difference = _plus(p, _times(q, Fraction(-1)))
-            if all(c > 0 and (t == ONE or self._not_negative(t)) for t, c in difference.items()):
+            difference = plus(p, times(q, Fraction(-1)))
+            if all(c > 0 and (t == ONE or self.not_negative(t)) for t, c in difference.items()):
                 return sides[k if op == "max" else 1 - k]
         return None
 
@@ -210,7 +146,9 @@ class _Normal:
         larger = c > 0 if op == "max" else c < 0
         dtype = self.b.dtype(sides[0])
         positive = self.b.map("lt", self.b.const(0.0, dtype), u)
-        return self.b.map("where", positive, *(sides if larger else sides[::-1]), dtype=dtype)
+        out = self.b.map("where", positive, *(sides if larger else sides[::-1]), dtype=dtype)
+        self.extremes[out] = Map((), dtype, op, tuple(sides))
+        return out
 
     def _zero(self, i: int) -> bool:
         node = self.b.nodes[i]
@@ -235,70 +173,38 @@ class _Normal:
         if not rest:
             return self.b.add(node)
         op, scale = self._scale(node.op, [rest])
-        inside = self._sum(_times(rest, 1 / scale), node.dtype)
+        inside = self.sum(times(rest, 1 / scale), node.dtype)
         if set(self.b.axes(inside)) & over != over:
             return self.b.add(node)
         inner = self._monotone_extreme(op, inside, node.over)
-        return self._sum(_plus(_times({inner: Fraction(1)}, scale), outside), node.dtype)
+        return self.sum(plus(times({inner: Fraction(1)}, scale), outside), node.dtype)
 
     def _monotone_extreme(self, op: str, i: int, over: tuple[Axis, ...]) -> int:
-        node = self.b.nodes[i]
+        node = self.extremes.get(i, self.b.nodes[i])
         if isinstance(node, Reduce) and node.op == op:
             return self._extreme(replace(node, over=sort_axes({*node.over, *over})))
-        if isinstance(node, Map) and node.op in INCREASING:
-            below = self.b.nodes[node.operands[0]].axes
-            if set(over) <= set(below):
-                inner = Reduce((), node.dtype, op, node.operands[0], over)
-                return self.b.map(node.op, self._extreme(inner))
+        if isinstance(node, Map) and node.op == op and self._along(over, node.operands):
+            parts = (Reduce((), node.dtype, op, k, over) for k in node.operands)
+            return self._choice(Map((), node.dtype, op, tuple(map(self._extreme, parts))))
+        if isinstance(node, Map) and node.op in INCREASING and self._along(over, node.operands):
+            inner = Reduce((), node.dtype, op, node.operands[0], over)
+            return self.b.map(node.op, self._extreme(inner))
         if isinstance(node, Map) and node.op == "mul":
             for factor, rest in (node.operands, node.operands[::-1]):
                 lacks = not set(over) & set(self.b.axes(factor))
-                if lacks and set(over) <= set(self.b.axes(rest)) and self._not_negative(factor):
+                if lacks and self._along(over, (rest,)) and self.not_negative(factor):
                     inner = Reduce((), node.dtype, op, rest, over)
                     return self.b.map("mul", factor, self._extreme(inner))
         return self.b.reduce(op, i, over)
 
-    def _not_negative(self, i: int) -> bool:
-        node = self.b.nodes[i]
-        if isinstance(node, Const):
-            return float(node.value) >= 0
-        if isinstance(node, SizeOf):
-            return True
-        if isinstance(node, Reduce):
-            return node.op in ("add", "mul", "max", "min") and self._not_negative(node.operand)
-        if not isinstance(node, Map):
-            return False
-        if "not negative" in SCALARS[node.op].laws:
-            return True
-        if node.op == "max" and any(self._not_negative(k) for k in node.operands):
-            return True
-        if node.op == "mul" and node.operands[0] == node.operands[1]:
-            return True
-        if node.op in ("add", "mul", "recip", "max", "min", "cast"):
-            return all(self._not_negative(k) for k in node.operands)
-        return False
+    def _along(self, over: tuple[Axis, ...], nodes: tuple[int, ...]) -> bool:
+        """Whether all of these have the axes that are reduced."""
+        return all(set(over) <= set(self.b.axes(k)) for k in nodes)
 
     def _comparison(self, node: Map) -> int:
         """x < y by their difference, divided by the first coefficient's size."""
         x, y = (self.form(k) for k in node.operands)
-        whole = _plus(x, _times(y, Fraction(-1)))
-        terms = self._terms(whole)
-        if not terms:
+        whole = plus(x, times(y, Fraction(-1)))
+        if not self.terms(whole):
             return self.b.add(node)
-        scale = abs(terms[0][1]) if node.op != "eq" else terms[0][1]
-        whole = _times(whole, 1 / scale)
-        dtype = self.b.dtype(node.operands[0])
-        left = self._sum({k: c for k, c in whole.items() if c > 0}, dtype)
-        right = self._sum({k: -c for k, c in whole.items() if c < 0}, dtype)
-        return self.b.map(node.op, left, right)
-
-
-def _plus(x: Mapping[int, Fraction], y: Mapping[int, Fraction]) -> Linear:
-    out = dict(x)
-    for k, c in y.items():
-        out[k] = out.get(k, Fraction(0)) + c
-    return {k: c for k, c in out.items() if c}
-
-
-def _times(x: Mapping[int, Fraction], factor: Fraction) -> Linear:
-    return {k: c * factor for k, c in x.items() if factor}
+        return self.compared(node.op, whole, self.b.dtype(node.operands[0]))

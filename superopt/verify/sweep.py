@@ -138,24 +138,25 @@ class _Sweep:
     def _shown(self, i: int, j: int) -> bool:
         if self.strict and not (is_algebraic(self.a, i) and is_algebraic(self.b, j)):
             return False
-        cuts = frozenset(self.cuts)
+        opened: frozenset[int] = frozenset()
         for _ in range(ATTEMPTS):
-            mine = self._piece(self.a, i, self.mine, cuts)
-            other = self._piece(self.b, j, self.other, cuts)
+            mine = self._piece(self.a, i, self.mine, opened)
+            other = self._piece(self.b, j, self.other, opened)
             if any(self.signs[0][k] for k in mine.own) or any(self.signs[1][k] for k in other.own):
                 break  # a fresh input is finite
             found = self.check(*_with_fresh_inputs(mine, other))
             if found:
                 self.parts[id(found)] = found
                 return True
-            met = cuts & {*mine.shared.values(), *other.shared.values()}
+            met = {*mine.shared.values(), *other.shared.values()}
+            met &= self.cuts if self.strict else met
             if not met or len(mine.inside) + len(other.inside) > LARGE:
                 break
-            cuts -= met  # what is equal may need the definition of a value at the edge
+            opened |= met  # what is equal may need the definition of a value at the edge
         return False
 
     def _piece(
-        self, graph: Graph, root: int, known: Mapping[int, int], cuts: frozenset[int]
+        self, graph: Graph, root: int, known: Mapping[int, int], opened: frozenset[int]
     ) -> _Piece:
         inside, shared, own = set[int](), dict[int, int](), set[int]()
         todo = [root]
@@ -169,8 +170,10 @@ class _Sweep:
                 edge = False
             elif number is None:
                 edge = leaf and self.strict
+            elif number in opened:
+                edge = self.strict and leaf
             else:
-                edge = leaf or number in cuts
+                edge = leaf or number in self.cuts
             if not edge:
                 inside.add(i)
                 todo.extend(graph.nodes[i].args)
