@@ -8,4 +8,5 @@ NB_MODULE(_core, m) {
     superopt::register_field(m);
     superopt::register_search(m);
     superopt::register_place(m);
+    superopt::register_stack(m);
 }

@@ -8,5 +8,6 @@ namespace superopt {
 void register_field(nanobind::module_& m);   // bind_field.cpp
 void register_search(nanobind::module_& m);  // bind_search.cpp
 void register_place(nanobind::module_& m);   // bind_place.cpp
+void register_stack(nanobind::module_& m);   // stack.cpp
 
 }  // namespace superopt

@@ -57,7 +57,7 @@ class Kernels:
         return outputs
 
     def checked(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Like a call, but outputs and scratch hold NaN (integers: a pattern) before the run.
+        """Like a call, but outputs, scratch and this thread's stack hold NaN (integers: a pattern) before.
 
         What the program fails to write, or reads before it is written, then shows. Raises KernelFailed
         where it wrote beside an output, into the ``MARGIN`` elements before or after it.
@@ -70,7 +70,7 @@ class Kernels:
             outputs.append(blocks[-1].as_strided(t.shape, t.stride(), MARGIN))
         for block in self._scratch(sizes):
             block.fill_(0xFF)
-        self.run(tensors, outputs, sizes)
+        self.run(tensors, outputs, sizes, on_pattern=True)
         for k, (block, t) in enumerate(zip(blocks, outputs, strict=True)):
             beside = torch.cat((block[:MARGIN], block[MARGIN + t.numel() :]))
             if not torch.equal(beside.view(torch.uint8), poison(beside.clone()).view(torch.uint8)):
@@ -82,12 +82,18 @@ class Kernels:
         tensors: Sequence[torch.Tensor],
         outputs: Sequence[torch.Tensor],
         sizes: Mapping[str, int],
+        *,
+        on_pattern: bool = False,
     ) -> None:
-        """Runs the program into given outputs, dense in the order that the plan gives."""
+        """Runs the program into given outputs, dense in the order that the plan gives.
+
+        on_pattern: see ``launch``.
+        """
         pools = {"input": tensors, "output": outputs, "scratch": self._scratch(sizes)}
         ints = [sizes[symbol[0]] for symbol in self.plan.symbols]
         ints.append(self.threads or torch.get_num_threads())
-        launch(self._entry, [pools[kind][n] for kind, n in self.plan.buffers], ints)
+        pointers = [pools[kind][n] for kind, n in self.plan.buffers]
+        launch(self._entry, pointers, ints, on_pattern=on_pattern)
 
     def _scratch(self, sizes: Mapping[str, int]) -> list[torch.Tensor]:
         """This thread's scratch blocks: kept between calls, since a decode step allocates nothing."""

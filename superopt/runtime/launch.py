@@ -88,8 +88,13 @@ def _array(
     return held
 
 
-def launch(fn: Entry, tensors: Sequence[HasPointer], ints: Sequence[int] = ()) -> None:
+def launch(
+    fn: Entry, tensors: Sequence[HasPointer], ints: Sequence[int] = (), *, on_pattern: bool = False
+) -> None:
     """Call ``fn`` on the data of ``tensors`` and on ``ints``; KernelFailed on a bad status.
+
+    on_pattern: this thread's stack is full of ones before, which are NaN to a kernel that reads of a
+    tile what it has not written.
 
     The caller has checked device, dtype, shape and strides against the kernel's guards, and keeps
     the tensors alive through the call. Any number of threads may call at once.
@@ -100,7 +105,13 @@ def launch(fn: Entry, tensors: Sequence[HasPointer], ints: Sequence[int] = ()) -
     integers, integers_at = _array(ctypes.c_int64, _scratch.integers, len(ints))
     if ints:
         integers[: len(ints)] = ints
-    status = fn.call(pointers_at, integers_at)
+    if on_pattern:
+        from superopt._core import call_on_pattern
+
+        address = ctypes.cast(fn.call, ctypes.c_void_p).value  # type: ignore[arg-type]
+        status = call_on_pattern(address, pointers_at, integers_at)
+    else:
+        status = fn.call(pointers_at, integers_at)
     if status:
         raise _failure(status, fn)
 

@@ -69,7 +69,10 @@ def _hash(value: torch.Tensor) -> float:
 
 
 def values_of(a: Graph, b: Graph, max_cells: int) -> tuple[list[Value], list[Value]]:
-    """The values of all nodes at reduced sizes, on normal and on positive inputs."""
+    """The values of all nodes at reduced sizes, on normal and on positive inputs.
+
+    Raises VerificationFailed where PyTorch cannot compute them (an integer is divided by zero).
+    """
     sizing = assignments(a, b, max_cells)[0]
     given: list[dict[str, torch.Tensor]] = [{}, {}]
     out: list[list[Value]] = []
@@ -82,7 +85,10 @@ def values_of(a: Graph, b: Graph, max_cells: int) -> tuple[list[Value], list[Val
                 if node.name not in tensors:
                     tensors[node.name] = _drawn(node, sizing, positive)
             inputs = {n.name: floats.split_input(n, tensors[n.name]) for n in small.inputs}
-            runs.append(_run(small, inputs))
+            try:
+                runs.append(_run(small, inputs))
+            except (RuntimeError, IndexError) as error:
+                raise VerificationFailed(f"no values in floats: {error}", graph.name) from error
         out.append(
             [
                 None if x is None or y is None else torch.cat((x, y))
