@@ -40,7 +40,10 @@ class Forms:
         """The program rebuilt."""
         self.b.name = self.source.name
         for i, node in enumerate(self.source.nodes):
-            self.at[i] = self.rebuilt(remap(node, self.at))
+            moved = remap(node, self.at)
+            new = self.rebuilt(moved)
+            # What lost an axis (a choice that is decided) would be summed over it once alone.
+            self.at[i] = new if self.b.axes(new) == node.axes else self.b.add(moved)
         outputs = tuple(replace(o, node=self.at[o.node]) for o in self.source.outputs)
         return Graph(self.source.name, tuple(self.b.nodes), outputs).pruned()
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from superopt.verify.cuts import Checker
-from superopt.verify.normal import normalized, has_laws
+from superopt.verify.normal import has_laws, normalized
 from tests.strategies import graphs
 from tests.verify.terms import K, T, float_values, program
 
