@@ -41,15 +41,15 @@ def attempts(show: Checker, a: Graph, b: Graph, *, symbolic: bool) -> Iterator[A
     """
     spellings = _spellings(a, b, sizes=False)
     for pair, assumes in spellings:
-        yield from ((where, assumes, proof) for where, _, proof in proofs(show, *pair))
+        yield from (("", assumes, proof) for _, _, proof in proofs(show, *pair))
         yield from (("", assumes, check) for check in _by_laws(show, *pair))
     for pair, assumes in spellings:
         yield from (("", assumes, check) for check in _by_cases(show, *pair))
     if symbolic:
         return
-    if any(isinstance(n, Iota | SizeOf) for g in (a, b) for n in g.nodes):
-        if (proof := proved(a, b, show.seed, own_sizes=True)) is not None:
-            yield ALONE, set(), proof
+    sized = any(isinstance(n, Iota | SizeOf) for g in (a, b) for n in g.nodes)
+    if sized and (proof := proved(a, b, show.seed, own_sizes=True)) is not None:
+        yield ALONE, set(), proof
     for pair, assumes in _spellings(a, b, sizes=True)[1:]:
         yield from ((ALONE, assumes, check) for check in _by_laws(show, *pair))
     check = check_equal(

@@ -18,7 +18,7 @@ from superopt.frontend.observe import observe, same_random_numbers
 from superopt.frontend.together import Together, capture_together
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.axes import Sym
-from superopt.mugraph.graph import Const, Graph
+from superopt.mugraph.graph import Const
 from superopt.pipeline.attempts import SHAPES, attempts, proofs
 from superopt.pipeline.differences import drawn, search, sizes_of, undefined
 from superopt.verify.counterexample import draws
