@@ -108,30 +108,41 @@ class _Cases(Forms):
         if not isinstance(node, Map) or len(self.b.nodes) > MOST_NODES:
             return self.b.add(node)
         try:
-            return self._map(node)
+            tree = self._map(node)
         except _TooMany:
+            tree = None
+        if tree is None:
             return self.b.add(node)
+        i = self._node(tree, node.dtype)
+        if self.b.axes(i) != node.axes:  # what is decided may lack an axis
+            i = self.b.add(node)
+        if isinstance(tree, bool) or i != tree:
+            self.trees.setdefault(i, tree)
+        return i
 
-    def _map(self, node: Map) -> int:
+    def _map(self, node: Map) -> Tree | None:
+        """A selection by cases, or a function that is not defined everywhere; None for all else."""
         if node.op in OTHER and self.floats(node.operands):
-            return self._placed(self._lifted(self._extreme(node.op), node.operands), node.dtype)
+            return self._lifted(self._extreme(node.op), node.operands)
         if node.op in ("lt", "le") and self.floats(node.operands):
             x, y = node.operands
             if node.op == "lt":
-                return self._placed(self._lifted(self.less, (x, y)), "bool")
-            return self._placed(_negated(self._lifted(self.less, (y, x))), "bool")
+                return self._lifted(self.less, (x, y))
+            return _negated(self._lifted(self.less, (y, x)))
         if node.op == "cast" and self.b.dtype(node.operands[0]) == "bool" and is_float(node.dtype):
             one, zero = (self.b.const(x, node.dtype) for x in (1.0, 0.0))
-            return self._placed(self._choice(self.tree(node.operands[0]), one, zero), node.dtype)
+            return self._choice(self.tree(node.operands[0]), one, zero)
         if node.op == "eq" and self.floats(node.operands):
-            return self._placed(self._lifted(self._equal, node.operands), "bool")
+            return self._lifted(self._equal, node.operands)
+        if node.op == "where" and isinstance(decided := self.tree(node.operands[0]), bool):
+            return node.operands[1 if decided else 2]
         if uses(node.op, "sqrt", "log") and any(self._chooses(k) for k in node.operands):
 
             def leaf(*args: int) -> Tree:
                 return self.b.map(node.op, *args)
 
-            return self._placed(self._lifted(leaf, node.operands), node.dtype)
-        return self.b.add(node)
+            return self._lifted(leaf, node.operands)
+        return None
 
     def _extreme(self, op: str) -> Callable[[int, int], Tree]:
         def leaf(x: int, y: int) -> Tree:
@@ -216,13 +227,6 @@ class _Cases(Forms):
         yes = self._pruned(yes, {**known, test: True})
         no = self._pruned(no, {**known, test: False})
         return yes if yes == no else (test, yes, no)
-
-    def _placed(self, tree: Tree, dtype: str) -> int:
-        """A node that computes a tree; its cases are kept beside it."""
-        i = self._node(tree, dtype)
-        if isinstance(tree, tuple):
-            self.trees.setdefault(i, tree)
-        return i
 
     def _node(self, tree: Tree, dtype: str) -> int:
         if isinstance(tree, bool):

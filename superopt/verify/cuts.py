@@ -31,6 +31,9 @@ MOST_PARTIAL = 3
 MOST_WHOLE = 6
 """Partial functions up to which what is not shown equal in pieces is tried whole after all."""
 
+WANTED = 72
+"""The bound asked for of each piece, as -log2: those of 256 pieces add up to no more than 2^-64."""
+
 Cut = tuple[int, int]
 """A node of one program and the node of the other that computes the same."""
 
@@ -142,6 +145,7 @@ class Checker:
                 a,
                 b,
                 seed=self.seed,
+                want_log2=WANTED,
                 nan_counts=self.nan_counts,
                 most_patterns=self.most_patterns,
             )
