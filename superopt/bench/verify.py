@@ -23,7 +23,7 @@ from superopt.errors import BadOption, closest
 from superopt.pipeline.mutation_fields import cases as field_cases
 
 SUITE = "verify"
-PROGRAMS = 40
+PROGRAMS = 52
 """Tasks of random programs, of ``RANDOM`` programs each."""
 
 KEYS = (

@@ -42,6 +42,10 @@ def searched(name: str) -> Workload:
     return MOE_LAYER if name == MOE_LAYER.name else workload(name)
 
 
+SLOW = ("causal_sdpa", "qk_norm")
+"""Workloads of whose mutants some take seconds to check: fewer of them are tried."""
+
+
 def cases() -> list[Case]:
     """Every workload in every mode; whole layers, whose checks take seconds, in the first two."""
     out = []
@@ -50,7 +54,8 @@ def cases() -> list[Case]:
         own = REDUCED.get(model, {})
         params = {k: own.get(k, v) for k, v in w.tiny.items()}
         layer = block == "layer"
-        mutants = 100 if layer else 200 if block == "attention" else 420
+        slow = block == "attention" or w.name in SLOW
+        mutants = 100 if layer else 200 if slow else 420
         for dtype, precision in MODES[:2] if layer else MODES:
             out.append(Case(w.name, params, dtype, precision, mutants, 20 if layer else 60))
     return out
@@ -74,8 +79,8 @@ class KernelCase:
     tile_memory: int = 1 << 20
     form: str = "best"
     dynamic: int | None = None
-    tile: int = 30
-    text: int = 18
+    tile: int = 24
+    text: int = 14
 
     def __str__(self) -> str:
         return self.name

@@ -68,8 +68,8 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         "Wrong is a mutant or a near miss that is accepted and differs, or a correct pair that is "
-        "refused (an identity: that is taken for different; what is undecided is listed). Times are "
-        "of one check (of a kernel: compiled and gated), the median of the cases' medians."
+        "refused. Pairs beyond what is decided, a list that is part of the suite, may be undecided. "
+        "Times are of one check (of a kernel: compiled and gated), the median of the cases' medians."
     )
     for part in PARTS:
         mine = [r for r in rows if r["part"] == part]
@@ -128,7 +128,7 @@ def _section(part: str, rows: Rows) -> Iterator[str]:
         if part in ("graph mutants", "outputs and inputs", "rewrites"):
             yield f"- of those shown equal, by the laws of the field alone: {rewritten:,}"
         if part == "identities":
-            yield "- undecided:"
+            yield "- beyond what is decided:"
         for r in rows:
             if undecided := r["more"].get("undecided") if part == "identities" else None:
                 yield from (f"  - {_code(text)}" for text in undecided)

@@ -15,7 +15,7 @@ import torch
 from superopt.api import equivalent
 from superopt.bench import verify_cases
 from superopt.bench.generated import program
-from superopt.bench.identities import IDENTITIES, NEAR_MISSES, Identity, NearMiss
+from superopt.bench.identities import BEYOND, IDENTITIES, NEAR_MISSES, Identity, NearMiss
 from superopt.bench.inputs import make_inputs
 from superopt.bench.judge import Judge
 from superopt.bench.verify_cases import DTYPES, Case, searched
@@ -224,10 +224,12 @@ def identities(first: int, share: float) -> Row:
         elif found.verdict == "different":
             row.rejected["taken for different"] += 1
             row.wrong.append(f"{pair.name}: taken for different: {found.reason}"[:400])
+        elif pair.name in BEYOND:
+            row.rejected["undecided, as documented"] += 1
+            row.more.setdefault("undecided", []).append(f"{pair.name}: {BEYOND[pair.name]}")
         else:
-            why = _undecided(found.reason)
-            row.rejected[why] += 1
-            row.more.setdefault("undecided", []).append(f"{pair.name}: {why}")
+            row.rejected["undecided"] += 1
+            row.wrong.append(f"{pair.name}: {_undecided(found.reason)}: {found.reason}"[:400])
     return row
 
 

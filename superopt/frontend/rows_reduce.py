@@ -231,6 +231,28 @@ def _group_norm(
     return cx.rounded(_affine(cx, out, y, weight, bias))
 
 
+@row("instance_norm")
+def _instance_norm(
+    cx: Context,
+    out: torch.dtype,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+) -> Tensor:
+    if not use_input_stats or mean is not None or var is not None:
+        raise NotSupported("instance_norm with running statistics")
+    x = cx.cast(x, out)
+    over = cx.axes(x, range(2, len(x.dims)))
+    y = replace(x, node=ops.layer_norm(cx.b, x.node, over, eps))
+    return cx.rounded(_affine(cx, out, y, weight, bias))
+
+
 def _affine(cx: Context, out: torch.dtype, y: Tensor, weight: Any, bias: Any) -> Tensor:
     """``y * weight + bias`` along the channels, dim 1."""
     for op, p in (("mul", weight), ("add", bias)):

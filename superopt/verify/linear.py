@@ -7,7 +7,7 @@ of two terms comes first in both programs, and whether it can be negative.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -41,15 +41,30 @@ class Forms:
         self.b.name = self.source.name
         for i, node in enumerate(self.source.nodes):
             moved = remap(node, self.at)
-            new = self.rebuilt(moved)
-            # What lost an axis (a choice that is decided) would be summed over it once alone.
-            self.at[i] = new if self.b.axes(new) == node.axes else self.b.add(moved)
+            self.at[i] = self._spread(self.rebuilt(moved), moved)
         outputs = tuple(replace(o, node=self.at[o.node]) for o in self.source.outputs)
         return Graph(self.source.name, tuple(self.b.nodes), outputs).pruned()
 
     def rebuilt(self, node: Node) -> int:
         """The new node for one whose arguments are new nodes already."""
         return self.b.add(node)
+
+    def _spread(self, new: int, node: Node) -> int:
+        """A value along all axes of the node in whose place it is.
+
+        What lost an axis (a choice that is decided) would be summed over it once alone.
+        """
+        if self.b.axes(new) == node.axes:
+            return new
+        if not is_float(node.dtype) or not self.floats(node.args):
+            return self.b.add(node)
+        total = node.args[0]
+        for k in node.args[1:]:
+            total = self.b.map("add", total, k)
+        if isinstance(node, Reduce):
+            total = self.b.reduce("add", total, node.over)
+        zero = self.b.map("mul", total, self.b.const(0.0, node.dtype))
+        return self.b.map("add", new, zero)
 
     def key(self, i: int) -> str:
         """What a node is, in a text that is the same in both programs: terms are ordered by it."""
@@ -67,7 +82,7 @@ class Forms:
         found = ((k, c) for f in forms for k, c in f.items() if k != ONE)
         return sorted(found, key=lambda term: (self.key(term[0]), term[1] < 0))
 
-    def floats(self, nodes: tuple[int, ...]) -> bool:
+    def floats(self, nodes: Iterable[int]) -> bool:
         """Whether all of these are floats."""
         return all(is_float(self.b.dtype(k)) for k in nodes)
 

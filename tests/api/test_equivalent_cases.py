@@ -3,6 +3,7 @@
 import json
 import math
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -101,3 +102,80 @@ def test_random_numbers_and_complex_ones_are_undecided():
     found = superopt.equivalent(lambda x: x * 2, lambda x: x + x, X.to(torch.complex64))
     assert found.verdict == "undecided"
     assert "complex64" in found.reason
+
+
+def softmaxed(scores, v):
+    return torch.softmax(scores, -1) @ v
+
+
+def parts(s, v):
+    """Attention of two halves of the keys, weighted by their log-sum-exps."""
+    halves = [
+        (softmaxed(a, b), a.logsumexp(-1)) for a, b in zip(s.split(6, 1), v.split(6), strict=True)
+    ]
+    total = torch.logaddexp(halves[0][1], halves[1][1])
+    return sum(o * (m - total).exp()[:, None] for o, m in halves)
+
+
+V = torch.randn(12, 5)
+DECIDED = {
+    "stable softplus": (
+        lambda x: x.relu() + torch.log1p((-x.abs()).exp()),
+        lambda x: x.exp().log1p(),
+    ),
+    "logsumexp in two parts": (
+        lambda x: x.logsumexp(1),
+        lambda x: torch.logaddexp(x[:, :5].logsumexp(1), x[:, 5:].logsumexp(1)),
+    ),
+    "logsumexp less a logarithm": (
+        lambda x: x.logsumexp(1) - math.log(12),
+        lambda x: x.exp().mean(1).log(),
+    ),
+    "attention of parts": (lambda x: softmaxed(x, V), lambda x: parts(x, V)),
+    "maximum in parts": (
+        lambda x: x.amax(1),
+        lambda x: torch.maximum(x[:, :3].amax(1), x[:, 3:].amax(1)),
+    ),
+    "largest size": (lambda x: x.abs().amax(1), lambda x: torch.maximum(x.amax(1), -x.amin(1))),
+    "less its own maximum": (lambda x: (x - x.amax(1, True)).amax(1), lambda x: x[:, 0] * 0),
+    "clamp by distances": (
+        lambda x: x.clamp(-1, 1).sum(1),
+        lambda x: (((x + 1).abs() - (x - 1).abs()) / 2).sum(1),
+    ),
+    "power of a half": (lambda x: x**2.5, lambda x: x * x * x.sqrt()),
+    "odd function": (lambda x: torch.erf(-x / 3), lambda x: -torch.erf(x / 3)),
+    "in double precision": (lambda x: (x.double() * 3).float(), lambda x: 3 * x),
+}
+DIFFERENT = {
+    "softplus with a sign lost": (
+        lambda x: x.relu() + torch.log1p(x.abs().exp()),
+        lambda x: x.exp().log1p(),
+    ),
+    "attention of parts, unweighted": (
+        lambda x: softmaxed(x, V),
+        lambda x: (softmaxed(x[:, :6], V[:6]) + softmaxed(x[:, 6:], V[6:])) / 2,
+    ),
+    "maximum of some": (
+        lambda x: x.amax(1),
+        lambda x: torch.maximum(x[:, :3].amax(1), x[:, 4:].amax(1)),
+    ),
+    "logsumexp less another logarithm": (
+        lambda x: x.logsumexp(1) - math.log(11),
+        lambda x: x.exp().mean(1).log(),
+    ),
+    "less its maximum, summed": (
+        lambda x: (x - x.amax(1, True)).amax(1, True).expand(8, 12).sum(1),
+        lambda x: (x - x.amax(1, True)).sum(1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_what_cases_and_orders_decide_is_shown(name):
+    found = superopt.equivalent(*DECIDED[name], X, seed=5)
+    assert found, str(found)
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_differs_by_cases_is_told_apart(name):
+    assert superopt.equivalent(*DIFFERENT[name], X, seed=5).verdict == "different"

@@ -335,6 +335,7 @@ def test_what_is_made_of_operators_has_one(fn: Callable[..., Any]) -> None:
 FAR: dict[str, tuple[Any, tuple[int, ...]]] = {
     "layer norm": (lambda x: F.layer_norm(x, (x.shape[-1],)), (4, 64)),
     "group norm": (lambda x: F.group_norm(x, 2), (4, 8, 9)),
+    "instance norm": (lambda x: F.instance_norm(x), (4, 8, 9)),
     "covariance": (
         lambda x: (x - x.mean(-1, keepdim=True)) @ (x - x.mean(-1, keepdim=True)).mT,
         (4, 64),

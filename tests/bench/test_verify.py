@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from superopt.bench import verify, verify_cases, verify_table, verify_tasks
+from superopt.bench.identities import BEYOND, IDENTITIES
 from superopt.bench.text_mutants import text_mutants
 from superopt.bench.verify_kernels import machine_code
 from superopt.errors import BadOption
 from superopt.pipeline.mutation import Checked, Pairs
 from superopt.pipeline.mutation_fields import cases, measured
 from superopt.pipeline.mutation_kernels import Bench, Tried
+from superopt.verify.decision import Certificate
 
 PART = ("gqa", "rmsnorm_linear", "cross_entropy", "gated MLP", "attention in one piece", "0")
 SHARE = 0.08
@@ -87,6 +89,18 @@ def test_a_verifier_that_refuses_everything_is_found_out(monkeypatch: pytest.Mon
     row = verify_tasks.random_rewrites(0, 0.05)
     assert row.tried >= 5
     assert len(row.wrong) == row.tried
+
+
+def test_identities_may_be_undecided_only_as_documented(monkeypatch: pytest.MonkeyPatch):
+    assert set(BEYOND) <= {pair.name for pair in IDENTITIES}
+    assert len(IDENTITIES) - len(BEYOND) >= 500
+    no = Certificate("undecided", reason="alike in 3 trials")
+    monkeypatch.setattr(verify_tasks, "equivalent", lambda *args, **kw: no)
+    row = verify_tasks.identities(0, 1.0)
+    listed = IDENTITIES[: verify_tasks.LISTED]
+    beyond = [pair.name for pair in listed if pair.name in BEYOND]
+    assert len(row.wrong) == len(listed) - len(beyond)
+    assert len(row.more.get("undecided", [])) == len(beyond)
 
 
 def test_a_gate_that_accepts_everything_is_found_out(monkeypatch: pytest.MonkeyPatch):

@@ -31,6 +31,12 @@ extern "C" int late(void** bufs, const int64_t* ints) {
     usleep(2000);
     return bufs[0] == b && ints[1] == a ? 0 : 5;
 }
+extern "C" int local(void** bufs, const int64_t* ints) {
+    volatile float tile[4096];
+    if (ints[0]) tile[ints[1]] = 3.0f;
+    static_cast<float*>(bufs[0])[0] = tile[ints[1]];
+    return 0;
+}
 extern "C" int nap(void**, const int64_t* ints) { usleep(useconds_t(ints[0])); return 0; }
 """
 
@@ -126,3 +132,27 @@ def test_a_library_lives_as_long_as_its_entries(library):
     entry = Library(library.path).entry("nothing")
     launch(entry, ())
     assert "nothing" in repr(entry)
+
+
+def test_what_a_tile_holds_before_it_is_written_is_nan(library):
+    entry = library.entry("local")
+    out = torch.zeros(1)
+    for k in range(0, 4096, 511):
+        launch(entry, [out], [0, k], on_pattern=True)
+        assert out.isnan().all(), k
+        launch(entry, [out], [1, k], on_pattern=True)
+        assert out.item() == 3.0
+    found = []
+
+    def run():
+        launch(entry, [out], [0, 9], on_pattern=True)
+        found.append(bool(out.isnan()))
+
+    threading.stack_size(256 << 10)  # a small stack is not written beyond
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(0)
+    assert found == [True]

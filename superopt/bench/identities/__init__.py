@@ -6,6 +6,7 @@ Both are written as users write such pairs, and know nothing of how superopt dec
 """
 
 from superopt.bench.identities.attention import ATTENTION
+from superopt.bench.identities.beyond import BEYOND
 from superopt.bench.identities.entry import Identity, NearMiss
 from superopt.bench.identities.layout import LAYOUT
 from superopt.bench.identities.linear import LINEAR
@@ -20,7 +21,7 @@ from superopt.bench.identities.selections import INTEGERS, SELECTIONS
 from superopt.bench.identities.sizes import SIZES
 from superopt.bench.identities.softmax import SOFTMAX
 
-__all__ = ["IDENTITIES", "Identity", "NEAR_MISSES", "NearMiss"]
+__all__ = ["BEYOND", "IDENTITIES", "Identity", "NEAR_MISSES", "NearMiss"]
 
 IDENTITIES: tuple[Identity, ...] = (
     *LINEAR,
