@@ -37,7 +37,7 @@ class Scalar:
     c:        C++ expression over {0}, {1}, ...; the device headers overload it for vectors
     identity: the neutral element when the row is used as a reduction, else None
     laws:     subset of {"commutative", "associative", "idempotent", "keeps infinities", "odd", "even",
-              "increasing", "not negative"}
+              "increasing", "not negative", "jumps"}
     flops:    cost of one application, in floating-point operations
     torch:    ATen operators whose elementwise meaning is this row (overload packet names)
     """

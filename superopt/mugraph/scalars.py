@@ -31,7 +31,8 @@ else:
 
 AC = frozenset({"commutative", "associative"})
 ACI = AC | {"idempotent"}
-KEEPS = frozenset({"keeps infinities"})
+JUMPS = frozenset({"jumps"})
+KEEPS = JUMPS | {"keeps infinities"}
 ODD, EVEN = frozenset({"odd"}), frozenset({"even"})
 RISES, RISES_ABOVE_ZERO = frozenset({"increasing"}), frozenset({"increasing", "not negative"})
 
@@ -204,9 +205,9 @@ def _rows() -> tuple[Scalar, ...]:
         ),
         _keyed("sin", 1, torch.sin, "so_sin({0})", flops=20, laws=ODD, torch=("sin",)),
         _keyed("cos", 1, torch.cos, "so_cos({0})", flops=20, laws=EVEN, torch=("cos",)),
-        _keyed("pow", 2, torch.pow, "so_pow({0}, {1})", flops=40),
-        _keyed("floordiv_real", 2, _floor_divide, "so_floordiv({0}, {1})", flops=12),
-        _keyed("mod_real", 2, torch.remainder, "so_mod({0}, {1})", flops=10),
+        _keyed("pow", 2, torch.pow, "so_pow({0}, {1})", flops=40, laws=JUMPS),
+        _keyed("floordiv_real", 2, _floor_divide, "so_floordiv({0}, {1})", flops=12, laws=JUMPS),
+        _keyed("mod_real", 2, torch.remainder, "so_mod({0}, {1})", flops=10, laws=JUMPS),
         _keyed("floor", 1, torch.floor, "so_floor({0})", laws=KEEPS, torch=("floor",)),
         _keyed("ceil", 1, torch.ceil, "so_ceil({0})", laws=KEEPS, torch=("ceil",)),
         # -- selections
