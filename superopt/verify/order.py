@@ -36,9 +36,8 @@ truth value by cases, whose leaves are True and False alone (a node 1 would be e
 
 def chosen(condition: Tree, yes: Tree, no: Tree) -> Tree:
     """The tree that is ``yes`` where a condition holds."""
-    if isinstance(condition, bool):
+    if not isinstance(condition, tuple):
         return yes if condition else no
-    assert isinstance(condition, tuple)
     test, then, other = condition
     mine, theirs = chosen(then, yes, no), chosen(other, yes, no)
     return mine if mine == theirs else (test, mine, theirs)
@@ -58,9 +57,8 @@ def pruned(tree: Tree, known: Mapping[int, bool]) -> Tree:
 
 def negated(tree: Tree) -> Tree:
     """The opposite truth value."""
-    if isinstance(tree, bool):
+    if not isinstance(tree, tuple):
         return not tree
-    assert isinstance(tree, tuple)
     test, yes, no = tree
     return test, negated(yes), negated(no)
 
