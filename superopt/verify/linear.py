@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Builder, Const, Graph, Map, Node, Reduce, SizeOf, remap
+from superopt.mugraph.graph import Builder, Const, Graph, Iota, Map, Node, Reduce, SizeOf, remap
 from superopt.mugraph.scalars import SCALARS
 
 Linear = dict[int, Fraction]
@@ -149,12 +149,14 @@ class Forms:
         return self.b.map(op, self.sum(left, dtype), self.sum(right, dtype))
 
     def not_negative(self, i: int) -> bool:
-        """Whether a value is known to be at least 0, where it is defined."""
+        """Whether a value is known to be at least 0, where it is defined; sums of integers wrap."""
         node = self.b.nodes[i]
         if isinstance(node, Const):
             return float(node.value) >= 0
-        if isinstance(node, SizeOf):
+        if isinstance(node, SizeOf | Iota) or node.dtype in ("bool", "u8"):
             return True
+        if not is_float(node.dtype):
+            return False
         if isinstance(node, Reduce):
             return node.op in ("add", "mul", "max", "min") and self.not_negative(node.operand)
         if not isinstance(node, Map):

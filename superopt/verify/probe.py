@@ -99,9 +99,10 @@ class Probe:
         sizes: Mapping[Axis, int],
         ranges: Mapping[str, Integers],
         seed: int,
+        literals: tuple[float, ...] = (),
     ) -> None:
         self.graph, self.nodes, self.level, self.chain = graph, list(nodes), level, chain
-        self.sizes, self.ranges, self.seed = sizes, ranges, seed
+        self.sizes, self.ranges, self.seed, self.literals = sizes, ranges, seed, literals
         self.plan = analyse(graph, chain.full, dict.fromkeys(nodes, 1 << level))
 
     def inputs(self) -> list[tuple[str, int]]:
@@ -137,7 +138,7 @@ class Probe:
                 where=self.graph.name,
                 fix="cut the check into pieces",
             )
-        draw = Draw(keys, np.zeros(len(keys), dtype=bool), self.ranges)
+        draw = Draw(keys, np.zeros(len(keys), dtype=bool), self.ranges, self.literals)
         algebra = FieldAlgebra(self.graph, self.chain, draw, self.sizes, self.plan)
         given: dict[int, Value] = {}
         for i, node in enumerate(self.graph.nodes):

@@ -17,7 +17,8 @@ from superopt.mugraph.algebras.field_values import Integers
 from superopt.mugraph.axes import Axis, Size, Sym
 from superopt.mugraph.dims import Dims
 from superopt.mugraph.dtypes import DTYPES, is_float
-from superopt.mugraph.graph import Const, Gather, Graph, Input, Iota, Map, Node, Reduce, View
+from superopt.mugraph.graph import Const, Gather, Graph, Input, Iota, Node, Reduce, View
+from superopt.verify.indices import alone, index_source, indices
 
 PRIMES = tuple(p for p in range(2, 300) if all(p % q for q in range(2, p)))
 
@@ -76,7 +77,7 @@ def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
     hard, soft = set[Axis](), set[Axis]()
     for graph in (a, b):
         _tie_views(classes, graph, hard)
-        _index_axes(graph, hard, soft)
+        _index_axes((a, b), graph, hard, soft)
     hard, soft = {classes.find(x) for x in hard}, {classes.find(x) for x in soft}
     weight: dict[Axis, int] = {}
     for graph in (a, b):
@@ -162,23 +163,17 @@ def _tie_views(classes: _Classes, graph: Graph, hard: set[Axis]) -> None:
                     hard.update(x for x, _ in index.terms)
 
 
-def _index_axes(graph: Graph, hard: set[Axis], soft: set[Axis]) -> None:
-    """Axes whose positions are seen as numbers: by Iota, or by a computed gather index."""
+def _index_axes(graphs: Sequence[Graph], graph: Graph, hard: set[Axis], soft: set[Axis]) -> None:
+    """Axes whose positions are seen as numbers: by Iota, by an index that is more than that, by counting."""
     for node in graph.nodes:
         if isinstance(node, Iota):
             soft.update(node.axes)
-        if isinstance(node, Gather) and index_source(graph, node.at) is None:
-            hard.add(node.along)
-
-
-def index_source(graph: Graph, i: int) -> str | None:
-    """The integer input that a gather index is read from unchanged, or None."""
-    node = graph.nodes[i]
-    if isinstance(node, Input):
-        return node.name
-    if isinstance(node, View) or (isinstance(node, Map) and node.op == "cast"):
-        return index_source(graph, node.args[0])
-    return None
+        if isinstance(node, Gather):
+            name = index_source(graph, node.at)
+            if name is None or not alone(graphs, name):
+                hard.add(node.along)
+        if isinstance(node, Reduce) and node.op in ("add", "mul") and not is_float(node.dtype):
+            hard.update(node.over)
 
 
 def _largest_literal(graphs: Iterable[Graph]) -> int:
@@ -232,7 +227,7 @@ def _cells(graphs: Iterable[Graph], classes: _Classes, sizes: Mapping[Axis, int]
 
 
 def integer_ranges(graphs: Sequence[Graph], sizes: Mapping[Axis, int]) -> dict[str, Integers]:
-    """Gather indices stay within the gathered axis; the literals in a program are met by all."""
+    """Indices stay within the axis that they are given to; the literals in a program are met by all."""
     literals = {
         int(n.value)
         for g in graphs
@@ -245,15 +240,23 @@ def integer_ranges(graphs: Sequence[Graph], sizes: Mapping[Axis, int]) -> dict[s
         for given in graph.inputs:
             if not is_float(given.dtype) and given.dtype != "bool":
                 out.setdefault(given.name, Integers(more=_extremes(given.dtype)))
+    for graph in graphs:
+        for found in indices(graph):
+            known = out[found.name]
+            most = sizes[found.along] - 1
+            hi = min(most, known.hi) if known.complete else most
+            wraps = found.wraps and (known.lo < 0 or not known.complete)
+            out[found.name] = Integers(
+                -sizes[found.along] if wraps else 0, max(hi, 0), complete=True
+            )
         for node in graph.nodes:
             if isinstance(node, Gather):
                 for i in graph.reachable([node.at]):
                     source = graph.nodes[i]
-                    if isinstance(source, Input) and source.name in out:
-                        known = out[source.name]
-                        hi = sizes[node.along] - 1
-                        hi = min(hi, known.hi) if known.lo == 0 else hi
-                        out[source.name] = Integers(0, max(hi, 0), complete=True)
+                    if not isinstance(source, Input) or source.name not in out:
+                        continue
+                    if not out[source.name].complete:  # it is computed with: others may be as good
+                        out[source.name] = Integers(0, max(sizes[node.along] - 1, 0))
     return {
         name: replace(v, more=tuple(sorted(k for k in near | set(v.more) if not v.lo <= k <= v.hi)))
         for name, v in out.items()

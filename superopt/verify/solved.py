@@ -36,6 +36,9 @@ POINTS = 6
 ELEMENTS = 48
 """Input elements that are tried to solve for, at most."""
 
+OFFERS = 8
+"""Elements and cells that are tried at one point."""
+
 MOST_COMPARISONS = 24
 """Comparisons of both programs, beyond which ties are left to the pools."""
 
@@ -77,7 +80,7 @@ def at_ties(
             if len(seen) > MOST_COMPARISONS:
                 return (*missing, "more comparisons than are solved for")
             try:
-                ties = _solved(graph, i, chain, seed ^ SEED, sizing)
+                ties = _solved(graph, i, chain, seed ^ SEED, sizing, literals(a, b))
             except VerificationFailed:
                 ties = {}
             if not ties:
@@ -95,7 +98,14 @@ def at_ties(
     return tuple(missing)
 
 
-def _solved(graph: Graph, i: int, chain: Chain, seed: int, sizing: Sizing) -> dict[int, Tie]:
+def _solved(
+    graph: Graph,
+    i: int,
+    chain: Chain,
+    seed: int,
+    sizing: Sizing,
+    given_literals: tuple[float, ...],
+) -> dict[int, Tie]:
     """For each point, by its number, a step that makes the comparison tie in some cell."""
     b = Builder(graph.name)
     at: dict[int, int] = {}
@@ -114,7 +124,8 @@ def _solved(graph: Graph, i: int, chain: Chain, seed: int, sizing: Sizing) -> di
         return {}
     # Values that are equal are so at every level: exponentials look at the one above.
     probes = {
-        i: Probe(whole, sides, i, chain, sizing.sizes, sizing.ranges, seed) for i in levels_of(mask)
+        i: Probe(whole, sides, i, chain, sizing.sizes, sizing.ranges, seed, given_literals)
+        for i in levels_of(mask)
     }
     random = np.random.default_rng(seed & 0xFFFFFFFF)
     known = [set(probe.inputs()) for probe in probes.values()]
@@ -136,16 +147,43 @@ def _solved(graph: Graph, i: int, chain: Chain, seed: int, sizing: Sizing) -> di
             good = good & affine & ~np.asarray(bad).any(0)
             slopes[level], now[level] = once, d[0]
         offers = np.argwhere(good)
-        if len(offers):
-            e, cell = offers[random.integers(len(offers))]
+        if len(offers) > OFFERS:
+            offers = offers[random.choice(len(offers), OFFERS, replace=False)]
+        for e, cell in random.permutation(offers):
             steps = {}
             for level in probes:
                 p = chain.primes[level]
                 slope = int(slopes[level][e, cell])
                 steps[level] = -int(now[level][cell]) * pow(slope, -1, p) % p
             name, element = elements[e]
-            out[point] = Tie(name, element, steps)
+            tie = Tie(name, element, steps)
+            # A selection below the sides may choose otherwise there, and then they do not tie.
+            if all(
+                _ties(whole, sides, axes, probe, point, tie, cell, sizing, chain)
+                for probe in probes.values()
+            ):
+                out[point] = tie
+                break
     return out
+
+
+def _ties(
+    graph: Graph,
+    sides: Sequence[int],
+    axes: Sequence[Axis],
+    probe: Probe,
+    point: int,
+    tie: Tie,
+    cell: int,
+    sizing: Sizing,
+    chain: Chain,
+) -> bool:
+    """Whether the two sides are one value in a cell once the step is taken."""
+    moves = [(tie.name, tie.element, tie.steps[probe.level])]
+    values, status = probe.around(point, moves)
+    p = chain.primes[probe.level]
+    d, bad = _difference(graph, sides, axes, values, status, sizing.sizes, p)
+    return not d[1][cell] and not bad[1][cell]
 
 
 def _difference(

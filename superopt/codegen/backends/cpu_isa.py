@@ -49,6 +49,15 @@ class Isa:
         return _host()
 
     @property
+    def runs_here(self) -> bool:
+        """Whether this machine has the instruction set."""
+        order = ("generic", "avx2", "avx512", "avx512bf16")
+        host = _host().name
+        if self.name not in order or host not in order:
+            return self.name in (host, "generic")
+        return order.index(self.name) <= order.index(host)
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """Compiler flags that turn the instruction set on."""
         return {
