@@ -21,12 +21,14 @@ from superopt.mugraph.axes import Sym
 from superopt.mugraph.graph import Const
 from superopt.pipeline.attempts import SHAPES, attempts, proofs
 from superopt.pipeline.differences import drawn, search, sizes_of, undefined
+from superopt.verify.assumed import is_partial
 from superopt.verify.counterexample import draws
 from superopt.verify.cuts import Checker
 from superopt.verify.decision import Certificate as Certificate
 from superopt.verify.decision import Counterexample
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.literals import exact_casts
+from superopt.verify.probe import unfolded
 from superopt.verify.whole import check_at_own_sizes
 
 PATTERNS = 2000.0
@@ -213,6 +215,8 @@ def _compared(
         if again is not None and not again:
             return replace(found, checks=tuple(checks), reason=f"at the own sizes: {again.reason}")
     named |= {n for c in checks if c is check or c.kind == "second" for n in c.assumptions}
+    if check.kind == "identical" and any(is_partial(unfolded(g)) for g in (a, b)):
+        named.add("where-defined")
     return replace(
         found,
         undefined=undefined(runs, drawn(both, leaves, seed)),

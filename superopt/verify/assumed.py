@@ -25,7 +25,7 @@ def assumed(
         names.add("reduced-sizes")
     names |= {name for p in plans for name in p.named}
     names |= (
-        {"where-defined"} if marks & {"root", "log"} or _is_partial(a) or _is_partial(b) else set()
+        {"where-defined"} if marks & {"root", "log"} or is_partial(a) or is_partial(b) else set()
     )
     names |= {"ties"} if SELECT in marks else set()
     names |= {"exponential"} if "exp" in marks else set()
@@ -47,9 +47,10 @@ def assumed(
     return tuple(sorted(names))
 
 
-def _is_partial(graph: Graph) -> bool:
+def is_partial(graph: Graph) -> bool:
+    """Whether some operator has no value for some arguments (beside roots and logarithms of rows)."""
     return any(
         isinstance(n, Gather)
-        or getattr(n, "op", "") in ("div", "recip", "rsqrt", "sigmoid", "silu")
+        or getattr(n, "op", "") in ("div", "recip", "sqrt", "log", "rsqrt", "sigmoid", "silu")
         for n in graph.nodes
     )

@@ -101,7 +101,8 @@ def draws(
             elif x.dtype == torch.bool:
                 out.append(value > (0.0, -1.0, 1.0)[k % 3])
             elif x.dtype.is_floating_point:
-                out.append(_as_laid(fill(value).to(x.dtype), x))
+                largest = torch.finfo(x.dtype).max  # what is claimed is of finite inputs
+                out.append(_as_laid(fill(value).clamp(-largest, largest).to(x.dtype), x))
             else:
                 out.append(_as_laid(_integers(x, ranges.get(at), k, generator), x))
         made += size

@@ -199,6 +199,9 @@ def _check(ask: _Asked, chain: Chain) -> Equivalence:
     if not_met and not worst.cases:
         worst = replace(worst, miss=None, cases=True, reason=not_met)
     few = min(SAMPLED_TRIALS, max(8, most // 64))
+    if worst.cases:  # which are not all met however long it takes
+        most = max(64, most // 8)
+        few = min(few, max(8, most // 512))
     if worst.miss is not None:
         wanted = math.ceil(ask.want_log2 / -math.log2(max(worst.miss, 2.0**-ask.want_log2)))
         if wanted > most:

@@ -179,3 +179,100 @@ def test_what_cases_and_orders_decide_is_shown(name):
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_what_differs_by_cases_is_told_apart(name):
     assert superopt.equivalent(*DIFFERENT[name], X, seed=5).verdict == "different"
+
+
+def hidden(x):
+    """Zero at x = 493 alone."""
+    return ((x * 11 - 5) * 3 - 7) * 13 - 211211
+
+
+def narrow(v):
+    """128 as an integer of 8 bits, which is -128, at v = 123457, and zero elsewhere."""
+    low, high = (v * 11 + 5 - 1358031).clamp_min(0), (-11 * v - 5 + 1358033).clamp_min(0)
+    return (torch.minimum(low, high) * 128).to(torch.int8).float()
+
+
+def least_and_most(x, y, z):
+    values = (x, 3 * y, hidden(z))
+    return torch.minimum(torch.minimum(*values[:2]), values[2]), torch.maximum(
+        torch.maximum(*values[:2]), values[2]
+    )
+
+
+INDEX, WIDE = torch.tensor([1, 2]), torch.rand(8, 130) > 0.5
+RARE = {
+    "two absolute values that are both zero": (
+        lambda x, y: torch.where((x * 4 - 1).abs() + (y * 4 - 7).abs() == 0, x, x + 1),
+        lambda x, y: x + 1,
+        (X, Y),
+    ),
+    "three values that tie": (
+        lambda x, y: torch.where(torch.eq(*least_and_most(x, y, x - y)), y, y + 1),
+        lambda x, y: y + 1,
+        (X, Y),
+    ),
+    "an index that wraps": (
+        lambda x, i: x[i * 3 % 15],
+        lambda x, i: x[i % 15 * 3 % 15],
+        (torch.randn(16), INDEX.int()),
+    ),
+    "a number that is clamped to an index": (
+        lambda e, i: e[i.clamp(0, 127)][:, 0] * (i * 7 + 3 != 7542),
+        lambda e, i: e[i.clamp(0, 127)][:, 0] + 0 * i,
+        (torch.randn(128, 4), INDEX),
+    ),
+    "one row of a large table": (
+        lambda e, i: F.embedding(i, e) * (i * 7 + 3 != 4996 * 7 + 3)[:, None],
+        lambda e, i: F.embedding(i, e),
+        (torch.randn(5000, 4), INDEX),
+    ),
+    "one row of a large table, in another output": (
+        lambda e, i: (F.embedding(i, e), i * 7 + 3 != 4996 * 7 + 3),
+        lambda e, i: (F.embedding(i, e), i >= 0),
+        (torch.randn(5000, 4), INDEX),
+    ),
+    "a count in eight bits": (
+        lambda m: m.sum(-1, dtype=torch.int8).long(),
+        lambda m: m.sum(-1),
+        (WIDE,),
+    ),
+    "one count of many": (
+        lambda x, m: x * (m.sum(-1) * 7 + 3 != 444),
+        lambda x, m: x + 0 * m.sum(-1),
+        (X[:, 0], WIDE[:, :64]),
+    ),
+    "a maximum that wraps below zero": (
+        lambda v: narrow(v).relu(),
+        narrow,
+        (torch.zeros(8, 16, dtype=torch.int32),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RARE)
+def test_what_differs_at_a_rare_point_is_not_shown_equal(name):
+    first, second, args = RARE[name]
+    assert not superopt.equivalent(first, second, *args, seed=5)
+
+
+def test_indices_that_are_nothing_else_are_tried_on_a_shorter_axis():
+    table = torch.randn(5000, 4)
+    assert superopt.equivalent(
+        lambda e, i: F.embedding(i, e) * 2, lambda e, i: F.embedding(i, 2 * e), table, INDEX, seed=5
+    )
+    assert superopt.equivalent(
+        lambda e, i: F.embedding(i, e),
+        lambda e, i: F.one_hot(i, 50).float() @ e,
+        table[:50],
+        INDEX,
+        seed=5,
+    )
+
+
+def test_finite_inputs_alone_tell_functions_apart():
+    assert superopt.equivalent(torch.nan_to_num, lambda x: x + 0, X, seed=5).verdict != "different"
+    found = superopt.equivalent(
+        lambda x: x.amax(1) - x.amax(1) + 1 / x[:, 0], lambda x: 1 / x[:, 0], X
+    )
+    assert found
+    assert "where-defined" in found.assumptions
