@@ -1,9 +1,9 @@
 """How programs use their integer inputs: as indices alone, or as numbers.
 
-An input that only picks elements, or is compared with positions, treats all positions alike: it is
-tried on a shorter axis, with every index of that. Where its value matters otherwise (in arithmetic, or
-against a literal), the axis keeps its size. And only what is given to an axis as it is, is known to lie
-within it: what is clamped or computed before may be any number.
+An input that only picks elements, or is compared with positions or literals, treats all positions alike:
+it is tried on a shorter axis, with every index of that, and at the literals. Where its value matters
+otherwise (in arithmetic), the axis keeps its size. And only what is given to an axis as it is, is known to
+lie within it: what is clamped or computed before may be any number.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def indices(graph: Graph) -> Iterator[Index]:
 
 
 def alone(graphs: Sequence[Graph], name: str) -> bool:
-    """Whether an input is nothing but an index, or compared with positions, in all programs."""
+    """Whether an input is nothing but an index, or compared with positions or literals, in all programs."""
     return all(
         _indexes(graph, i, graph.users())
         for graph in graphs
@@ -77,7 +77,10 @@ def _indexes(graph: Graph, i: int, users: list[list[int]]) -> bool:
         if _keeps(graph, node):
             if not _indexes(graph, u, users):
                 return False
-        elif not (_field(node) == "eq" and all(k == i or _position(graph, k) for k in node.args)):
+        elif not (
+            (_field(node) == "eq" and all(k == i or _position(graph, k) for k in node.args))
+            or _compared(graph, i, node)
+        ):
             return False
     return True
 
@@ -107,6 +110,12 @@ def _field(node: Node) -> str:
     if not isinstance(node, Map):
         return ""
     return "eq" if node.op == "ne" else SCALARS[node.op].field or ""
+
+
+def _compared(graph: Graph, i: int, node: Node) -> bool:
+    """Whether a node compares another one with a literal."""
+    fits = _field(node) in ("eq", "lt", "le") or (isinstance(node, Map) and node.op in ("gt", "ge"))
+    return fits and all(k == i or isinstance(graph.nodes[k], Const) for k in node.args)
 
 
 def _position(graph: Graph, i: int) -> bool:
