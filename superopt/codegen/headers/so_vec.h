@@ -177,6 +177,13 @@ template <class T, int N, class V> SO_INLINE so_vec<T, N> so_cvt(V x) {
     return so_both(so_cvt<T, N / 2>(so_half<0>(x)), so_cvt<T, N / 2>(so_half<1>(x)));
   else if constexpr (std::is_integral_v<T> && sizeof(T) < 4 && std::is_floating_point_v<so_elem<V>>)
     return __builtin_convertvector(__builtin_convertvector(x, so_vec<int32_t, N>), so_vec<T, N>);
+#if !defined(__AVX512DQ__)
+  else if constexpr (std::is_integral_v<T> && sizeof(T) == 8 && std::is_floating_point_v<so_elem<V>>) {
+    auto v = __builtin_convertvector(x, so_vec<T, N>);
+    asm("" : "+m"(v));  // back to floats the compiler would take it for a truncation, of infinities too
+    return v;
+  }
+#endif
   else return __builtin_convertvector(x, so_vec<T, N>);
 }
 template <int N, class V> SO_INLINE so_mask<N> so_to_mask(V x) {  // comparison results of any width
@@ -209,7 +216,7 @@ template <class S, int N, class P> SO_INLINE so_vec<S, N> so_raw(const S* p, P p
 #endif
     {
       v = so_vec<S, N>{};
-      for (int l = 0; l < part.n; ++l) v[l] = p[l];
+      for (int l = 0; l < N && l < part.n; ++l) v[l] = p[l];
     }
   }
   return v;
@@ -285,7 +292,7 @@ template <class S, int N, class P> SO_INLINE void so_put(S* p, so_vec<S, N> v, P
       return _mm_mask_storeu_epi16(p, __mmask8(m), (__m128i)v);
     else
 #endif
-    for (int l = 0; l < part.n; ++l) p[l] = v[l];
+    for (int l = 0; l < N && l < part.n; ++l) p[l] = v[l];
   }
 }
 
