@@ -20,16 +20,19 @@ SHAPES = "the shapes, types and strides of the example inputs"
 ALONE = f"{SHAPES} alone; other sizes were not shown equal"
 """The domain of what holds at the own sizes, and is not shown for others."""
 
-Attempt = tuple[str, set[str], Equivalence]
+Attempt = tuple[str, frozenset[str], Equivalence]
 """For which sizes (empty: for those of the first check), what is assumed beside, and the check."""
 
-Spelling = tuple[tuple[Graph, Graph], set[str]]
+Spelling = tuple[tuple[Graph, Graph], frozenset[str]]
+"""Two programs, and what is assumed where they stand for others."""
 
 
-def proofs(show: Checker, a: Graph, b: Graph) -> Iterator[Attempt]:
+def proofs(
+    show: Checker, a: Graph, b: Graph, assumes: frozenset[str] = frozenset()
+) -> Iterator[Attempt]:
     """A proof for all values, where there is one."""
     if (proof := proved(a, b, show.seed)) is not None:
-        yield "", set(), proof
+        yield "", assumes, proof
 
 
 def attempts(show: Checker, a: Graph, b: Graph, *, symbolic: bool) -> Iterator[Attempt]:
@@ -41,7 +44,7 @@ def attempts(show: Checker, a: Graph, b: Graph, *, symbolic: bool) -> Iterator[A
     """
     spellings = _spellings(a, b, sizes=False)
     for pair, assumes in spellings:
-        yield from (("", assumes, proof) for _, _, proof in proofs(show, *pair))
+        yield from proofs(show, *pair, assumes)
         yield from (("", assumes, check) for check in _by_laws(show, *pair))
     for pair, assumes in spellings:
         yield from (("", assumes, check) for check in _by_cases(show, *pair))
@@ -49,7 +52,7 @@ def attempts(show: Checker, a: Graph, b: Graph, *, symbolic: bool) -> Iterator[A
         return
     sized = any(isinstance(n, Iota | SizeOf) for g in (a, b) for n in g.nodes)
     if sized and (proof := proved(a, b, show.seed, own_sizes=True)) is not None:
-        yield ALONE, set(), proof
+        yield ALONE, frozenset(), proof
     for pair, assumes in _spellings(a, b, sizes=True)[1:]:
         yield from ((ALONE, assumes, check) for check in _by_laws(show, *pair))
     check = check_equal(
@@ -60,18 +63,18 @@ def attempts(show: Checker, a: Graph, b: Graph, *, symbolic: bool) -> Iterator[A
         nan_counts=show.nan_counts,
         most_patterns=show.most_patterns,
     )
-    yield ALONE, set(), check
+    yield ALONE, frozenset(), check
 
 
 def _spellings(a: Graph, b: Graph, *, sizes: bool) -> list[Spelling]:
     """Both programs as they are, and with literals read as what they stand for, where that differs."""
-    out: list[Spelling] = [((a, b), set())]
+    out: list[Spelling] = [((a, b), frozenset())]
     seen = [(unfolded(a), unfolded(b))]
     for logarithms in (False, True):
         first, second = (read(g, sizes=sizes, logarithms=logarithms) for g in seen[0])
         if (first, second) not in seen:
             seen.append((first, second))
-            out.append(((first, second), {"literals"}))
+            out.append(((first, second), frozenset({"literals"})))
     return out
 
 

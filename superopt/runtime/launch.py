@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,7 +95,7 @@ def launch(
     """Call ``fn`` on the data of ``tensors`` and on ``ints``; KernelFailed on a bad status.
 
     on_pattern: this thread's stack is full of ones before, which are NaN to a kernel that reads of a
-    tile what it has not written.
+    tile what it has not written (where the compiled core is there).
 
     The caller has checked device, dtype, shape and strides against the kernel's guards, and keeps
     the tensors alive through the call. Any number of threads may call at once.
@@ -105,15 +106,18 @@ def launch(
     integers, integers_at = _array(ctypes.c_int64, _scratch.integers, len(ints))
     if ints:
         integers[: len(ints)] = ints
-    if on_pattern:
-        from superopt._core import call_on_pattern
-
-        address = ctypes.cast(fn.call, ctypes.c_void_p).value  # type: ignore[arg-type]
-        status = call_on_pattern(address, pointers_at, integers_at)
-    else:
-        status = fn.call(pointers_at, integers_at)
+    status = (_on_pattern(fn) if on_pattern else fn.call)(pointers_at, integers_at)
     if status:
         raise _failure(status, fn)
+
+
+def _on_pattern(fn: Entry) -> Callable[[int, int], int]:
+    try:
+        from superopt._core import call_on_pattern
+    except ImportError:  # as for the field, which Python evaluates then
+        return fn.call
+    address = ctypes.cast(fn.call, ctypes.c_void_p).value  # type: ignore[arg-type]
+    return partial(call_on_pattern, address)
 
 
 def _failure(status: int, fn: Entry) -> KernelFailed:

@@ -196,6 +196,8 @@ def _check(ask: _Asked, chain: Chain) -> Equivalence:
     if axes := _unknown_positions(sizings):
         names = ", ".join(axes)
         not_met = f"positions along {names}, of unknown size, were compared at one size alone"
+    if counted := sorted({name for s in sizings for name in s.counted}):
+        not_met = f"counts along {', '.join(counted)} were met up to a smaller size alone"
     if not_met and not worst.cases:
         worst = replace(worst, miss=None, cases=True, reason=not_met)
     few = min(SAMPLED_TRIALS, max(8, most // 64))

@@ -45,15 +45,18 @@ def indices(graph: Graph) -> Iterator[Index]:
         chosen = graph.nodes[_unchanged(graph, node.at)]
         if not isinstance(chosen, Map) or chosen.op != "where":
             continue
-        test, *sides = chosen.operands
-        sources = {name for k in sides if (name := index_source(graph, k)) is not None}
-        if len(sources) != 1:
-            continue
-        (name,) = sources
-        if any(_adds(graph, k, name) for k in sides) and _compares(graph, test, name, ("lt", "le")):
-            yield Index(name, node.along, wraps=True)
-        elif _literals(graph, sides) and _compares(graph, test, name, ("eq",)):
-            yield Index(name, node.along)
+        test, yes, no = chosen.operands
+        for mine, other, holds in ((yes, no, True), (no, yes, False)):
+            name = index_source(graph, mine)
+            if name is None:
+                continue
+            if _from_the_end(graph, other, name, node.along):
+                if _compares(graph, test, name, ("lt", "le")) is not None:
+                    yield Index(name, node.along, wraps=True)
+            elif _compares(graph, test, name, ("eq",)) is not holds:
+                continue  # what is read is the input at one literal alone, or not at all known
+            elif isinstance(graph.nodes[other], Const):
+                yield Index(name, node.along)
 
 
 def alone(graphs: Sequence[Graph], name: str) -> bool:
@@ -123,28 +126,34 @@ def _position(graph: Graph, i: int) -> bool:
     return isinstance(graph.nodes[_unchanged(graph, i)], Iota)
 
 
-def _adds(graph: Graph, i: int, name: str) -> bool:
-    """Whether a value is an input plus a literal or a size."""
+def _from_the_end(graph: Graph, i: int, name: str, along: Axis) -> bool:
+    """Whether a value is an input plus the size of an axis."""
     node = graph.nodes[_unchanged(graph, i)]
     if not isinstance(node, Map) or node.op != "add":
         return False
-    return name in [index_source(graph, k) for k in node.operands] and any(
-        isinstance(graph.nodes[k], Const | SizeOf) for k in node.operands
+    sources = [index_source(graph, k) for k in node.operands]
+    rest = [graph.nodes[k] for k, source in zip(node.operands, sources, strict=True) if not source]
+    if name not in sources or len(rest) != 1:
+        return False
+    (size,) = rest
+    return (isinstance(size, Const) and size.value == along.size) or (
+        isinstance(size, SizeOf) and size.axis.size == along.size
     )
 
 
-def _literals(graph: Graph, sides: Sequence[int]) -> bool:
-    return any(isinstance(graph.nodes[k], Const) for k in sides)
+def _compares(graph: Graph, test: int, name: str, fields: tuple[str, ...]) -> bool | None:
+    """Whether a condition holds where an input is unlike a literal; None for another condition.
 
-
-def _compares(graph: Graph, test: int, name: str, fields: tuple[str, ...]) -> bool:
-    """Whether a condition compares an input with a literal; of an order, with zero."""
-    node = graph.nodes[test]
+    fields: the comparisons that are meant; those of order are with zero.
+    """
+    node, unlike = graph.nodes[test], False
     if _field(node) == "not":
-        node = graph.nodes[node.args[0]]
+        node, unlike = graph.nodes[node.args[0]], True
+    unlike ^= isinstance(node, Map) and node.op == "ne"
     if _field(node) not in fields:
-        return False
+        return None
     literals = [graph.nodes[k] for k in node.args if index_source(graph, k) is None]
-    if len(literals) != 1 or not isinstance(literals[0], Const):
-        return False
-    return "eq" in fields or literals[0].value == 0
+    named = [index_source(graph, k) for k in node.args]
+    if name not in named or len(literals) != 1 or not isinstance(literals[0], Const):
+        return None
+    return unlike if "eq" in fields or literals[0].value == 0 else None

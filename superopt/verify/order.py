@@ -128,14 +128,13 @@ class Order(Forms):
         literal = whole.get(ONE, Fraction(0))
         if not literal and (found := self._divided(whole, dtype)) is not None:
             return self._product(*found, dtype)
-        nodes = [self._row(k) for k, _ in terms]
         if len(terms) == 2 and not literal and terms[0][1] == -terms[1][1]:
             lower, upper = (k for k, _ in sorted(terms, key=lambda t: -t[1]))
             return self._both(lower, upper, dtype)
         if len(terms) != 1:
             return None
-        c = terms[0][1]
-        op, args = nodes[0]
+        ((k, c),) = terms
+        op, args = self._row(k)
         bound = -literal / c  # c f < -literal
         rises = c > 0
         if op in POINTS and POINTS[op][1] == bound:

@@ -9,7 +9,7 @@ has two sizes), two axes confused (hence sizes distinct in one assignment).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from superopt.errors import VerificationFailed
@@ -34,7 +34,8 @@ class Sizing:
     """One assignment: every axis's size, the ranges of integer inputs, and the largest value.
 
     ranges: input name -> its values; whole: axes that kept their size;
-    shrunk: axes whose positions are compared, and that did not; cells: elements
+    shrunk: axes whose positions are compared, and that did not; counted: axes along which integers or
+    truth values are summed, and that did not; cells: elements
     of the largest value in either graph; tied: axes that must have one size share a representative;
     moved: representatives of axes along which an index map moves values.
     """
@@ -46,6 +47,7 @@ class Sizing:
     cells: int
     tied: Mapping[Axis, Axis]
     moved: frozenset[Axis]
+    counted: tuple[str, ...] = ()
 
 
 class _Classes:
@@ -74,11 +76,12 @@ def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
     for axis in (*a.axes, *b.axes):
         classes.find(axis)
     _tie_dims(classes, a, b)
-    hard, soft = set[Axis](), set[Axis]()
+    hard, soft, counted = set[Axis](), set[Axis](), set[Axis]()
+    _index_axes((a, b), hard, soft)
     for graph in (a, b):
         _tie_views(classes, graph, hard)
-        _index_axes((a, b), graph, hard, soft)
-    hard, soft = {classes.find(x) for x in hard}, {classes.find(x) for x in soft}
+        counted |= set(_counted_axes(graph))
+    hard, soft, counted = ({classes.find(x) for x in found} for found in (hard, soft, counted))
     weight: dict[Axis, int] = {}
     for graph in (a, b):
         for node in graph.nodes:
@@ -89,13 +92,13 @@ def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
         key=lambda x: (-weight.get(x, 0), x.name, str(x.size)),
     )
     least = dict.fromkeys(order, 2)
-    whole, out = hard | soft, []
+    whole, out = hard | soft | counted, []
     moved = frozenset(hard)
     comfortable = min(max_cells, COMFORTABLE)
     if _cells((a, b), classes, _assign(classes, order, whole, least, {})) > comfortable:
         # Comparisons of positions look the same on shorter axes that are beyond every literal.
         whole, literal = hard, _largest_literal((a, b))
-        least.update(dict.fromkeys(soft, literal + 2))
+        least.update(dict.fromkeys(soft | counted, min(literal, LARGEST_LITERAL) + 2))
         if literal > LARGEST_LITERAL:
             whole = hard | soft
     before: dict[Axis, int] = {}
@@ -111,8 +114,12 @@ def assignments(a: Graph, b: Graph, max_cells: int) -> tuple[Sizing, ...]:
             )
         tied = {x: classes.find(x) for x in classes.parent}
         sizes = {x: root_size[tied[x]] for x in tied}
-        shrunk = tuple(sorted({x.name for x in sizes if classes.find(x) in soft - whole}))
-        out.append(Sizing(sizes, integer_ranges((a, b), sizes), names, shrunk, cells, tied, moved))
+        shrunk, short = (
+            tuple(sorted({x.name for x in sizes if classes.find(x) in found - whole}))
+            for found in (soft, counted)
+        )
+        ranges = integer_ranges((a, b), sizes)
+        out.append(Sizing(sizes, ranges, names, shrunk, cells, tied, moved, short))
     return tuple(out)
 
 
@@ -163,17 +170,29 @@ def _tie_views(classes: _Classes, graph: Graph, hard: set[Axis]) -> None:
                     hard.update(x for x, _ in index.terms)
 
 
-def _index_axes(graphs: Sequence[Graph], graph: Graph, hard: set[Axis], soft: set[Axis]) -> None:
-    """Axes whose positions are seen as numbers: by Iota, by an index that is more than that, by counting."""
-    for node in graph.nodes:
+def _index_axes(graphs: Sequence[Graph], hard: set[Axis], soft: set[Axis]) -> None:
+    """Axes whose positions are seen as numbers: by Iota, by an index that is more than that."""
+    for graph, node in ((g, n) for g in graphs for n in g.nodes):
         if isinstance(node, Iota):
             soft.update(node.axes)
         if isinstance(node, Gather):
             name = index_source(graph, node.at)
             if name is None or not alone(graphs, name):
                 hard.add(node.along)
-        if isinstance(node, Reduce) and node.op in ("add", "mul") and not is_float(node.dtype):
-            hard.update(node.over)
+
+
+def _counted_axes(graph: Graph) -> Iterator[Axis]:
+    """Axes along which values are summed that stem from integers and truth values alone.
+
+    On a short axis such a sum takes few values, and two programs may differ at the others.
+    """
+    counts: list[bool] = []  # whether a value depends on inputs, and on none of floats
+    for node in graph.nodes:
+        read = [k for k in node.args if graph.nodes[k].args or isinstance(graph.nodes[k], Input)]
+        given = isinstance(node, Input) and not is_float(node.dtype)
+        counts.append(given or (bool(read) and all(counts[k] for k in read)))
+        if isinstance(node, Reduce) and node.op in ("add", "mul"):
+            yield from node.over if counts[-1] or not is_float(node.dtype) else ()
 
 
 def _largest_literal(graphs: Iterable[Graph]) -> int:

@@ -199,6 +199,14 @@ def least_and_most(x, y, z):
     )
 
 
+def at_five(x, i):
+    return x.gather(0, torch.where(i == 5, i, 0)[:, None])[:, 0]
+
+
+def from_1000(x, i):
+    return x.gather(0, torch.where(i >= 0, i, i + 1000)[:, None])[:, 0]
+
+
 INDEX, WIDE = torch.tensor([1, 2]), torch.rand(8, 130) > 0.5
 RARE = {
     "two absolute values that are both zero": (
@@ -230,6 +238,16 @@ RARE = {
         lambda e, i: (F.embedding(i, e), i * 7 + 3 != 4996 * 7 + 3),
         lambda e, i: (F.embedding(i, e), i >= 0),
         (torch.randn(5000, 4), INDEX),
+    ),
+    "an index at one literal alone": (
+        lambda x, i: at_five(x, i) * (i * 7 + 3 != 7542),
+        lambda x, i: at_five(x, i) + 0 * i,
+        (torch.randn(16, 4), INDEX),
+    ),
+    "an index from another end": (
+        lambda x, i: from_1000(x, i) * (i * 7 + 3 != 3 - 990 * 7),
+        lambda x, i: from_1000(x, i) + 0 * i,
+        (torch.randn(16, 4), INDEX),
     ),
     "a count in eight bits": (
         lambda m: m.sum(-1, dtype=torch.int8).long(),

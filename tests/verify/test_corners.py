@@ -7,6 +7,7 @@ import pytest
 
 from superopt.mugraph.algebras.chain import CHAINS, trial_keys
 from superopt.mugraph.algebras.field_values import NEG, Draw, Integers
+from superopt.mugraph.axes import Axis
 from superopt.verify.cuts import Checker
 from superopt.verify.equal import check_equal
 from superopt.verify.evaluators import evaluator
@@ -210,3 +211,22 @@ def test_the_evaluators_agree_on_literals_and_infinities():
             infinite += int((x.status >= NEG).sum())
     assert clean >= 8000, clean
     assert infinite >= 500, infinite
+
+
+@pytest.mark.parametrize("size", [40, 1 << 15])
+def test_counts_are_not_taken_for_their_values_on_a_short_axis(size: int) -> None:
+    """A polynomial of a count that is zero for the small ones: each short axis has no others."""
+    long = Axis("long", size)
+
+    def make(zero: bool):
+        def terms(p):
+            count = real(p, p.input("mask", B, long, dtype="bool")).sum(long)
+            out = count
+            for k in range(1, 9):
+                out = out * (count - float(k))
+            return 0.0 * count if zero else out
+
+        return program(terms)
+
+    found = check_equal(make(False), make(True), seed=1, most_patterns=2000.0)
+    assert not found or found.cases, found
