@@ -11,6 +11,7 @@ _SCAN = "scans are no reductions"
 _CONVOLUTION = "convolutions are outside the supported set"
 _POSITION = "the position of an extreme is outside the supported set"
 _LOG = "a logarithm of a value that a mask or an index chooses is not tested in every case"
+_LABELS = "labels that are counted: those of all rows together are too many cases to meet"
 _WAVES = "of sine and cosine nothing but their symmetry is known"
 _POWER = "of powers whose exponent is no literal nothing is known"
 
@@ -32,7 +33,8 @@ BEYOND: Mapping[str, str] = {
     "power by exp and log": _POWER,
     "retention by a decay": _POWER,
     "selu by hand": "a product of two literals is rounded in one program alone",
-    "cross entropy ignoring a class": "the labels of all rows together are too many cases to meet",
+    "cross entropy by gather": _LABELS,
+    "cross entropy ignoring a class": _LABELS,
     "two-class cross entropy": _LOG,
     "masked logsumexp": _LOG,
     "masked logarithm": _LOG,
