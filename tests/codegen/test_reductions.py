@@ -9,11 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from superopt.codegen.backends.cpu import Isa
 from superopt.mugraph.axes import Axis, Stride, Sym
 from superopt.mugraph.placement import Split
 from superopt.mugraph.scalars import REDUCTIONS
 from superopt.mugraph.tileir import Apply, Compute, Extent, Load, Loop, Program
 from tests.codegen.harness import ap, at, buf, check, lit, run_cpu
+
+NARROW = {"i8": torch.int8, "u8": torch.uint8, "i16": torch.int16, "i32": torch.int32}
 
 
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 64, 65, 70])
@@ -25,9 +28,11 @@ def test_every_reduction(size: int) -> None:
         buf("flag", "input", (m, n), "bool"),
         buf("big", "input", (m, n), "i64"),
     )
+    narrow = [buf(dtype, "input", (m, n), dtype) for dtype in NARROW]
     wide, outs, body = buf("wide", "input", (m, n), "f64"), [], []
     for op in REDUCTIONS:
         sources = [flag] if op in ("and", "or") else [x, wide, big] if op != "mul" else [x, wide]
+        sources += narrow if op in ("max", "min") else []
         for source in sources:
             for k, (kept, over) in enumerate([((m,), (n,)), ((n,), (m,)), ((), (m, n))]):
                 out = buf(f"{op}_{source.name}_{k}", "output", kept, source.dtype)
@@ -40,10 +45,15 @@ def test_every_reduction(size: int) -> None:
         "flag": torch.rand(9, size, generator=g) < 0.8,
         "big": torch.randint(-(2**50), 2**50, (9, size), generator=g),
     }
-    check(
-        Program("reductions", (x, flag, big, wide, *outs), (), (), tuple(body)), tensors, tol=3e-6
-    )
-    assert len(outs) == 3 * (2 + 3 * (len(REDUCTIONS) - 3) + 2)
+    for dtype, kind in NARROW.items():
+        low = 0 if dtype == "u8" else -100
+        tensors[dtype] = torch.randint(low, 100, (9, size), generator=g).to(kind)
+    program = Program("reductions", (x, flag, big, wide, *narrow, *outs), (), (), tuple(body))
+    check(program, tensors, tol=3e-6)
+    narrower = Isa.named("avx2")
+    if size in (17, 70) and narrower.runs_here:
+        check(program, tensors, tol=3e-6, isa=narrower)
+    assert len(outs) == 3 * (2 + 3 * (len(REDUCTIONS) - 3) + 2) + 3 * 2 * len(NARROW)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16", "f64"])

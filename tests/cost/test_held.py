@@ -22,13 +22,14 @@ from superopt.mugraph.placement import MuGraph, Placement, Split, kernel_body
 from superopt.mugraph.tileir import Program
 from superopt.search import driver, place
 from superopt.search.cut import Cutter, body_of
+from tests.devices import known_device
 from tests.programs import PROGRAMS, attention, rmsnorm_linear
 from tests.search.searches import COST
 from tests.verify.test_sweep import deep
 
 pytest.importorskip("superopt._core")
 
-DEVICE = cpu_device(frozenset({"avx512f", "avx512_bf16"}), 2)
+DEVICE = known_device(frozenset({"avx512f", "avx512_bf16"}), 2)
 CASES: dict[str, Graph] = {
     **{name: make() for name, make in PROGRAMS.items()},
     **{f"random{seed}": program(seed, 8, signs=True) for seed in range(40)},

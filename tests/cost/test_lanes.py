@@ -10,7 +10,6 @@ import pytest
 
 from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower
-from superopt.cost.devices import cpu_device
 from superopt.cost.lanes import CLEAR, Lanes, Product, tile_cycles, tiles
 from superopt.cost.lanes import _best as best_of
 from superopt.mugraph.axes import Axis, Sym
@@ -21,12 +20,13 @@ from superopt.mugraph.text import parse_mugraph, print_mugraph
 from superopt.mugraph.wellformed import check_mugraph
 from superopt.search.cut import Cutter
 from superopt.search.cut_points import computes
+from tests.devices import known_device
 from tests.search.searches import COST
 
 DEVICES = {
-    "avx512": cpu_device(frozenset({"avx512f"}), 2),
-    "avx2": cpu_device(frozenset({"avx2"}), 2),
-    "neon": cpu_device(frozenset({"neon"}), 2),
+    "avx512": known_device(frozenset({"avx512f"}), 2),
+    "avx2": known_device(frozenset({"avx2"}), 2),
+    "neon": known_device(frozenset({"neon"}), 2),
 }
 MOST_POINTS = 100
 """Register tiles of one machine: a kernel's lane is chosen among these, once."""

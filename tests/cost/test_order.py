@@ -12,7 +12,6 @@ import torch
 
 from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower
-from superopt.cost.devices import cpu_device
 from superopt.cost.least import Costs
 from superopt.cost.model import KernelCost, KernelShape, kernel_seconds, shape_of_kernel
 from superopt.cost.order import in_a_row, staying, steps_of, task_order
@@ -22,9 +21,10 @@ from superopt.mugraph.placement import Kernel, MuGraph, Placement, Split
 from superopt.search import place
 from superopt.search.cut import Cutter, body_of
 from tests.codegen.harness import run_cpu
+from tests.devices import known_device
 from tests.programs import attention, gated_mlp, rmsnorm_linear
 
-DEVICE = replace(cpu_device(frozenset({"avx512f"}), 2), l2=1 << 20, l3_bytes=32 << 20)
+DEVICE = known_device(frozenset({"avx512f"}), 2)
 # Reading is all that counts: the last level and DRAM are slow.
 SLOW = replace(DEVICE, l3=1e9, dram=1e9, launch=0.0)
 

@@ -9,19 +9,19 @@ from dataclasses import replace
 import pytest
 
 from superopt.bench.generated import program
-from superopt.cost.devices import cpu_device
 from superopt.cost.least import Costs
 from superopt.cost.model import KernelCost, shape_of_kernel
 from superopt.mugraph.axes import hint
 from superopt.mugraph.graph import Graph, Input, Reduce
 from superopt.mugraph.placement import Placement, Split
 from superopt.search.cut import body_of
+from tests.devices import known_device
 from tests.programs import PROGRAMS
 from tests.verify.test_sweep import deep
 
 pytest.importorskip("superopt._core")
 
-DEVICE = cpu_device(frozenset({"avx512f", "avx512_bf16"}), 2)
+DEVICE = known_device(frozenset({"avx512f", "avx512_bf16"}), 2)
 CASES: dict[str, Graph] = {
     **{name: make() for name, make in PROGRAMS.items()},
     **{f"random{seed}": program(seed, 8, signs=True) for seed in range(20)},

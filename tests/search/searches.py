@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from superopt.codegen.lower import why_not_lowerable
-from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
 from superopt.mugraph.graph import Graph
 from superopt.search import driver
 from superopt.search.checkpoint import Checkpoint
+from tests.devices import known_device
 from tests.programs import PROGRAMS
 from tests.verify.test_sweep import deep
 
-COST = cost_on(cpu_device(frozenset({"avx512f"}), 2))
+COST = cost_on(known_device(frozenset({"avx512f"}), 2))
 
 
 def graph_of(name: str) -> Graph:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from superopt.codegen.lower import why_not_lowerable
-from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
 from superopt.mugraph.axes import Sym
 from superopt.mugraph.dispatch import Bucket, Dispatch, holds
@@ -22,10 +21,11 @@ from superopt.search.buckets import FACTOR, MOST_BUCKETS, boxes, divide, seconds
 from superopt.search.points import LARGEST, MOST_POINTS, Span, points, spans, too_large
 from superopt.search.regions import regions
 from superopt.verify.cuts import Checker
+from tests.devices import known_device
 from tests.programs import attention, gated_mlp, rmsnorm_linear
 from tests.verify.test_sweep import deep
 
-COST = cost_on(cpu_device(frozenset({"avx512f"}), 8))
+COST = cost_on(known_device(frozenset({"avx512f"}), 8))
 N, M = Sym("n", 2, 4096), Sym("m", 2, 9000)
 
 

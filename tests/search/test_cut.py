@@ -6,14 +6,14 @@ import itertools
 
 import pytest
 
-from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
 from superopt.mugraph.wellformed import check_mugraph
 from superopt.search.cut import Cutter
 from superopt.search.cut_points import cut_points
+from tests.devices import known_device
 from tests.programs import PROGRAMS, attention, gated_mlp, lora, rmsnorm_linear
 
-DEVICE = cpu_device(frozenset({"avx512f", "avx512_bf16"}), 2)
+DEVICE = known_device(frozenset({"avx512f", "avx512_bf16"}), 2)
 
 
 cost = cost_on(DEVICE)

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Builder, Graph
 from superopt.search.cut import Cutter
 from superopt.search.cut_bound import BranchAndBound
+from tests.devices import known_device
 
 SIZES = (2, 16, 256, 3072)
 DEVICES = (
-    cpu_device(frozenset({"avx512f", "avx512_bf16"}), 2),
-    cpu_device(frozenset(), 1),
-    cpu_device(frozenset({"avx2"}), 16),
+    known_device(frozenset({"avx512f", "avx512_bf16"}), 2),
+    known_device(frozenset(), 1),
+    known_device(frozenset({"avx2"}), 16),
 )
 MOST_FREE = 5
 

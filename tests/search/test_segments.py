@@ -12,7 +12,6 @@ import torch
 from superopt.bench.deep import stacked
 from superopt.bench.workloads import workload
 from superopt.codegen.lower import why_not_lowerable
-from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
 from superopt.frontend.capture import capture
 from superopt.frontend.partition import partition
@@ -23,11 +22,12 @@ from superopt.search import driver
 from superopt.search.segments import joined, segments
 from superopt.search.techniques import Techniques
 from superopt.verify.cuts import Checker
+from tests.devices import known_device
 from tests.programs import PROGRAMS
 from tests.verify.terms import float_values
 from tests.verify.test_sweep import deep
 
-COST = cost_on(cpu_device(frozenset({"avx512f"}), 2))
+COST = cost_on(known_device(frozenset({"avx512f"}), 2))
 
 
 def searched(graph: Graph, candidates: int = 60) -> driver.Found:

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
 from superopt.errors import BadOption
 from superopt.mugraph.algebras.floats import run
@@ -16,10 +15,11 @@ from superopt.mugraph.placement import MuGraph, kernel_body
 from superopt.mugraph.wellformed import check_mugraph
 from superopt.search import driver
 from superopt.search.techniques import Techniques
+from tests.devices import known_device
 from tests.programs import PROGRAMS, lora, rmsnorm_linear, tensors
 from tests.verify.test_sweep import deep
 
-COST = cost_on(cpu_device(frozenset({"avx512f"}), 2))
+COST = cost_on(known_device(frozenset({"avx512f"}), 2))
 
 
 def searched(graph: Graph, **how: object) -> driver.Found:

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
 from superopt.errors import CertificateCorrupt, CertificateMismatch, CertificateTooNew
 from superopt.mugraph.placement import Kernel, MuGraph, Placement
@@ -15,6 +14,7 @@ from superopt.verify import certificate
 from superopt.verify.equal import check_equal
 from superopt.verify.gate import numeric_gate
 from superopt.verify.proofs.lemma import Lemma, Proofs
+from tests.devices import known_device
 from tests.programs import lora, rmsnorm_linear
 
 
@@ -47,7 +47,7 @@ def test_it_round_trips_and_says_what_is_claimed():
 def test_the_spaces_that_were_searched_are_listed():
     source, mugraph, _ = made()
     found = driver.search(
-        source, cost_on(cpu_device(frozenset(), 2)), driver.Budget(None, 5, region_seconds=60.0)
+        source, cost_on(known_device(frozenset(), 2)), driver.Budget(None, 5, region_seconds=60.0)
     )
     proof = certificate.build(source, mugraph, [], None, search=claim(found.stats))
     assert certificate.loads(certificate.dumps(proof))["search"] == proof["search"]
@@ -57,7 +57,7 @@ def test_the_spaces_that_were_searched_are_listed():
     assert len(proof["search"]["axioms"]) >= 5 and "rank" in proof["search"]["complete"]
     # A space that was not exhausted is listed as such.
     short = driver.Budget(None, 5, region_seconds=60.0, values=50)
-    found = driver.search(source, cost_on(cpu_device(frozenset(), 2)), short)
+    found = driver.search(source, cost_on(known_device(frozenset(), 2)), short)
     told = claim(found.stats)
     assert not told["closed"] and [s["why"] for s in told["spaces"]] == ["budget"]
 

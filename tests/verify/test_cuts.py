@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 import torch
 
-from superopt.cost.devices import cpu_device
 from superopt.cost.model import cost_on
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras import floats
@@ -20,6 +19,7 @@ from superopt.verify import cuts, equal, probe
 from superopt.verify.cuts import Checker
 from superopt.verify.equal import check_equal
 from superopt.verify.equivalence import not_rewritten
+from tests.devices import known_device
 from tests.verify.terms import K, P, T, V, float_values, program
 from tests.verify.test_mutants import differ
 
@@ -305,7 +305,7 @@ def test_integers_meet_the_literals_of_a_program(name: str, gathered: bool, usin
 
 
 def _candidates(graph: Graph, count: int) -> list[driver.Candidate]:
-    cost = cost_on(cpu_device(cpu_features(), 2))
+    cost = cost_on(known_device(cpu_features(), 2))
     found = driver.search(graph, cost, driver.Budget(candidates=50))
     return [found.candidates[k % len(found.candidates)] for k in range(count)]
 

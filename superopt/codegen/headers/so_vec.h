@@ -346,7 +346,10 @@ template <class S, so_vector V> SO_INLINE V so_round_to(V x) {
 
 template <so_vector V> SO_INLINE V so_keep(V v, V other, int n) {  // the first n lanes of v
   constexpr int N = so_lanes_of<V>;
-  using I = std::conditional_t<sizeof(so_elem<V>) == 8, int64_t, int32_t>;
+  constexpr size_t bytes = sizeof(so_elem<V>);  // a mask's lanes have the width of what they choose
+  using I = std::conditional_t<bytes == 8, int64_t,
+                               std::conditional_t<bytes == 4, int32_t,
+                                                  std::conditional_t<bytes == 2, int16_t, int8_t>>>;
   return so_iota<I, N>(0) < I(n) ? v : other;
 }
 template <class F, so_vector V> SO_INLINE auto so_fold(V v, F f) {
