@@ -15,7 +15,7 @@ from superopt.mugraph.algebras.field_values import Integers
 from superopt.mugraph.axes import Sym
 from superopt.mugraph.graph import Const
 from superopt.verify.admit import other_sizes, resized
-from superopt.verify.counterexample import Draw, differing, draws, nan_in_one
+from superopt.verify.counterexample import GIVEN, Draw, differing, draws, nan_in_one
 from superopt.verify.decision import Counterexample
 from superopt.verify.sizes import integer_ranges
 from superopt.verify.ties import literals
@@ -87,10 +87,15 @@ def search(
     nan_counts: bool = False,
     masks: bool = False,
 ) -> Counterexample | None:
-    """The first draw on which the functions differ; of generic ones alone if they were shown equal."""
+    """The first draw on which the functions differ; of generic ones alone if they were shown equal.
+
+    The arguments as given are in the domain, so that one function alone has no value there is a
+    difference; on other draws if nan_counts.
+    """
     for draw in tried:
         if draw.generic or not generic_alone:
-            example = differing(runs[0], runs[1], draw, nan_counts, masks)
+            counts = nan_counts or draw.name == GIVEN
+            example = differing(runs[0], runs[1], draw, counts, masks)
             if example is not None:
                 return example
     return None

@@ -22,7 +22,7 @@ from superopt.mugraph.graph import Const
 from superopt.pipeline.attempts import SHAPES, attempts, proofs
 from superopt.pipeline.differences import drawn, search, sizes_of, undefined
 from superopt.verify.assumed import is_partial
-from superopt.verify.counterexample import draws
+from superopt.verify.counterexample import GIVEN, draws
 from superopt.verify.cuts import Checker
 from superopt.verify.decision import Certificate as Certificate
 from superopt.verify.decision import Counterexample
@@ -91,9 +91,7 @@ def _decide(
     runs = partial(run, first), partial(run, second)
     answers, effects = _answers(first, second, leaves, spec)
     if unlike := _unlike(*answers):
-        example = Counterexample(
-            tuple(leaves), answers[0], answers[1], 0, (), unlike[1:], "as given"
-        )
+        example = Counterexample(tuple(leaves), answers[0], answers[1], 0, (), unlike[1:], GIVEN)
         return replace(found, verdict="different", reason=unlike[0], counterexample=example)
     if effects:
         found = replace(found, assumptions=("results-alone",))

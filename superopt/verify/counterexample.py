@@ -25,7 +25,10 @@ NOISE = 64.0
 TINY = 1e-6
 """Of results that are smaller, differences are measured as of one of this size: what cancels is noise."""
 
-OVERFLOWING = frozenset({"large", "of many sizes", "as given"})
+GIVEN = "as given"
+"""The draw that is the user's own arguments."""
+
+OVERFLOWING = frozenset({"large", "of many sizes", GIVEN})
 """Draws on which intermediate values may be beyond the range of the type."""
 
 MOST_PAIRS = 6
@@ -59,7 +62,7 @@ def draws(
     ranges: by position, the values that an integer argument may take where it is an index;
     literals: numbers of the programs, which some draws take.
     """
-    yield Draw("as given", list(leaves), True)
+    yield Draw(GIVEN, list(leaves), True)
     size = 1 + sum(x.numel() for x in leaves if isinstance(x, torch.Tensor))
     made = size
     special = torch.tensor(_near(literals), dtype=torch.float64)

@@ -13,9 +13,8 @@ X, Y = torch.randn(8, 12), torch.randn(8, 12)
 
 
 def test_inputs_on_which_one_alone_is_undefined_are_told():
-    found = superopt.equivalent(
-        lambda x, y: (x * y).sqrt(), lambda x, y: x.sqrt() * y.sqrt(), X, Y, seed=5
-    )
+    first, second = lambda x, y: (x * y).sqrt(), lambda x, y: x.sqrt() * y.sqrt()
+    found = superopt.equivalent(first, second, X.abs(), Y.abs(), seed=5)
     assert found
     assert "where-defined" in found.assumptions
     mine, other = found.undefined.values
@@ -23,6 +22,34 @@ def test_inputs_on_which_one_alone_is_undefined_are_told():
     assert "one alone is undefined" in str(found)
     assert json.loads(found.to_json())["undefined"]["drawn"]
     assert superopt.equivalent(lambda x: x + x, lambda x: 2 * x, X).undefined is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "given"),
+    [
+        (lambda x, y: (x * y).sqrt(), lambda x, y: x.sqrt() * y.sqrt(), (X, Y)),
+        (lambda x, y: (x * y).log(), lambda x, y: x.log() + y.log(), (X, Y)),
+        (lambda x: x.sqrt() ** 2, lambda x: x, (X,)),
+        (lambda x: x, lambda x: x * x / x, (X.round(),)),
+        (lambda x: x.log().exp(), lambda x: x, (X.double(),)),
+    ],
+)
+def test_one_alone_is_undefined_on_the_given_inputs(first, second, given):
+    found = superopt.equivalent(first, second, *given, seed=5)
+    assert found.verdict == "different"
+    assert found.counterexample.drawn == "as given"
+    assert sum(map(math.isnan, found.counterexample.values)) == 1
+    within = tuple(x.abs() + 0.1 for x in given)
+    assert superopt.equivalent(first, second, *within, seed=5)
+
+
+def test_a_value_beyond_the_type_is_not_undefined():
+    """In double precision both have one; single precision alone makes it inf - inf."""
+    x = X * 100
+    found = superopt.equivalent(
+        lambda x: x.exp() / x.exp().sum(-1, keepdim=True), lambda x: x.softmax(-1), x, seed=5
+    )
+    assert found
 
 
 def test_cases_that_cannot_all_be_met_are_no_equality():
