@@ -12,15 +12,13 @@ from torch.utils import _pytree as pytree
 
 from superopt.mugraph.algebras.field_values import Integers
 from superopt.verify.decision import Counterexample
+from superopt.verify.rounding import copied, noise
 
 Function = Callable[[Sequence[Any]], Any]
 """Takes the flat arguments, gives a result; what it raises means that it has none."""
 
 NEAR = {torch.float64: 1e-7, torch.float32: 4e-3}
 """How far apart two results may be by rounding, of a row's largest element; 16 bits: a quarter."""
-
-NOISE = 64.0
-"""Changes of a result under a change of the inputs by some units, up to which it is taken for noise."""
 
 TINY = 1e-6
 """Of results that are smaller, differences are measured as of one of this size: what cancels is noise."""
@@ -186,7 +184,7 @@ def _results(first: Function, second: Function, leaves: Sequence[Any]) -> tuple[
         try:
             with torch.no_grad():
                 torch.manual_seed(0)
-                out.append(fn([_copy(x) for x in leaves]))
+                out.append(fn([copied(x) for x in leaves]))
         except (RuntimeError, TypeError, ValueError, IndexError):
             return None
     return out[0], out[1]
@@ -225,54 +223,14 @@ def _on(
             return _found(leaves, results, k, place, draw), precise
         place = _apart(x, y, overflows, None)
         if place is not None:
-            noise = _noise(first, leaves, k, x, draw.generic)
-            noise = noise + _noise(second, leaves, k, y, draw.generic)
-            place = _apart(x, y, overflows, noise)
+            large = draw.name.split(",")[0] in OVERFLOWING
+            unsure = [
+                noise(f, leaves, k, r, draw.generic, large) for f, r in ((first, x), (second, y))
+            ]
+            place = _apart(x, y, overflows, unsure[0] + unsure[1])
         if place is not None:
             return _found(leaves, results, k, place, draw), precise
     return None, precise
-
-
-def _noise(
-    fn: Function, leaves: Sequence[Any], k: int, result: Any, generic: bool
-) -> torch.Tensor | float:
-    """How far rounding may have moved each element of a result.
-
-    In double precision: as far as single precision is off, times what it is coarser by. Else its
-    change when each input moves by a few units (where values tie, that would decide otherwise).
-    """
-    if not isinstance(result, torch.Tensor) or not result.is_floating_point():
-        return 0.0
-    wide = result.dtype == torch.float64
-    if not wide and not generic:
-        return 0.0
-    moved = [(_narrowed if wide else _nudged)(x) for x in leaves]
-    try:
-        with torch.no_grad():
-            again = pytree.tree_leaves(fn(moved))[k]
-    except (RuntimeError, TypeError, ValueError, IndexError):
-        return 0.0
-    off = (result.double() - again.double()).abs()
-    off = torch.where(result.isfinite(), off.nan_to_num(math.inf, math.inf), 0.0)
-    if not off.numel():
-        return 0.0
-    if not wide:
-        return NOISE * float(off.max())  # some elements move by nothing by luck
-    return NOISE * 2.0**-29 * (off.amax(-1, keepdim=True) if off.dim() else off)
-
-
-def _narrowed(x: Any) -> Any:
-    double = isinstance(x, torch.Tensor) and x.dtype == torch.float64
-    return x.float() if double else _copy(x)
-
-
-def _nudged(x: Any) -> Any:
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        return _copy(x)
-    generator = torch.Generator().manual_seed(1)
-    unit = torch.finfo(x.dtype).eps * 4
-    away = torch.randint(-1, 2, x.shape, generator=generator).to(x.dtype)
-    return x + x * away * unit
 
 
 def _found(
@@ -280,7 +238,7 @@ def _found(
 ) -> Counterexample:
     first, second = results
     mine, other = (_item(pytree.tree_leaves(r)[k], place) for r in results)
-    given = tuple(_copy(x) for x in leaves)
+    given = tuple(copied(x) for x in leaves)
     return Counterexample(given, first, second, k, place, (mine, other), draw.name)
 
 
@@ -306,20 +264,16 @@ def _wide(x: Any) -> Any:
     return x
 
 
-def _copy(x: Any) -> Any:
-    return x.clone() if isinstance(x, torch.Tensor) else x
-
-
 def _item(x: Any, place: tuple[int, ...]) -> Any:
     return x[place].item() if isinstance(x, torch.Tensor) else x
 
 
 def _apart(
-    x: Any, y: Any, overflows: bool, noise: torch.Tensor | float | None
+    x: Any, y: Any, overflows: bool, unsure: torch.Tensor | float | None
 ) -> tuple[int, ...] | None:
     """Where two results differ most, if by more than rounding; results that are NaN are undefined.
 
-    noise: of each element, a difference that is none; overflows: whether an infinity may have come of values
+    unsure: of each element, a difference that is none; overflows: whether an infinity may have come of values
     beyond the type, and is none either.
     """
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
@@ -335,7 +289,7 @@ def _apart(
         return place
     both = u.isfinite() & v.isfinite()
     rows = [t.reshape(-1, t.shape[-1] if t.dim() else 1) for t in (u, v, both)]
-    less = torch.as_tensor(0.0 if noise is None else noise).expand_as(u).reshape(rows[0].shape)
+    less = torch.as_tensor(0.0 if unsure is None else unsure).expand_as(u).reshape(rows[0].shape)
     off = torch.where(rows[2], (rows[0] - rows[1]).abs() - less, 0.0)
     scale = torch.where(rows[2], torch.maximum(rows[0].abs(), rows[1].abs()), 0.0)
     share = off / scale.amax(-1, keepdim=True).clamp_min(TINY)

@@ -34,6 +34,7 @@ from superopt.mugraph.graph import (
 )
 from superopt.mugraph.rewrite import in_order
 from superopt.mugraph.scalars import SCALARS, adds
+from superopt.verify.domains import domain
 from superopt.verify.equivalence import Equivalence
 from superopt.verify.float_run import Near, Value, values_of
 from superopt.verify.infinite import infinities
@@ -105,7 +106,7 @@ class _Sweep:
                 placed = i in self.mine and j in self.other
                 if placed or (x.axes, x.dtype) != (y.axes, y.dtype):
                     continue
-                if j not in alike and not self._shown(i, j):
+                if not self._joinable(i, j) or (j not in alike and not self._shown(i, j)):
                     continue
                 number = self._join(i, j)
                 if self.signs[0][i]:
@@ -134,6 +135,19 @@ class _Sweep:
                 if all(k in self.other for k in self.b.nodes[user].args):
                     self._learn(user)
         return number
+
+    def _joinable(self, i: int, j: int) -> bool:
+        """Whether what two nodes give, if it is equal where both are defined, may become one class.
+
+        A third value must be defined only where the one is that it is compared with, so that all of a
+        class are equal where they are defined (each is, along the values between any two). Pieces of a
+        strict sweep are continuous in what they read, and so equal at poles too where they have a value.
+        """
+        if self.strict or not (i in self.mine or j in self.other):
+            return True
+        first = domain(self.a, i, lambda k: self.mine.get(k, ("a", k)))
+        second = domain(self.b, j, lambda k: self.other.get(k, ("b", k)))
+        return first <= second if i in self.mine else second <= first
 
     def _shown(self, i: int, j: int) -> bool:
         if self.strict and not (is_algebraic(self.a, i) and is_algebraic(self.b, j)):

@@ -1,0 +1,129 @@
+"""How far rounding may have moved the results of a function that is run.
+
+Where large values cancel, single and double precision may round alike (cosh² - sinh² is 0 in both from
+20 on) though the exact value is another; the change under random relative errors of each operation shows
+what is left of the digits (Parker, "Monte Carlo Arithmetic", 1997).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+NOISE = 64.0
+"""Changes of a result under a change of the inputs by some units, up to which it is taken for noise."""
+
+ERRORS = 6
+"""Runs with random errors, by which the noise of a result is known."""
+
+UNIT = 2.0**-50
+"""The relative errors, normally distributed: some units of double precision."""
+
+EXACT = 2.0**20
+"""Integers up to which a result is taken for exact: counts, and sums of flags."""
+
+_NAMES = """
+add sub rsub mul div addcmul addcdiv lerp reciprocal sqrt rsqrt pow square exp exp2 expm1 log log2 log10 log1p
+logaddexp logaddexp2 sin cos tan sinh cosh tanh asinh acosh atanh erf erfc sigmoid logit silu gelu softplus
+log_sigmoid_forward _softmax _log_softmax logsumexp sum mean prod cumsum cumprod var std var_mean std_mean
+norm linalg_vector_norm mm bmm addmm baddbmm mv addmv dot convolution native_layer_norm native_group_norm
+native_batch_norm
+"""
+_ROUNDING = frozenset(_NAMES.split())
+
+
+def noise(
+    fn: Callable[[Sequence[Any]], Any],
+    leaves: Sequence[Any],
+    k: int,
+    result: Any,
+    generic: bool,
+    large: bool,
+) -> torch.Tensor | float:
+    """How far rounding may have moved each element of a function's flat output k.
+
+    In double precision: as far as single precision is off, times what it is coarser by, and where values
+    are large, its change under errors of each operation. Else its change when each input moves by a few
+    units (where values tie, as they may in draws that are not generic, that would decide otherwise).
+    """
+    if not isinstance(result, torch.Tensor) or not result.is_floating_point():
+        return 0.0
+    wide = result.dtype == torch.float64
+    if not wide and not generic:
+        return 0.0
+    off = _change(fn, [(_narrowed if wide else _nudged)(x) for x in leaves], k, result)
+    if not off.numel():
+        return 0.0
+    if not wide:
+        return NOISE * float(off.max())  # some elements move by nothing by luck
+    rows = NOISE * 2.0**-29 * (off.amax(-1, keepdim=True) if off.dim() else off)
+    for seed in range(ERRORS if large else 0):
+        with _Errors(seed):
+            rows = rows + NOISE * _change(fn, [copied(x) for x in leaves], k, result)
+    return rows
+
+
+def _change(
+    fn: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], k: int, result: torch.Tensor
+) -> torch.Tensor:
+    """How far each finite element of a result is from what other arguments give; 0 where they raise."""
+    try:
+        with torch.no_grad():
+            off = (result.double() - pytree.tree_leaves(fn(leaves))[k].double()).abs()
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return torch.zeros_like(result, dtype=torch.float64)
+    return torch.where(result.isfinite(), off.nan_to_num(math.inf, math.inf), 0.0)
+
+
+def _narrowed(x: Any) -> Any:
+    double = isinstance(x, torch.Tensor) and x.dtype == torch.float64
+    return x.float() if double else copied(x)
+
+
+def _nudged(x: Any) -> Any:
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        return copied(x)
+    generator = torch.Generator().manual_seed(1)
+    unit = torch.finfo(x.dtype).eps * 4
+    away = torch.randint(-1, 2, x.shape, generator=generator).to(x.dtype)
+    return x + x * away * unit
+
+
+def copied(x: Any) -> Any:
+    """A tensor's clone; anything else as it is."""
+    return x.clone() if isinstance(x, torch.Tensor) else x
+
+
+class _Errors(TorchDispatchMode):
+    """What rounding operations in double precision give has a random relative error of ``UNIT``."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in _ROUNDING:
+            return pytree.tree_map(self._away, result)
+        if name.endswith("_") and name[:-1] in _ROUNDING:
+            args[0].copy_(self._away(args[0]))
+        return result
+
+    def _away(self, x: Any) -> Any:
+        if not isinstance(x, torch.Tensor) or x.dtype != torch.float64:
+            return x
+        off = torch.randn(x.shape, generator=self._generator, dtype=x.dtype) * UNIT
+        exact = (x == x.round()) & (x.abs() <= EXACT)
+        return torch.where(exact, x, x + x * off)
