@@ -34,6 +34,13 @@ from superopt.mugraph.scalars import Term, inline
 Number = int | float | bool
 
 
+def _holds(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Whether a type has all values of another one; of integers and single precision, nearly all."""
+    small = floating(other) or other in (torch.bool, torch.int8, torch.uint8)
+    holds = torch.promote_types(dtype, other) == dtype
+    return holds and (small or compute_name(dtype) == from_torch(dtype).name)
+
+
 @dataclass
 class Context:
     """Converts operators into one builder; ``eager`` keeps PyTorch's rounding points.
@@ -99,7 +106,7 @@ class Context:
         # From double to single precision is a rounding that programs rely on (x - x.float()).
         row = "round" if (have, want) == ("f64", "f32") else "cast"
         node = x.node if have == want else self.b.map(row, x.node, dtype=want)
-        widened = x.exact and torch.promote_types(x.dtype, dtype) == dtype
+        widened = x.exact and _holds(dtype, x.dtype)
         out = replace(x, node=node, dtype=dtype, exact=widened)
         if not widened and from_torch(dtype).name not in self._held(x.node):
             return self.settled(out)

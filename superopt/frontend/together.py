@@ -66,16 +66,25 @@ def capture_together(
     """
 
     def both(*args: Any) -> Any:
-        mine, other = _leaves(first(*args)), _leaves(second(*args))
+        results = first(*args), second(*args)
+        mine, other = (_leaves(r) for r in results)
         # What ties the axes of the results: compared as they are, not by broadcasting.
         ties = [a != b for a, b in zip(mine, other, strict=True)]
-        return mine, other, ties
+        return mine, other, ties, _numbers(results)
 
     target = first.forward if isinstance(first, torch.nn.Module) else first
     with contextlib.suppress(TypeError, ValueError):  # of a builtin there may be none
         both.__signature__ = inspect.signature(target)  # type: ignore[attr-defined]
     both.__name__ = both.__qualname__ = name_of(first)
     captured = capture(both, args, {}, dynamic)
+    *halves, numbers = pytree.tree_unflatten(captured.outputs, captured.out_spec)
+    if any(isinstance(x, fx.Node) for x in numbers):
+        raise UnsupportedOperator(
+            "a result is a Python number that is computed of values, or of sizes that may change",
+            captured.name,
+            "return it as a tensor",
+        )
+    captured = replace(captured, outputs=tuple(pytree.tree_leaves(halves)))
     held = captured.look()[1]
     sources = {
         n: v if isinstance(v, int) else v.among(held)
@@ -155,6 +164,11 @@ def _same_sources(sources: Mapping[fx.Node, int | torch.Tensor]) -> dict[fx.Node
         else:
             first.append((node, x))
     return out
+
+
+def _numbers(results: Any) -> list[Any]:
+    known = int, float, torch.SymInt, torch.SymFloat, torch.SymBool
+    return [x for x in pytree.tree_leaves(results) if isinstance(x, known)]
 
 
 def _leaves(result: Any) -> list[torch.Tensor]:

@@ -83,21 +83,20 @@ def _beyond_literals(both: Together, sizes: Mapping[str, int]) -> Iterator[dict[
 def search(
     runs: Sequence[Callable[..., Any]],
     tried: Iterator[Draw],
-    generic_alone: bool,
+    shown: bool,
     nan_counts: bool = False,
     masks: bool = False,
 ) -> Counterexample | None:
-    """The first draw on which the functions differ; of generic ones alone if they were shown equal.
+    """The first draw on which the functions differ; shown: whether they were shown equal.
 
     The arguments as given are in the domain, so that one function alone has no value there is a
     difference; on other draws if nan_counts.
     """
     for draw in tried:
-        if draw.generic or not generic_alone:
-            counts = nan_counts or draw.name == GIVEN
-            example = differing(runs[0], runs[1], draw, counts, masks)
-            if example is not None:
-                return example
+        counts = nan_counts or draw.name == GIVEN
+        example = differing(runs[0], runs[1], draw, counts, masks, shown)
+        if example is not None:
+            return example
     return None
 
 

@@ -26,13 +26,16 @@ from superopt.verify.counterexample import GIVEN, draws
 from superopt.verify.cuts import Checker
 from superopt.verify.decision import Certificate as Certificate
 from superopt.verify.decision import Counterexample
-from superopt.verify.equivalence import Equivalence
+from superopt.verify.equivalence import Equivalence, not_rewritten
 from superopt.verify.literals import exact_casts
 from superopt.verify.probe import unfolded
+from superopt.verify.rounded import compared_after_rounding
 from superopt.verify.whole import check_at_own_sizes
 
 PATTERNS = 2000.0
 """Patterns of winners up to which enough trials are run to meet each (some seconds)."""
+
+UNSHOWN = "not shown equal, and no inputs were found on which they differ"
 
 NOT_CAPTURED = 4e-3
 """How far a captured program may be from its function on the given arguments, in single precision."""
@@ -84,6 +87,8 @@ def _decide(
     sampled: bool,
 ) -> Certificate:
     leaves, spec = pytree.tree_flatten(args)
+    leaves = _apart(leaves)
+    args = tuple(pytree.tree_unflatten(leaves, spec))
 
     def run(fn: Callable[..., Any], leaves: Sequence[Any]) -> Any:
         return fn(*pytree.tree_unflatten(list(leaves), spec))
@@ -105,6 +110,25 @@ def _decide(
     if stray := _strays(both, runs, leaves):
         return replace(found, reason=stray)
     return _compared(found, both, runs, leaves, sampled)
+
+
+def _apart(leaves: Sequence[Any]) -> list[Any]:
+    """The arguments with a copy, laid alike, of each tensor that shares memory with one before it.
+
+    What is claimed is of any values, so one tensor that is given twice stands for two.
+    """
+    seen: set[int] = set()
+    out: list[Any] = []
+    for x in leaves:
+        if isinstance(x, torch.Tensor) and x.layout == torch.strided and x.numel():
+            if (memory := x.untyped_storage().data_ptr()) in seen:
+                again = x.detach().untyped_storage().clone()
+                x = torch.empty(0, dtype=x.dtype).set_(
+                    again, x.storage_offset(), x.shape, x.stride()
+                )
+            seen.add(memory)
+        out.append(x)
+    return out
 
 
 def _answers(
@@ -182,12 +206,17 @@ def _compared(
     named = {*found.assumptions} | ({"equal-tensors"} if both.alike else set())
     masks = any(isinstance(n, Const) and math.isinf(n.value) for g in (a, b) for n in g.nodes)
     show = Checker(seed, nan_counts=True, most_patterns=PATTERNS)
-    check = show(a, b)
+    rounded = compared_after_rounding(a, b)
+    check = replace(not_rewritten(seed), reason=rounded) if rounded else show(a, b)
     example = search(runs, drawn(both, leaves, seed), bool(check), "NaN" in check.reason, masks)
     if example is not None:
         return _different(found, example)
+    if rounded:
+        return replace(found, reason=f"{UNSHOWN}: {rounded}")
     symbolic = any(isinstance(x.size, Sym) for x in a.axes)
     domain = "all sizes in the given ranges" if symbolic else SHAPES
+    if not all(isinstance(x, torch.Tensor) for x in leaves):
+        domain += "; arguments that are no tensors, as given"
     checks = [check]
 
     def accepted(check: Equivalence) -> bool:
@@ -237,7 +266,7 @@ def _why(checks: Sequence[Equivalence]) -> str:
             "sampled=True takes that for equal"
         )
     reasons = dict.fromkeys(c.reason for c in checks if c.reason)
-    return "not shown equal, and no inputs were found on which they differ: " + "; ".join(reasons)
+    return f"{UNSHOWN}: {'; '.join(reasons)}"
 
 
 def _different(found: Certificate, example: Counterexample) -> Certificate:

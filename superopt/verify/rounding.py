@@ -21,8 +21,8 @@ NOISE = 64.0
 ERRORS = 6
 """Runs with random errors, by which the noise of a result is known."""
 
-UNIT = 2.0**-50
-"""The relative errors, normally distributed: some units of double precision."""
+UNITS = {torch.float64: 2.0**-50, torch.float32: 2.0**-21}
+"""The relative errors, normally distributed: some units of the type."""
 
 EXACT = 2.0**20
 """Integers up to which a result is taken for exact: counts, and sums of flags."""
@@ -43,29 +43,40 @@ def noise(
     k: int,
     result: Any,
     generic: bool,
-    large: bool,
+    errors: bool,
 ) -> torch.Tensor | float:
     """How far rounding may have moved each element of a function's flat output k.
 
-    In double precision: as far as single precision is off, times what it is coarser by, and where values
-    are large, its change under errors of each operation. Else its change when each input moves by a few
-    units (where values tie, as they may in draws that are not generic, that would decide otherwise).
+    In double precision: as far as single precision is off, times what it is coarser by, and its change
+    under errors of each operation if asked for. Else its change when each input moves by a few units
+    (where values tie, as they may in draws that are not generic, that would decide otherwise).
     """
-    if not isinstance(result, torch.Tensor) or not result.is_floating_point():
+    if not isinstance(result, torch.Tensor):
         return 0.0
+    if not result.is_floating_point():
+        return _unsteady(fn, leaves, k, result) if errors else 0.0
     wide = result.dtype == torch.float64
     if not wide and not generic:
-        return 0.0
+        steady = errors and result.dtype in UNITS
+        return NOISE * _unsteady(fn, leaves, k, result) if steady else 0.0
     off = _change(fn, [(_narrowed if wide else _nudged)(x) for x in leaves], k, result)
     if not off.numel():
         return 0.0
     if not wide:
         return NOISE * float(off.max())  # some elements move by nothing by luck
     rows = NOISE * 2.0**-29 * (off.amax(-1, keepdim=True) if off.dim() else off)
-    for seed in range(ERRORS if large else 0):
+    return rows + NOISE * _unsteady(fn, leaves, k, result) if errors else rows
+
+
+def _unsteady(
+    fn: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], k: int, result: torch.Tensor
+) -> torch.Tensor:
+    """How far each element is moved by errors of each operation, in several runs together."""
+    off = torch.zeros(result.shape, dtype=torch.float64)
+    for seed in range(ERRORS):
         with _Errors(seed):
-            rows = rows + NOISE * _change(fn, [copied(x) for x in leaves], k, result)
-    return rows
+            off = off + _change(fn, [copied(x) for x in leaves], k, result)
+    return off
 
 
 def _change(
@@ -100,7 +111,7 @@ def copied(x: Any) -> Any:
 
 
 class _Errors(TorchDispatchMode):
-    """What rounding operations in double precision give has a random relative error of ``UNIT``."""
+    """What rounding operations give has a random relative error of ``UNITS``."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -122,8 +133,8 @@ class _Errors(TorchDispatchMode):
         return result
 
     def _away(self, x: Any) -> Any:
-        if not isinstance(x, torch.Tensor) or x.dtype != torch.float64:
+        if not isinstance(x, torch.Tensor) or x.dtype not in UNITS:
             return x
-        off = torch.randn(x.shape, generator=self._generator, dtype=x.dtype) * UNIT
-        exact = (x == x.round()) & (x.abs() <= EXACT)
+        off = torch.randn(x.shape, generator=self._generator, dtype=x.dtype) * UNITS[x.dtype]
+        exact = ((x == x.round()) & (x.abs() <= EXACT)) | ~x.isfinite()
         return torch.where(exact, x, x + x * off)
