@@ -46,9 +46,10 @@ def check_at_own_sizes(
 
     It needs no assumption on reduced sizes, and few trials, as each compares many cells: what is
     defined in both programs. Its primes are others than those of the first check, so that literals which
-    are one element of one field (2^32 and 89442) are two here. It claims nothing by itself (its kind is "second"), and has no result
-    (None) where sizes are symbols, where one trial would compute more than ``max_work`` elements, or
-    where an output is undefined everywhere. Inputs and outputs are matched as in ``check_equal``.
+    are one element of one field (2^32 and 89442) are two here. It claims nothing by itself (its kind is
+    "second"), and has no result (None) where sizes are symbols, where one trial would compute more than
+    ``max_work`` elements, or where an output is undefined everywhere. Inputs and outputs are matched as
+    in ``check_equal``.
     """
     run, chain = evaluator(), CHAINS[1]
     if any(isinstance(x.size, Sym) for g in (a, b) for x in g.axes):
