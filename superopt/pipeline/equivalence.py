@@ -87,7 +87,7 @@ def _decide(
     sampled: bool,
 ) -> Certificate:
     leaves, spec = pytree.tree_flatten(args)
-    leaves = _apart(leaves)
+    leaves = _separate(leaves)
     args = tuple(pytree.tree_unflatten(leaves, spec))
 
     def run(fn: Callable[..., Any], leaves: Sequence[Any]) -> Any:
@@ -112,7 +112,7 @@ def _decide(
     return _compared(found, both, runs, leaves, sampled)
 
 
-def _apart(leaves: Sequence[Any]) -> list[Any]:
+def _separate(leaves: Sequence[Any]) -> list[Any]:
     """The arguments with a copy, laid alike, of each tensor that shares memory with one before it.
 
     What is claimed is of any values, so one tensor that is given twice stands for two.
@@ -121,11 +121,11 @@ def _apart(leaves: Sequence[Any]) -> list[Any]:
     out: list[Any] = []
     for x in leaves:
         if isinstance(x, torch.Tensor) and x.layout == torch.strided and x.numel():
-            if (memory := x.untyped_storage().data_ptr()) in seen:
+            memory = x.untyped_storage().data_ptr()
+            if memory and memory in seen:
                 again = x.detach().untyped_storage().clone()
-                x = torch.empty(0, dtype=x.dtype).set_(
-                    again, x.storage_offset(), x.shape, x.stride()
-                )
+                empty = torch.empty(0, dtype=x.dtype, device=x.device)
+                x = empty.set_(again, x.storage_offset(), x.shape, x.stride())
             seen.add(memory)
         out.append(x)
     return out
