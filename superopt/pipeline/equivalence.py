@@ -28,6 +28,7 @@ from superopt.verify.decision import Certificate as Certificate
 from superopt.verify.decision import Counterexample
 from superopt.verify.equivalence import Equivalence, not_rewritten
 from superopt.verify.literals import exact_casts
+from superopt.verify.poles import differ_at_poles
 from superopt.verify.probe import unfolded
 from superopt.verify.rounded import compared_after_rounding
 from superopt.verify.whole import check_at_own_sizes
@@ -206,13 +207,13 @@ def _compared(
     named = {*found.assumptions} | ({"equal-tensors"} if both.alike else set())
     masks = any(isinstance(n, Const) and math.isinf(n.value) for g in (a, b) for n in g.nodes)
     show = Checker(seed, nan_counts=True, most_patterns=PATTERNS)
-    rounded = compared_after_rounding(a, b)
-    check = replace(not_rewritten(seed), reason=rounded) if rounded else show(a, b)
+    against = compared_after_rounding(a, b) or differ_at_poles(a, b, seed)
+    check = replace(not_rewritten(seed), reason=against) if against else show(a, b)
     example = search(runs, drawn(both, leaves, seed), bool(check), "NaN" in check.reason, masks)
     if example is not None:
         return _different(found, example)
-    if rounded:
-        return replace(found, reason=f"{UNSHOWN}: {rounded}")
+    if against:
+        return replace(found, reason=f"{UNSHOWN}: {against}")
     symbolic = any(isinstance(x.size, Sym) for x in a.axes)
     domain = "all sizes in the given ranges" if symbolic else SHAPES
     if not all(isinstance(x, torch.Tensor) for x in leaves):

@@ -32,6 +32,9 @@ OVERFLOWING = frozenset({"large", "of many sizes", GIVEN})
 MOST_PAIRS = 6
 """Literals of which sums, products and quotients are tried as well."""
 
+SPARSE = 48
+"""Draws of zeros but for one element in each row."""
+
 MOST_ELEMENTS = 1 << 26
 """Elements of arguments in all draws, about, after which no more are made."""
 
@@ -108,6 +111,45 @@ def draws(
                 out.append(_as_laid(_integers(x, ranges.get(at), k, generator), x))
         made += size
         yield Draw(name, out, generic)
+    for k in range(SPARSE):
+        if made > MOST_ELEMENTS:
+            return
+        made += size
+        yield Draw(
+            "a number of the programs in each row, and zeros",
+            _sparse(leaves, literals, ranges, k),
+            False,
+        )
+
+
+def _sparse(
+    leaves: Sequence[Any], literals: Sequence[float], ranges: Mapping[int, Integers], k: int
+) -> list[Any]:
+    """Zeros, but for one element in each row of one argument: sums of the row are then that number.
+
+    The elements are, in turn, the literals, their roots, and what has a literal for its mean.
+    """
+    tensors = [at for at, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.numel()]
+    out = list(leaves)
+    for turn, at in enumerate(tensors):
+        x = leaves[at]
+        value = torch.zeros(x.shape, dtype=torch.float64)
+        if turn == k % len(tensors):
+            length = x.shape[-1] if x.dim() else 1
+            rows = value.reshape(-1, length)
+            found = [v for n in literals for v in (n, -n, math.sqrt(abs(n)), n * length) if v]
+            several = torch.tensor(found or [1.0], dtype=torch.float64)
+            start = (k // len(tensors)) * len(rows)
+            rows[:, 0] = several[(start + torch.arange(len(rows))) % len(several)]
+            value = rows.reshape(x.shape)
+        if x.is_complex() or x.dtype == torch.bool:
+            out[at] = value.to(x.dtype)
+            continue
+        info = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+        known = ranges.get(at)
+        lo, hi = (known.lo, known.hi) if known and known.complete else (info.min, info.max)
+        out[at] = _as_laid(value.clamp(lo, hi).to(x.dtype), x)
+    return out
 
 
 def _near(literals: Sequence[float]) -> list[float]:
@@ -169,18 +211,16 @@ def differing(
 ) -> Counterexample | None:
     """The two results on one draw, if they differ by more than rounding explains.
 
-    Double precision decides where both functions run in it and give it; the result is told in the
-    types given where it shows there as well. shown: whether the functions were shown equal.
+    Double precision decides where both functions run in it; the result is told in the types given
+    where it shows there as well. shown: whether the functions were shown equal.
     """
     steady = shown and not draw.generic
     wide = [_wide(x) for x in draw.leaves]
-    found, decided = _on(first, second, wide, draw, nan_counts, masks, steady)
-    if not decided and steady:
+    found, ran = _on(first, second, wide, draw, nan_counts, masks, steady)
+    if all(a is b for a, b in zip(wide, draw.leaves, strict=True)) or (ran and found is None):
+        return found  # what double precision does not show is rounding
+    if steady and not ran:
         return None
-    if all(a is b for a, b in zip(wide, draw.leaves, strict=True)):
-        return found
-    if decided and found is None:
-        return None  # what double precision does not show is rounding
     own = _on(first, second, draw.leaves, draw, nan_counts, masks, False)[0]
     return own or (found and replace(found, note="in double precision"))
 
@@ -219,7 +259,7 @@ def _on(
     masks: bool,
     steady: bool,
 ) -> tuple[Counterexample | None, bool]:
-    """Where the results differ on these arguments, and whether both are as precise as can be.
+    """Where the results differ on these arguments, and whether both functions run there.
 
     steady: whether what errors of each operation move is no difference, and no infinity in one alone is.
     """
@@ -227,23 +267,19 @@ def _on(
     if results is None:
         return None, False
     mine, other = (pytree.tree_leaves(r) for r in results)
-    precise = all(_is_double(x) or (steady and _is_single(x)) for x in (*mine, *other))
-    large = draw.name.split(",")[0] in OVERFLOWING
-    overflows = not (precise and masks) or large or steady
+    precise = all(_is_double(x) for x in (*mine, *other))
+    overflows = not (precise and masks) or steady or draw.name.split(",")[0] in OVERFLOWING
     for k, (x, y) in enumerate(zip(mine, other, strict=False)):
         place = _nan_apart(x, y) if nan_counts and not steady else None
         if place is not None:
-            return _found(leaves, results, k, place, draw), precise
+            return _found(leaves, results, k, place, draw), True
         place = _apart(x, y, overflows, None)
         if place is not None:
-            unsure = [
-                noise(f, leaves, k, r, draw.generic, large or steady)
-                for f, r in ((first, x), (second, y))
-            ]
+            unsure = [noise(f, leaves, k, r, draw.generic) for f, r in ((first, x), (second, y))]
             place = _apart(x, y, overflows, unsure[0] + unsure[1])
         if place is not None:
-            return _found(leaves, results, k, place, draw), precise
-    return None, precise
+            return _found(leaves, results, k, place, draw), True
+    return None, True
 
 
 def _found(
@@ -269,10 +305,6 @@ def _is_double(x: Any) -> bool:
         torch.float16,
         torch.bfloat16,
     )
-
-
-def _is_single(x: Any) -> bool:
-    return isinstance(x, torch.Tensor) and x.dtype == torch.float32
 
 
 def _wide(x: Any) -> Any:

@@ -24,17 +24,23 @@ ERRORS = 6
 UNITS = {torch.float64: 2.0**-50, torch.float32: 2.0**-21}
 """The relative errors, normally distributed: some units of the type."""
 
-EXACT = 2.0**20
-"""Integers up to which a result is taken for exact: counts, and sums of flags."""
+EXACT = {torch.float64: (2.0**20, 2.0**10), torch.float32: (2.0**14, 2.0**4)}
+"""A result up to the first number, and a multiple of one over the second, is taken for exact: few digits."""
 
-_NAMES = """
-add sub rsub mul div addcmul addcdiv lerp reciprocal sqrt rsqrt pow square exp exp2 expm1 log log2 log10 log1p
-logaddexp logaddexp2 sin cos tan sinh cosh tanh asinh acosh atanh erf erfc sigmoid logit silu gelu softplus
-log_sigmoid_forward _softmax _log_softmax logsumexp sum mean prod cumsum cumprod var std var_mean std_mean
-norm linalg_vector_norm mm bmm addmm baddbmm mv addmv dot convolution native_layer_norm native_group_norm
-native_batch_norm
+_ALGEBRAIC = """
+add sub rsub mul div addcmul addcdiv lerp square sum mean prod cumsum cumprod mm bmm addmm baddbmm mv addmv
+dot convolution reciprocal sqrt rsqrt pow norm linalg_vector_norm var std var_mean std_mean
 """
-_ROUNDING = frozenset(_NAMES.split())
+_OTHERS = """
+exp exp2 expm1 log log2 log10 log1p logaddexp logaddexp2 sin cos tan sinh cosh tanh asinh acosh atanh erf
+erfc sigmoid logit silu gelu softplus log_sigmoid_forward _softmax _log_softmax logsumexp native_layer_norm
+native_group_norm native_batch_norm
+"""
+_ROUNDING = {
+    **dict.fromkeys(_ALGEBRAIC.split(), True),
+    **dict.fromkeys(_OTHERS.split(), False),
+}
+"""Operators that round, and whether what they give may be exact; others come near 1 without reaching it."""
 
 
 def noise(
@@ -43,29 +49,24 @@ def noise(
     k: int,
     result: Any,
     generic: bool,
-    errors: bool,
 ) -> torch.Tensor | float:
     """How far rounding may have moved each element of a function's flat output k.
 
-    In double precision: as far as single precision is off, times what it is coarser by, and its change
-    under errors of each operation if asked for. Else its change when each input moves by a few units
-    (where values tie, as they may in draws that are not generic, that would decide otherwise).
+    Its change under errors of each operation; in double precision also as far as single precision is
+    off, times what it is coarser by; else its change when each input moves by a few units (where values
+    tie, as they may in draws that are not generic, that would decide otherwise).
     """
-    if not isinstance(result, torch.Tensor):
+    if not isinstance(result, torch.Tensor) or not result.numel():
         return 0.0
     if not result.is_floating_point():
-        return _unsteady(fn, leaves, k, result) if errors else 0.0
-    wide = result.dtype == torch.float64
-    if not wide and not generic:
-        steady = errors and result.dtype in UNITS
-        return NOISE * _unsteady(fn, leaves, k, result) if steady else 0.0
-    off = _change(fn, [(_narrowed if wide else _nudged)(x) for x in leaves], k, result)
-    if not off.numel():
-        return 0.0
-    if not wide:
-        return NOISE * float(off.max())  # some elements move by nothing by luck
-    rows = NOISE * 2.0**-29 * (off.amax(-1, keepdim=True) if off.dim() else off)
-    return rows + NOISE * _unsteady(fn, leaves, k, result) if errors else rows
+        return _unsteady(fn, leaves, k, result)
+    off = NOISE * _unsteady(fn, leaves, k, result) if result.dtype in UNITS else torch.zeros(())
+    if result.dtype == torch.float64:
+        narrow = _change(fn, [_narrowed(x) for x in leaves], k, result)
+        return off + NOISE * 2.0**-29 * (narrow.amax(-1, keepdim=True) if narrow.dim() else narrow)
+    if generic:  # some elements move by nothing by luck
+        return off + NOISE * float(_change(fn, [_nudged(x) for x in leaves], k, result).max())
+    return off
 
 
 def _unsteady(
@@ -127,14 +128,17 @@ class _Errors(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name in _ROUNDING:
-            return pytree.tree_map(self._away, result)
+            return pytree.tree_map(lambda x: self._away(x, _ROUNDING[name]), result)
         if name.endswith("_") and name[:-1] in _ROUNDING:
-            args[0].copy_(self._away(args[0]))
+            args[0].copy_(self._away(args[0], _ROUNDING[name[:-1]]))
         return result
 
-    def _away(self, x: Any) -> Any:
+    def _away(self, x: Any, may_be_exact: bool) -> Any:
         if not isinstance(x, torch.Tensor) or x.dtype not in UNITS:
             return x
         off = torch.randn(x.shape, generator=self._generator, dtype=x.dtype) * UNITS[x.dtype]
-        exact = ((x == x.round()) & (x.abs() <= EXACT)) | ~x.isfinite()
-        return torch.where(exact, x, x + x * off)
+        kept = ~x.isfinite()
+        if may_be_exact:
+            most, parts = EXACT[x.dtype]
+            kept |= (x * parts == (x * parts).round()) & (x.abs() <= most)
+        return torch.where(kept, x, x + x * off)

@@ -80,7 +80,9 @@ def at_ties(
             if len(seen) > MOST_COMPARISONS:
                 return (*missing, "more comparisons than are solved for")
             try:
-                ties = _solved(graph, i, chain, seed ^ SEED, sizing, literals(a, b))
+                ties = solved(
+                    graph, graph.nodes[i].args, chain, seed ^ SEED, sizing, literals(a, b)
+                )
             except VerificationFailed:
                 ties = {}
             if not ties:
@@ -88,7 +90,7 @@ def at_ties(
                 continue
             keys = trial_keys(seed ^ SEED, range(POINTS))
             found = [
-                _outputs(g, p, levels, chain, sizing, keys, ties, literals(a, b))
+                outputs_at(g, p, levels, chain, sizing, keys, ties, literals(a, b))
                 for g, p in zip((a, b), plans, strict=True)
             ]
             tallied(a, found[0], found[1], list(range(POINTS)), tally)
@@ -98,21 +100,20 @@ def at_ties(
     return tuple(missing)
 
 
-def _solved(
+def solved(
     graph: Graph,
-    i: int,
+    nodes: Sequence[int],
     chain: Chain,
     seed: int,
     sizing: Sizing,
     given_literals: tuple[float, ...],
 ) -> dict[int, Tie]:
-    """For each point, by its number, a step that makes the comparison tie in some cell."""
+    """For each point, by its number, a step that makes two nodes equal in some cell; one node, zero."""
     b = Builder(graph.name)
     at: dict[int, int] = {}
     for k, node in enumerate(graph.nodes):
         at[k] = b.add(remap(node, at))
-    node = graph.nodes[i]
-    sides = [at[k] for k in node.args]
+    sides = [at[k] for k in nodes]
     if len(sides) == 1:
         sides.append(b.const(0.0, b.dtype(sides[0])))
     whole = Graph(graph.name, tuple(b.nodes), ())
@@ -213,7 +214,7 @@ def _difference(
     return (x + U64(p) - y) % U64(p), (u != 0) | (v != 0)
 
 
-def _outputs(
+def outputs_at(
     graph: Graph,
     plan: Levels,
     levels: Sequence[int],
@@ -222,10 +223,11 @@ def _outputs(
     keys: np.ndarray,
     ties: Mapping[int, Tie],
     given_literals: tuple[float, ...],
+    kind: type[FieldAlgebra] = FieldAlgebra,
 ) -> list[Cells]:
     """The outputs at the points, with the steps taken."""
     draw = Draw(keys, np.zeros(len(keys), dtype=bool), sizing.ranges, given_literals)
-    algebra = FieldAlgebra(graph, chain, draw, sizing.sizes, plan)
+    algebra = kind(graph, chain, draw, sizing.sizes, plan)
     given: dict[int, Value] = {}
     for i, node in enumerate(graph.nodes):
         if not isinstance(node, Input):
