@@ -7,6 +7,7 @@ what is left of the digits (Parker, "Monte Carlo Arithmetic", 1997).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 NOISE = 64.0
 """Changes of a result under a change of the inputs by some units, up to which it is taken for noise."""
 
-ERRORS = 6
-"""Runs with random errors, by which the noise of a result is known."""
+ERRORS = 4
+"""Runs with random errors, and as many with the opposite ones, by which the noise of a result is known."""
 
 UNITS = {torch.float64: 2.0**-50, torch.float32: 2.0**-21}
 """The relative errors, normally distributed: some units of the type."""
@@ -74,8 +75,8 @@ def _unsteady(
 ) -> torch.Tensor:
     """How far each element is moved by errors of each operation, in several runs together."""
     off = torch.zeros(result.shape, dtype=torch.float64)
-    for seed in range(ERRORS):
-        with _Errors(seed):
+    for seed, sign in itertools.product(range(ERRORS), (1.0, -1.0)):
+        with _Errors(seed, sign):
             off = off + _change(fn, [copied(x) for x in leaves], k, result)
     return off
 
@@ -114,8 +115,9 @@ def copied(x: Any) -> Any:
 class _Errors(TorchDispatchMode):
     """What rounding operations give has a random relative error of ``UNITS``."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, sign: float) -> None:
         super().__init__()
+        self._sign = sign
         self._generator = torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(
@@ -136,7 +138,8 @@ class _Errors(TorchDispatchMode):
     def _away(self, x: Any, may_be_exact: bool) -> Any:
         if not isinstance(x, torch.Tensor) or x.dtype not in UNITS:
             return x
-        off = torch.randn(x.shape, generator=self._generator, dtype=x.dtype) * UNITS[x.dtype]
+        off = torch.randn(x.shape, generator=self._generator, dtype=x.dtype)
+        off = off * (self._sign * UNITS[x.dtype])
         kept = ~x.isfinite()
         if may_be_exact:
             most, parts = EXACT[x.dtype]
