@@ -49,6 +49,7 @@ struct Targets::Embedding {
     Sizes own, sizes;                        // powers of sizes in `first`, and of those left
     Bound bound;                             // of `have`
     std::vector<Num> left;                   // of `have`
+    std::vector<int> alike;                  // of `have`: see `twins`
     std::vector<std::pair<int, int>> places; // free axis of the term -> variable, or free_place
     std::vector<std::pair<int, int>> images; // bound variable of the term -> variable
 };
@@ -71,6 +72,28 @@ int find(const std::vector<std::pair<int, int>>& map, int key) {
 
 bool has_value(const std::vector<std::pair<int, int>>& map, int value) {
     return std::any_of(map.begin(), map.end(), [&](auto& x) { return x.second == value; });
+}
+
+// For each factor, the one before it that differs from it by the names of variables alone, which no
+// other factor has; -1 where there is none. A power of a sum has many.
+std::vector<int> twins(const std::vector<Part>& parts) {
+    std::map<int, int> uses;
+    for (auto& x : parts)
+        for (auto& [axis, v] : x.variables) uses[v]++;
+    auto own = [&](const Part& x) {
+        return std::all_of(x.variables.begin(), x.variables.end(),
+                           [&](auto& p) { return uses[p.second] == 1; });
+    };
+    std::vector<int> out(parts.size(), -1);
+    for (std::size_t j = 1; j < parts.size(); j++)
+        for (std::size_t k = j; k-- > 0 && out[j] < 0;) {
+            const Part &x = parts[j], &y = parts[k];
+            bool alike = x.atom == y.atom && x.exponent == y.exponent && own(x) && own(y) &&
+                         std::equal(x.variables.begin(), x.variables.end(), y.variables.begin(),
+                                    y.variables.end(), [](auto& p, auto& q) { return p.first == q.first; });
+            if (alike) out[j] = static_cast<int>(k);
+        }
+    return out;
 }
 
 }  // namespace
@@ -195,6 +218,7 @@ bool Targets::attempt(Embedding& e, const Place& place) {
     drop_sizes(algebra_, e.have);
     e.left.clear();
     for (auto& x : e.have) e.left.push_back(x.exponent);
+    e.alike = twins(e.have);
     e.places.clear();
     e.images.clear();
     return embed(e, 0);
@@ -207,6 +231,9 @@ bool Targets::embed(Embedding& e, std::size_t i) {
     for (std::size_t j = 0; j < e.have.size(); j++) {
         const Part& t = e.have[j];
         if (t.atom != x.atom || e.left[j] < x.exponent) continue;
+        // What fails with a factor fails with one that differs by the name of its variable alone.
+        int k = e.alike[j];
+        if (k >= 0 && e.left[k] == e.have[k].exponent && e.left[j] == t.exponent) continue;
         std::size_t places = e.places.size(), images = e.images.size();
         bool fits = true;
         for (Mask axes = algebra_.atom(x.atom).axes; axes && fits; axes &= axes - 1) {
