@@ -31,9 +31,6 @@ from superopt.verify.equivalence import Equivalence
 from superopt.verify.infinite import any_value
 from superopt.verify.whole import check_at_own_sizes
 
-REGION_SECONDS = 10.0
-"""How long one region is searched for rewrites, at most."""
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -147,13 +144,9 @@ def rewrites(graph: Graph, count: int, seed: int, states: int = 20_000) -> Itera
 
     Every class that the program uses is derived in turn in each way that the algebra found for it,
     those that are left out for their rounding among them, and several are changed one after the
-    other. states: terms tried in one region, which takes ``REGION_SECONDS`` at most (high powers of sums
-    take longer than their number tells).
+    other. states: terms tried in one region.
     """
-    found = [
-        (r, explore(graph, r, seed=seed, candidates=states, seconds=REGION_SECONDS))
-        for r in regions(graph)
-    ]
+    found = [(r, explore(graph, r, seed=seed, candidates=states)) for r in regions(graph)]
     if not found:
         return
     extractor = Extractor(graph, found)

@@ -52,12 +52,12 @@ def continuous(graph: Graph) -> bool:
     Two such programs that agree wherever no two compared values are equal agree there too.
     """
     whole = unfolded(graph)
-    jumps = any(isinstance(n, Map) and _jumps(whole, n) for n in whole.nodes)
+    jumps = any(isinstance(n, Map) and jumps_at(whole, n) for n in whole.nodes)
     floats = all(is_float(whole.nodes[o.node].dtype) for o in whole.outputs)
     return floats and not jumps and not any(True for _ in comparisons(whole))
 
 
-def _jumps(graph: Graph, node: Map) -> bool:
+def jumps_at(graph: Graph, node: Map) -> bool:
     """Whether a function of floats has jumps; comparisons are told by ``comparisons``."""
     whole = node.op == "cast" and not is_float(node.dtype)
     return "jumps" in SCALARS[node.op].laws or (whole and is_float(graph.nodes[node.args[0]].dtype))

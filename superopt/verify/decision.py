@@ -64,9 +64,9 @@ class Certificate:
 
     verdict: "equal", "different" (``counterexample`` is one) or "undecided" (``reason`` says what is
     missing, and names the operator); kind: of "equal": "identical" (the same operators on the same
-    values), "proved" (by Z3, for all values of the inputs), "bound" (wrong with probability at most
-    2^-bound_log2) or "sampled" (no bound is claimed, ``reason`` says why); domain: for which sizes;
-    assumptions: named, and explained by ``explained``; checks: what was run; undefined: of equal
+    values), "proved" (by Z3, for all values of the inputs on which both are defined), "bound" (wrong with
+    probability at most 2^-bound_log2) or "sampled" (no bound is claimed, ``reason`` says why); domain: for
+    which sizes; assumptions: named, and explained by ``explained``; checks: what was run; undefined: of equal
     functions, inputs on which one is NaN, so not defined, and the other is not, where some were met;
     seed: of all random choices.
     """
@@ -114,7 +114,8 @@ class Certificate:
         if self.kind == "identical":
             return "both apply the same operators to the same values"
         if self.kind == "proved":
-            return "proved by Z3, for all values of the inputs"
+            where = " on which both are defined" if "where-defined" in self.assumptions else ""
+            return f"proved by Z3, for all values of the inputs{where}"
         if self.kind == "bound" and self.bound_log2 is not None:
             return f"wrong with probability at most 2^-{int(self.bound_log2)}"
         return "sampled: no error bound is claimed"

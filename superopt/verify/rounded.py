@@ -30,6 +30,7 @@ from superopt.mugraph.graph import (
 from superopt.mugraph.rules import describe
 from superopt.mugraph.scalars import SCALARS
 from superopt.verify.bound import Congruence
+from superopt.verify.casewise import jumps_at
 from superopt.verify.probe import unfolded
 from superopt.verify.sizes import integer_ranges
 
@@ -67,9 +68,7 @@ def _jumps(graph: Graph, node: Node) -> bool:
     """Whether a function of floats is not continuous."""
     if not isinstance(node, Map) or not any(is_float(graph.nodes[k].dtype) for k in node.operands):
         return False
-    row = SCALARS[node.op]
-    compares = row.field in EXACT - {"not", "and", "or"}
-    return compares or "jumps" in row.laws or (node.op == "cast" and not is_float(node.dtype))
+    return SCALARS[node.op].field in EXACT - {"not", "and", "or"} or jumps_at(graph, node)
 
 
 def _rounds(graph: Graph, node: Node, spans: Mapping[int, Span]) -> bool:
@@ -92,9 +91,7 @@ def _spans(graph: Graph, known: Mapping[str, Span]) -> dict[int, Span]:
     for i, node in enumerate(graph.nodes):
         if is_float(node.dtype):
             if isinstance(node, Map) and node.op == "cast" and node.operands[0] in out:
-                out[i] = out[
-                    node.operands[0]
-                ]  # if it is too large, this cast is the one that rounds
+                out[i] = out[node.operands[0]]  # this cast is the one that rounds, if one does
             continue
         span = _span(graph, node, out, known)
         lo, hi = _all(node.dtype)
