@@ -46,26 +46,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _TYPES = frozenset(
-    [
-        "float",
-        "double",
-        "bool",
-        "int",
-        "int8_t",
-        "int16_t",
-        "int32_t",
-        "int64_t",
-        "uint8_t",
-        "auto",
-        "char",
-        "void",
-        "so_bf16",
-        "so_f16",
-        "so_vec",
-        "so_mask",
-        "so_sum",
-        "so_arena",
-    ]
+    ("auto", "char", "void", "float", "double", "so_bf16", "so_f16", "bool", "int", "uint8_t")
+    + ("int8_t", "int16_t", "int32_t", "int64_t", "so_vec", "so_mask", "so_sum", "so_arena")
 )
 _BEFORE = frozenset(("const", "static", "thread_local", "alignas"))
 _TEMPLATES = frozenset(("static_cast", "reinterpret_cast", "std::numeric_limits"))
@@ -93,7 +75,8 @@ def functions(text: str) -> dict[str, Function]:
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    out, at = [], 0
+    out: list[tuple[str, str]] = []
+    at = 0
     while True:
         if skipped := _SKIP.match(text, at):
             at = skipped.end()

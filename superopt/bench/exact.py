@@ -11,7 +11,7 @@ fewer equations hold, and none that is wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -39,12 +39,23 @@ from superopt.mugraph.scalars import SCALARS, inline
 
 
 class Exact(Forms):
-    """Forms of the cells of graphs; a value is an array of forms by number."""
+    """Forms of the cells of graphs; a value is an array of forms by number.
 
-    def __init__(self, limit: int, work: int) -> None:
+    given: inputs whose numbers are known, over their axes, as indices must be.
+    """
+
+    def __init__(
+        self, limit: int, work: int, given: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         super().__init__(limit, work)
+        self.given = given or {}
         self._nodes: dict[Hashable, int] = {}
         self._values: list[np.ndarray] = []
+
+    def cell(self, name: str, at: tuple[int, ...]) -> int:
+        """A cell of an input: an unknown, or the number that is given."""
+        known = self.given.get(name)
+        return self.unknown("input", name, at) if known is None else self.number(int(known[at]))
 
     # -- selections, comparisons, integers
 
@@ -230,7 +241,7 @@ class Exact(Forms):
                 flat = [a for dim in node.dims for a in dim]
                 cells = np.array(
                     [
-                        self.unknown("input", node.name, at)
+                        self.cell(node.name, at)
                         for at in np.ndindex(*(extent(a.size) for a in flat))
                     ],
                     dtype=np.int64,

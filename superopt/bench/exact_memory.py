@@ -46,8 +46,9 @@ Scalar = int | bool | Real | Truth
 class Block:
     """An array: its element type, how many elements it has, and what they hold.
 
-    key: what tells it from other arrays in the unknowns that stand for cells never written; holes:
-    whether cells that are not there from the start are no elements.
+    key: what tells it from other arrays in the unknowns that stand for cells never written; constant:
+    whether it may only be read; elements: those there are, where they do not lie side by side; unset:
+    where the names of arrays go that are read before they were written.
     """
 
     exact: Exact
@@ -127,40 +128,36 @@ class Part(Block):
 # -- buffers -----------------------------------------------------------------------------------------
 
 
-def buffer(
-    exact: Exact, b: Buffer, sizes: Mapping[str, int], given: Mapping[str, np.ndarray]
-) -> Block:
+def buffer(exact: Exact, b: Buffer, sizes: Mapping[str, int]) -> Block:
     """The memory of an input, an output or a scratch buffer.
 
-    given: numbers of the inputs of integers, over the buffer's axes. Raises Unreadable where one is
-    missing.
+    Raises Unreadable for an input of integers that are not given.
     """
     places = _places(b, sizes)
     reached = frozenset(places.values())
     dense = len(reached) == max(reached, default=-1) + 1
-    elements = None if dense else reached
     block = Block(
         exact,
         (b.name,),
         DTYPES[b.dtype].c,
         len(reached),
-        elements=elements,
+        elements=None if dense else reached,
         constant=b.space == "input",
     )
     if b.space == "input":
         for at, place in places.items():
-            block.cells.setdefault(place, _cell(exact, b, at, given))
+            block.cells.setdefault(place, _cell(exact, b, at))
     return block
 
 
-def _cell(exact: Exact, b: Buffer, at: tuple[int, ...], given: Mapping[str, np.ndarray]) -> Scalar:
-    if b.name in given:
-        number = given[b.name][at]
-        return bool(number) if b.dtype == "bool" else int(number)
-    form = exact.unknown("input", b.name, at)
-    if DTYPES[b.dtype].kind == "float":
+def _cell(exact: Exact, b: Buffer, at: tuple[int, ...]) -> Scalar:
+    form = exact.cell(b.name, at)
+    kind, known = DTYPES[b.dtype].kind, exact.constant(form)
+    if kind == "float":
         return Real(form)
-    if b.dtype != "bool":
+    if known is not None:
+        return int(known) if kind == "int" else bool(known)
+    if kind == "int":
         raise Unreadable("an input of integers that are not given")
     return Truth(form)
 

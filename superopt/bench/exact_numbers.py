@@ -117,9 +117,9 @@ class Numbers:
         if isinstance(condition, Real):
             raise Unreadable("a number as a condition")
         chosen = self.boolean(condition)
-        if isinstance(chosen, bool):
+        if isinstance(chosen, int):
             return yes if chosen else no
-        made = self.exact.apply("where", [chosen.form, self.form(yes), self.form(no)], "f32")
+        made = self.exact.apply("where", [self.form(chosen), self.form(yes), self.form(no)], "f32")
         if isinstance(yes, Real) and isinstance(no, Real):
             return Real(made)
         if isinstance(yes, bool | Truth) and isinstance(no, bool | Truth):
@@ -132,8 +132,10 @@ class Numbers:
 
     def inverse(self, x: Any) -> Scalar:
         """!x."""
-        x = self.boolean(x)
-        return (not x) if isinstance(x, bool) else self.truth(self.exact.negated(x.form))
+        found = self.boolean(x)
+        if isinstance(found, int):
+            return not found
+        return self.truth(self.exact.negated(self.form(found)))
 
     def convert(self, ctype: str, x: Any) -> Scalar:
         """A number converted to a C++ type; raises Unreadable where an integer does not fit."""

@@ -114,8 +114,6 @@ class Reductions:
             raise Unreadable("a mask as a number")
         if op.flat in ("and", "or"):
             raise Unreadable("bits of numbers")
-        if all(isinstance(x, int) for x in terms) and op.flat in ("max", "min"):
-            return int(max(terms) if op.flat == "max" else min(terms))  # type: ignore[type-var]
         made = self.exact.fold(op.flat, [self.numbers.form(x) for x in terms])
         if all(isinstance(x, int) for x in terms):
             return int(self.exact.constant(made) or 0)

@@ -37,7 +37,8 @@ def outputs(
 ) -> dict[str, np.ndarray]:
     """The forms of every output buffer; raises Stray, and TooMuch (``exact_forms``).
 
-    What is read before it is written is an unknown of its own.
+    What is read before it is written is an unknown of its own. Inputs that are read as indices must be
+    given to ``exact``, else they stray.
     """
     memory: dict[str, np.ndarray] = {}
     for program in programs:
@@ -50,8 +51,10 @@ def outputs(
 
 
 def _fresh(exact: Exact, b: Buffer, shape: Sequence[int]) -> np.ndarray:
-    kind = "input" if b.space == "input" else "never written"
-    cells = [exact.unknown(kind, b.name, at) for at in np.ndindex(*shape)]
+    if b.space == "input":
+        cells = [exact.cell(b.name, at) for at in np.ndindex(*shape)]
+    else:
+        cells = [exact.unknown("never written", b.name, at) for at in np.ndindex(*shape)]
     return np.array(cells, dtype=np.int64).reshape(list(shape))
 
 
