@@ -24,11 +24,14 @@ class Forms:
     """Forms by number, made once each.
 
     limit: terms of a sum beyond which it is an unknown; work: operations on terms that all values
-    together may take, after which TooMuch is raised.
+    together may take, after which TooMuch is raised; undefined: set where a value is met, even if it
+    is multiplied by zero later, that has no number: a difference of infinities, or zero times one.
     """
 
     def __init__(self, limit: int, work: int) -> None:
         self.limit, self.work = limit, work
+        self.undefined = False
+        self._undefined: set[int] = set()
         self.atoms: list[Hashable] = []
         self._atom_ids: dict[Hashable, int] = {}
         self.polys: list[Poly] = []
@@ -45,7 +48,11 @@ class Forms:
 
     def unknown(self, *key: Hashable) -> int:
         """The form of an unknown; the same for the same key."""
-        return self._form(((((self._atom(key), ONE),), ONE),))
+        found = self._form(((((self._atom(key), ONE),), ONE),))
+        if key[0] in ("undefined", "product"):
+            self._undefined.add(found)
+            self.undefined = True
+        return found
 
     def _atom(self, key: Hashable) -> int:
         found = self._atom_ids.get(key)
@@ -72,6 +79,8 @@ class Forms:
         found = self._memo.get(key)
         if found is None:
             found = self._memo[key] = make()
+        if found in self._undefined:
+            self.undefined = True
         return found
 
     def spend(self, terms: int) -> None:
@@ -231,6 +240,7 @@ class Forms:
         """The logarithm; exponentials that are common to all terms come out."""
         poly = self.polys[form]
         if not poly or form in (self.high, self.low):
+            self.undefined = True
             return self.unknown("log", form)
         coefficient, content, rest = self._content(poly)
         out = [(a, e) for a, e in content if self._is_exp(a)]

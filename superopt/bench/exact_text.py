@@ -24,11 +24,20 @@ from superopt.mugraph.tileir import Program
 
 @dataclass(frozen=True)
 class Reading:
-    """What a text computes: the forms of its outputs by name, and the arrays read before they were
-    written."""
+    """What a text computes: the forms of its outputs by name.
+
+    unset: the arrays that are read before they were written; undefined: whether a value was met that
+    has no number (``exact_forms``).
+    """
 
     outputs: dict[str, np.ndarray]
     unset: frozenset[str]
+    undefined: bool
+
+    def same(self, other: Reading) -> bool:
+        """Whether all cells of all outputs have the same forms."""
+        mine, theirs = self.outputs, other.outputs
+        return mine.keys() == theirs.keys() and all((mine[n] == theirs[n]).all() for n in mine)
 
 
 def read(
@@ -50,6 +59,7 @@ def read(
     blocks = [buffer(exact, b, sizes) for b in buffers]
     for block in blocks:
         block.unset = unset
+    exact.undefined = False
     machine = _Machine(exact, Numbers(exact, rounds), defined, unset)
     ints = [*(sizes[n] for n in source.ints[:-1]), 1]
     status = machine.call(source.entry, [blocks, ints])
@@ -60,7 +70,7 @@ def read(
         for b, block in zip(buffers, blocks, strict=True)
         if b.space == "output"
     }
-    return Reading(outputs, frozenset(unset))
+    return Reading(outputs, frozenset(unset), exact.undefined)
 
 
 class _Machine(Values):

@@ -125,7 +125,7 @@ class _Task:
             here = slice(lo - bases[d], hi - bases[d])
             window.append(lo - bases[d] if a in left else here)
         rest = [a for a in stmt.dst.axes if a not in left]
-        target = cells[tuple(window)].transpose([rest.index(a) for a in stmt.axes])
+        target = cells[(*window, ...)].transpose([rest.index(a) for a in stmt.axes])
         if stmt.reduce is None:
             target[...] = value
             return

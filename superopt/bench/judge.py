@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -42,7 +42,7 @@ def _draws(graph: Graph) -> Iterator[tuple[str, list[torch.Tensor]]]:
         "large": lambda x: x * 30,
         "small": lambda x: x * 1e-4,
     }
-    reach = _reach(graph)
+    most_of = reach(graph)
     for seed, (name, fill) in enumerate(spread.items()):
         generator = torch.Generator().manual_seed(seed)
         tensors = []
@@ -53,7 +53,7 @@ def _draws(graph: Graph) -> Iterator[tuple[str, list[torch.Tensor]]]:
             elif n.dtype == "bool":
                 drawn = torch.randint(0, 2, shape, generator=generator).bool()
             else:
-                most = reach.get(n.name, 8)
+                most = most_of.get(n.name, 8)
                 drawn = torch.randint(0, most, shape, generator=generator)
                 if seed % 3:
                     drawn[...] = 0 if seed % 3 == 1 else most - 1
@@ -62,7 +62,7 @@ def _draws(graph: Graph) -> Iterator[tuple[str, list[torch.Tensor]]]:
         yield name, tensors
 
 
-def _reach(graph: Graph) -> dict[str, int]:
+def reach(graph: Graph, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
     """For integer inputs that index an axis, how long the shortest of these axes is."""
     out: dict[str, int] = {}
     for node in graph.nodes:
@@ -72,7 +72,7 @@ def _reach(graph: Graph) -> dict[str, int]:
         for i in graph.reachable([node.args[1]]):
             source = graph.nodes[i]
             if isinstance(source, Input):
-                out[source.name] = min(out.get(source.name, 1 << 30), extent(along.size))
+                out[source.name] = min(out.get(source.name, 1 << 30), extent(along.size, sizes))
     return out
 
 
