@@ -175,6 +175,8 @@ class Exact(Forms):
         key = self.atoms[poly[0][0][0][0]] if plain(poly) else None
         if isinstance(key, tuple) and key[0] == "not":
             return self._chosen(int(key[1]), no, yes)
+        if isinstance(key, tuple) and key[0] == "eq" and {yes, no} == {*key[1:]}:
+            return no  # where they are equal, either
         if yes == self.one and isinstance(key, tuple) and key[0] == "eq":
             a, b = key[1:]
             for x, y in ((a, b), (b, a)):  # where they are equal, exp(a - b) is one in any case

@@ -169,7 +169,11 @@ class Helpers:
                 raise Unreadable(f"so_{name} of an integer")
             return numbers.apply(name, x)
 
-        return lambda t, a: numbers.lanes(lane, a[0])
+        def call(t: Args, a: Args) -> Any:
+            (x,) = a
+            return numbers.lanes(lane, x)
+
+        return call
 
     def _where(self, t: Args, a: Args) -> Any:
         widths = [len(x.lanes) for x in a if isinstance(x, Vec)]

@@ -209,7 +209,7 @@ class Values:
             given = [a() for a in args]
             try:
                 return helper(types, given)
-            except (IndexError, AttributeError, TypeError) as error:
+            except (IndexError, AttributeError, TypeError, ValueError) as error:
                 raise Unreadable(f"a call of {name}: {error}") from error
 
         return run

@@ -25,6 +25,9 @@ CLOSE = 1e-9
 LIMITS = ((1, 400_000), (6, 400_000), (100, 3_000_000))
 """Terms of a sum, and operations on terms, with which exact values are tried in turn."""
 
+INDICES = ("normal", "ties", "ones")
+"""Draws in which the indices are random, by the names of what the floats are."""
+
 
 # -- counterexamples ---------------------------------------------------------------------------------
 
@@ -138,7 +141,41 @@ class Judge:
                 continue
             if all(x.shape == y.shape and bool((x == y).all()) for x, y in pairs):
                 return "equal in exact arithmetic, cell by cell"
+        if self._equal_where_drawn(other):
+            return (
+                f"equal in exact arithmetic, cell by cell, for {len(INDICES)} draws of the indices"
+            )
         return ""
+
+    def _equal_where_drawn(self, other: Graph) -> bool:
+        """Whether the forms are the same when the inputs of integers are the numbers of some draws."""
+        if not reach(self.graph) and not reach(other):
+            return False
+        drawn = [tensors for name, tensors, _ in self._draws if name in INDICES]
+        return all(self._equal_given(other, tensors) for tensors in drawn)
+
+    def _equal_given(self, other: Graph, tensors: list[torch.Tensor]) -> bool:
+        numbers = {
+            n.name: t.numpy()
+            for n, t in zip(self.graph.inputs, tensors, strict=True)
+            if DTYPES[n.dtype].kind == "int"
+        }
+        for limit in LIMITS:
+            exact, outputs = Exact(*limit), []
+            try:
+                for graph in (self.graph, other):
+                    exact.given = {
+                        n.name: numbers[n.name].reshape([extent(a.size) for d in n.dims for a in d])
+                        for n in graph.inputs
+                        if n.name in numbers
+                    }
+                    outputs.append(exact.outputs(graph))
+            except TooMuch:
+                continue
+            pairs = zip(*outputs, strict=True)
+            if all(x.shape == y.shape and bool((x == y).all()) for x, y in pairs):
+                return True
+        return False
 
 
 def _apart(x: torch.Tensor, y: torch.Tensor) -> float | None:

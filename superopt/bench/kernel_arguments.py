@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,10 +28,12 @@ from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.graph import Graph, Input
 from superopt.mugraph.tileir import Program
 from superopt.pipeline.mutation_kernels import Bench
-from superopt.verify.admit import other_sizes
 
 LIMITS = ((1, 2_000_000), (300, 3_000_000))
 """Terms of a sum, and operations on terms, with which exact values of kernels are tried in turn."""
+
+MOST_SIZES = 64
+"""Sizes that a kernel with symbolic ones is read at: all of the range, or there is no argument."""
 
 DRAWS = 3
 """Indices with which a kernel is read that is given some: the given ones, and others that are valid."""
@@ -42,7 +45,7 @@ _SIZE = re.compile(r"^.*const int64_t (s_\w+) = ints\[\d+\];$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """Sizes of the symbols, and numbers of the inputs of integers, with which a kernel is read."""
 
     sizes: Mapping[str, int]
@@ -56,7 +59,9 @@ class Argue:
         self.bench = bench
         self._own = machine_code(bench.path)
         self._code: dict[str, tuple[bytes, ...]] = {}
-        self._settings = list(_settings(bench.piece.graph, bench.piece.inputs, bench.sizes()))
+        graph = bench.piece.graph
+        self._sizes = sizes_in_range(graph)
+        self._settings = list(settings(graph, bench.piece.inputs, bench.sizes(), self._sizes))
         self._exact: dict[tuple[int, int], Exact] = {}
         self._known: dict[tuple[Any, ...], Reading | None] = {}
 
@@ -120,10 +125,12 @@ class Argue:
 
     def _exactly(self, k: int, n: int) -> Exact:
         """Exact values at a limit and a setting."""
-        if (k, n) not in self._exact:
-            self._exact[k, n] = Exact(*LIMITS[k], self._settings[n].given)
-        self._exact[k, n].work = LIMITS[k][1]
-        return self._exact[k, n]
+        given = self._settings[n].given
+        key = (k, n if given else 0)  # cells have the same forms at all sizes
+        if key not in self._exact:
+            self._exact[key] = Exact(*LIMITS[k], given)
+        self._exact[key].work = LIMITS[k][1]
+        return self._exact[key]
 
     def _by_tiles(self, programs: Sequence[Program]) -> str:
         """The argument that tile programs give, at the kernel's own sizes."""
@@ -167,6 +174,8 @@ class Argue:
 
     def _by_text(self, source: Any) -> tuple[str, str]:
         """The argument that the texts give, and what is wrong with the mutant."""
+        if not self._sizes:
+            return "", ""
         halves = any(
             b.dtype in ("bf16", "f16") for p in self.bench.programs for b in (*p.buffers, *p.tiles)
         )
@@ -186,7 +195,7 @@ class Argue:
                 found += (
                     "; casts between float types are the identity" if halves and not rounds else ""
                 )
-                return found + self._sizes() + self._draws(), ""
+                return found + self._at() + self._draws(), ""
         return "", ""
 
     def _texts_agree(self, k: int, source: Any, rounds: bool) -> tuple[bool, str]:
@@ -207,6 +216,8 @@ class Argue:
 
     def _rounded_away(self, source: Any) -> bool:
         """Whether all results of a mutant are within the unit roundoff of their types from the kernel's."""
+        if not self._sizes:
+            return False
         ulps = {b.name: DTYPES[b.dtype].ulp for p in self.bench.programs for b in p.buffers}
         try:
             for n in range(len(self._settings)):
@@ -222,9 +233,8 @@ class Argue:
             return False
         return True
 
-    def _sizes(self) -> str:
-        count = len({tuple(sorted(s.sizes.items())) for s in self._settings})
-        return f", at {count} sizes" if count > 1 else ""
+    def _at(self) -> str:
+        return f", at all {len(self._sizes)} sizes of the range" if len(self._sizes) > 1 else ""
 
     def _draws(self) -> str:
         return f", for {DRAWS} draws of the indices" if self._settings[0].given else ""
@@ -243,22 +253,37 @@ def _symbols(graph: Graph) -> list[Sym]:
 # -- settings ----------------------------------------------------------------------------------------
 
 
-def _settings(
-    graph: Graph, inputs: Sequence[torch.Tensor], sizes: Mapping[str, int]
-) -> Iterator[_Setting]:
-    """The given sizes and others in their range, each with the given indices and with others."""
+def sizes_in_range(graph: Graph) -> list[dict[str, int]]:
+    """All sizes that the symbols of a graph may have; nothing where they are more than are read."""
+    symbols = _symbols(graph)
+    if math.prod(s.hi - s.lo + 1 for s in symbols) > MOST_SIZES:
+        return []
+    ranges = [range(s.lo, s.hi + 1) for s in symbols]
+    return [
+        dict(zip((s.name for s in symbols), sizes, strict=True))
+        for sizes in itertools.product(*ranges)
+    ]
+
+
+def settings(
+    graph: Graph,
+    inputs: Sequence[torch.Tensor],
+    sizes: Mapping[str, int],
+    others: Sequence[Mapping[str, int]],
+) -> Iterator[Setting]:
+    """The given sizes, then the others, each with the given indices and with others."""
     whole = [
         (n, t) for n, t in zip(graph.inputs, inputs, strict=True) if DTYPES[n.dtype].kind == "int"
     ]
-    for there in (dict(sizes), *other_sizes(graph, sizes)):
+    for there in (sizes, *(o for o in others if o != sizes)):
         for k in range(DRAWS if whole else 1):
             drawn = {}
             for node, tensor in whole:
-                if k == 0 and there == dict(sizes):
+                if k == 0 and there == sizes:
                     drawn[node.name] = _flat(tensor.numpy(), node, there)
                 else:
                     drawn[node.name] = _drawn(graph, node, tensor, there, k)
-            yield _Setting(there, drawn)
+            yield Setting(there, drawn)
 
 
 def _drawn(
