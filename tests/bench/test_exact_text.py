@@ -36,12 +36,13 @@ CASES = {
         KernelCase("norms", "qk_norm", {"b": 1, "m": 2, "d": 4, "t": 7}),
         KernelCase("norm and product", "rmsnorm_linear", {"b": 2, "k": 20, "n": 5}),
         KernelCase("symbolic rows", "rmsnorm_linear", {"b": 4, "k": 20, "n": 5}, dynamic=0),
-        KernelCase("MLP", "gelu_mlp", {"m": 2, "h": 6, "inter": 9}),
+        KernelCase("MLP", "gelu_mlp", {"m": 2, "h": 4, "inter": 5}),
         KernelCase("gated", "gated_mlp", {"m": 2, "k": 9, "n": 5}),
         KernelCase("gated bf16", "gated_mlp", {"m": 2, "k": 9, "n": 5}, "bf16"),
         KernelCase("low rank", "lora", {"m": 3, "k": 17, "n": 9, "r": 2}),
         KernelCase("residual", "ntrans", {"b": 1, "n": 13}),
         KernelCase("loss", "cross_entropy", {"m": 3, "vocab": 20}),
+        KernelCase("tails", "softmax_odd", {"b": 1, "rows": 3, "n": 9}),
         KernelCase("symbolic tails", "softmax_odd", {"b": 1, "rows": 3, "n": 9}, dynamic=2),
     )
 }  # fmt: skip
@@ -176,27 +177,30 @@ def test_most_mutants_are_told_apart_and_none_is_called_equal_that_differs(
 ):
     """Those that the reader calls equal are compiled: the gate accepts them, with the same results."""
     apart = same = 0
-    for name in ("gated", "symbolic tails"):
+    for name in ("gated", "tails"):
         piece, mugraph = kernel(CASES[name])
         (folder := tmp_path / name).mkdir()
         bench = Bench(piece, mugraph, folder)
         argue = Argue(bench)
-        compiled = 0
-        for m in text_mutants(bench.source.text, ENTRY, 40, 3):
+        compiled = False
+        for m in text_mutants(bench.source.text, ENTRY, 50, 3):
             source = replace(bench.source, text=m.text)
-            argument, warning = argue._by_text(source)
-            if not argument:
+            try:
+                equal, warning = argue._texts_agree(0, source, False)
+            except Unreadable:
+                continue
+            if not equal:
                 apart += 1
                 continue
             assert not warning
             same += 1
-            if compiled < 2:
+            if not compiled:
                 (path,) = bench.compiled([source])
                 found = bench.tried(path, source, 30.0)
                 # Without the shift by a maximum the same real numbers overflow.
                 over = found.layer == "gate" and "NaN, infinite or finite" in found.reason
                 assert over or (not found.layer and found.worst <= 1.0), (m.before, m.after)
-                compiled += 1
+                compiled = True
     assert apart >= 60 and same >= 4, (apart, same)
 
 
@@ -210,7 +214,7 @@ def test_arguments_and_warnings_name_what_was_found(made: dict, tmp_path: Path):
     assert argue._by_text(strays) == ("", STRAYS)
     unset = changed(own, "r4[i_a1] = so_cvt1<float>(sum);", "")
     assert argue._by_text(unset) == ("", UNSET)
-    tail = own.text.index("} else {")
+    tail = own.text.index("} else {", own.text.index(f"static void {ENTRY}_k"))
     dead = own.text[:tail] + own.text[tail:].replace("= 0; i_a1 < 3", "= 0; i_a1 < 2", 1)
     assert argue._dead_in_range(dead)
     live = changed(own, "(v2 - so_splat", "(v2 + so_splat")

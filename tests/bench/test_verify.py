@@ -9,8 +9,8 @@ import pytest
 
 from superopt.bench import verify, verify_cases, verify_table, verify_tasks
 from superopt.bench.identities import BEYOND, IDENTITIES
+from superopt.bench.kernel_arguments import machine_code
 from superopt.bench.text_mutants import text_mutants
-from superopt.bench.verify_kernels import machine_code
 from superopt.errors import BadOption
 from superopt.pipeline.mutation import Checked, Pairs
 from superopt.pipeline.mutation_fields import cases, measured
