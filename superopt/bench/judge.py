@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from superopt.bench.exact import Exact
@@ -25,8 +26,8 @@ CLOSE = 1e-9
 LIMITS = ((1, 400_000), (6, 400_000), (100, 3_000_000))
 """Terms of a sum, and operations on terms, with which exact values are tried in turn."""
 
-INDICES = ("normal", "ties", "ones")
-"""Draws in which the indices are random, by the names of what the floats are."""
+INDICES = 64
+"""Values of an index up to which all are tried; of more, so many are drawn at random."""
 
 
 # -- counterexamples ---------------------------------------------------------------------------------
@@ -141,25 +142,12 @@ class Judge:
                 continue
             if all(x.shape == y.shape and bool((x == y).all()) for x, y in pairs):
                 return "equal in exact arithmetic, cell by cell"
-        if self._equal_where_drawn(other):
-            return (
-                f"equal in exact arithmetic, cell by cell, for {len(INDICES)} draws of the indices"
-            )
+        if reach(mine) and all(self._equal_given(other, x) for x in index_draws(mine)):
+            return "equal in exact arithmetic, cell by cell" + drawn(mine)
         return ""
 
-    def _equal_where_drawn(self, other: Graph) -> bool:
-        """Whether the forms are the same when the inputs of integers are the numbers of some draws."""
-        if not reach(self.graph) and not reach(other):
-            return False
-        drawn = [tensors for name, tensors, _ in self._draws if name in INDICES]
-        return all(self._equal_given(other, tensors) for tensors in drawn)
-
-    def _equal_given(self, other: Graph, tensors: list[torch.Tensor]) -> bool:
-        numbers = {
-            n.name: t.numpy()
-            for n, t in zip(self.graph.inputs, tensors, strict=True)
-            if DTYPES[n.dtype].kind == "int"
-        }
+    def _equal_given(self, other: Graph, numbers: Mapping[str, np.ndarray]) -> bool:
+        """Whether the forms are the same when the inputs of integers are these numbers."""
         for limit in LIMITS:
             exact, outputs = Exact(*limit), []
             try:
@@ -176,6 +164,39 @@ class Judge:
             if all(x.shape == y.shape and bool((x == y).all()) for x, y in pairs):
                 return True
         return False
+
+
+def index_draws(
+    graph: Graph, sizes: Mapping[str, int] | None = None
+) -> list[dict[str, np.ndarray]]:
+    """Numbers for the inputs of integers, over their axes, that are valid indices.
+
+    Where there are few values, every place of an input has every one in turn.
+    """
+    most, out = reach(graph, sizes), []
+    for k in range(_values(graph, sizes)):
+        numbers = {}
+        for n in graph.inputs:
+            if DTYPES[n.dtype].kind == "int":
+                shape = [extent(a.size, sizes) for dim in n.dims for a in dim]
+                values, m = np.arange(math.prod(shape)) + k, most.get(n.name, 8)
+                if m > INDICES:
+                    values = np.random.default_rng(k).integers(0, m, math.prod(shape))
+                numbers[n.name] = (values % m).reshape(shape)
+        out.append(numbers)
+    return out
+
+
+def _values(graph: Graph, sizes: Mapping[str, int] | None = None) -> int:
+    """How many draws of indices there are."""
+    return min(max(reach(graph, sizes).values(), default=8), INDICES)
+
+
+def drawn(graph: Graph, sizes: Mapping[str, int] | None = None) -> str:
+    """What an argument says of the indices that were drawn."""
+    every = max(reach(graph, sizes).values(), default=8) <= INDICES
+    places = ", every value at every place" if every else ""
+    return f", for {_values(graph, sizes)} draws of the indices{places}"
 
 
 def _apart(x: torch.Tensor, y: torch.Tensor) -> float | None:

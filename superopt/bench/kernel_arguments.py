@@ -22,7 +22,7 @@ from superopt.bench.exact_forms import TooMuch
 from superopt.bench.exact_ratio import within
 from superopt.bench.exact_text import Reading, read
 from superopt.bench.exact_tiles import Stray
-from superopt.bench.judge import reach
+from superopt.bench.judge import drawn, index_draws
 from superopt.mugraph.axes import Sym, extent
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.graph import Graph, Input
@@ -34,9 +34,6 @@ LIMITS = ((1, 2_000_000), (300, 3_000_000))
 
 MOST_SIZES = 64
 """Sizes that a kernel with symbolic ones is read at: all of the range, or there is no argument."""
-
-DRAWS = 3
-"""Indices with which a kernel is read that is given some: the given ones, and others that are valid."""
 
 STRAYS = " (reads or writes outside an array)"
 UNSET = " (reads what was never written)"
@@ -237,7 +234,8 @@ class Argue:
         return f", at all {len(self._sizes)} sizes of the range" if len(self._sizes) > 1 else ""
 
     def _draws(self) -> str:
-        return f", for {DRAWS} draws of the indices" if self._settings[0].given else ""
+        first = self._settings[0]
+        return drawn(self.bench.piece.graph, first.sizes) if first.given else ""
 
 
 def sizes_read(text: str) -> list[str]:
@@ -275,24 +273,12 @@ def settings(
     whole = [
         (n, t) for n, t in zip(graph.inputs, inputs, strict=True) if DTYPES[n.dtype].kind == "int"
     ]
+    yield Setting(sizes, {n.name: _flat(t.numpy(), n, sizes) for n, t in whole})
     for there in (sizes, *(o for o in others if o != sizes)):
-        for k in range(DRAWS if whole else 1):
-            drawn = {}
-            for node, tensor in whole:
-                if k == 0 and there == sizes:
-                    drawn[node.name] = _flat(tensor.numpy(), node, there)
-                else:
-                    drawn[node.name] = _drawn(graph, node, tensor, there, k)
-            yield Setting(there, drawn)
-
-
-def _drawn(
-    graph: Graph, node: Input, tensor: torch.Tensor, sizes: Mapping[str, int], seed: int
-) -> np.ndarray:
-    """Indices that are valid; of an input that indexes nothing, numbers up to the given ones."""
-    most = reach(graph, sizes).get(node.name, int(tensor.max()) + 1 if tensor.numel() else 1)
-    shape = [extent(a.size, sizes) for dim in node.dims for a in dim]
-    return np.random.default_rng(seed).integers(0, max(most, 1), shape)
+        if not whole and there != sizes:
+            yield Setting(there, {})
+        for numbers in index_draws(graph, there) if whole else ():
+            yield Setting(there, numbers)
 
 
 def _flat(numbers: np.ndarray, node: Input, sizes: Mapping[str, int]) -> np.ndarray:

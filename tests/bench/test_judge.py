@@ -7,7 +7,8 @@ import pytest
 from superopt.bench.exact import Exact
 from superopt.bench.exact_forms import TooMuch
 from superopt.bench.judge import Judge
-from superopt.mugraph.graph import Graph
+from superopt.mugraph.axes import Axis
+from superopt.mugraph.graph import Builder, Graph
 from superopt.mugraph.mutants import mutations
 from tests.verify.terms import K, N, P, T, program
 from tests.verify.test_mutants import SMALL, WRONG
@@ -91,6 +92,23 @@ def test_no_mutant_is_both_different_and_explained(name: str):
     assert not both
     assert differ >= 20
     assert explained >= 1
+
+
+def test_an_index_written_otherwise_is_read_at_all_its_values():
+    def picked(index: str) -> Graph:
+        r, d, v = Axis("r", 3), Axis("d", 2), Axis("v", 9)
+        g = Builder("picked")
+        table, ids = g.input("table", ((v,), (d,)), "f32"), g.input("ids", ((r,),), "i64")
+        nine, eight = g.const(9, "i64"), g.const(8, "i64")
+        at = {"plain": ids, "mod": g.map("mod", ids, nine), "min": g.map("min", ids, eight),
+              "less": g.map("min", ids, g.const(7, "i64"))}  # fmt: skip
+        return g.build([("a", g.gather(table, v, at[index]), ((r,), (d,)))])
+
+    judge = Judge(picked("plain"))
+    said = "equal in exact arithmetic, cell by cell, for 9 draws of the indices"
+    for index in ("mod", "min"):
+        assert judge.argument(picked(index)).startswith(said)
+    assert judge.argument(picked("less")) == ""
 
 
 def test_a_limit_of_work_is_kept():
