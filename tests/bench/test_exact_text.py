@@ -30,8 +30,6 @@ CASES = {
         KernelCase("attention bf16", "gqa", {"b": 1, "m": 2, "d": 4, "t": 9}, "bf16"),
         KernelCase("in parts", "rmsnorm_linear", {"b": 1, "k": 300, "n": 4}, cores=64,
                    tile_memory=1024, form="looped parts"),
-        KernelCase("split", "gqa", {"b": 1, "m": 1, "d": 8, "t": 203}, cores=64,
-                   tile_memory=4096, form="split"),
         KernelCase("masked", "causal_prefill", {"heads": 1, "t": 11, "d": 4}),
         KernelCase("norms", "qk_norm", {"b": 1, "m": 2, "d": 4, "t": 7}),
         KernelCase("norm and product", "rmsnorm_linear", {"b": 2, "k": 20, "n": 5}),
@@ -47,7 +45,7 @@ CASES = {
     )
 }  # fmt: skip
 MACHINES = ("generic", "avx2", "avx512bf16")
-LONG = ("in parts", "split")
+LONG = ("in parts",)
 """Cases that take longer: read in one form."""
 
 
@@ -92,7 +90,7 @@ def test_texts_compute_what_their_tile_programs_do(made: dict):
                 assert (found.outputs[k] == right[k]).all(), (name, machine, k)
             assert not found.unset, (name, machine)
             compared += 1
-    assert compared >= 44
+    assert compared >= 43
 
 
 def changed(source: cpu.Source, old: str, new: str) -> cpu.Source:
