@@ -10,6 +10,7 @@ import torch
 
 from superopt.errors import KernelFailed
 from superopt.mugraph.dtypes import DTYPES
+from superopt.runtime.guarded import guarded
 from superopt.runtime.launch import Library, launch
 from superopt.runtime.plan import Plan
 
@@ -56,23 +57,31 @@ class Kernels:
         self.run(tensors, outputs, sizes)
         return outputs
 
-    def checked(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def checked(
+        self, tensors: Sequence[torch.Tensor], *, end: bool | None = None
+    ) -> list[torch.Tensor]:
         """Like a call, but outputs, scratch and this thread's stack hold NaN (integers: a pattern) before.
 
         What the program fails to write, or reads before it is written, then shows. Raises KernelFailed
-        where it wrote beside an output, into the ``MARGIN`` elements before or after it.
+        where it wrote beside an output, into the ``MARGIN`` elements before or after it. end: whether
+        outputs and scratch lie so that they end, or else begin, at memory without access, which ends
+        the process that touches it; None for memory as calls use it.
         """
         sizes = self.plan.sizes(tensors) if self.plan.symbols else {}
+        before, after = 0 if end is False else MARGIN, 0 if end else MARGIN
         blocks, outputs = [], []
         for t in self._empty(self._output_shapes(sizes)):
-            n = t.numel()
-            blocks.append(poison(torch.empty(n + 2 * MARGIN, dtype=t.dtype, device="cpu")))
-            outputs.append(blocks[-1].as_strided(t.shape, t.stride(), MARGIN))
-        for block in self._scratch(sizes):
+            block = poison(torch.empty(before + t.numel() + after, dtype=t.dtype, device="cpu"))
+            blocks.append(block if end is None else guarded(block, end))
+            outputs.append(blocks[-1].as_strided(t.shape, t.stride(), before))
+        scratch = self._scratch(sizes)
+        if end is not None:
+            scratch = [guarded(block, end) for block in scratch]
+        for block in scratch:
             block.fill_(0xFF)
-        self.run(tensors, outputs, sizes, on_pattern=True)
+        self.run(tensors, outputs, sizes, scratch=scratch, on_pattern=True)
         for k, (block, t) in enumerate(zip(blocks, outputs, strict=True)):
-            beside = torch.cat((block[:MARGIN], block[MARGIN + t.numel() :]))
+            beside = torch.cat((block[:before], block[before + t.numel() :]))
             if not torch.equal(beside.view(torch.uint8), poison(beside.clone()).view(torch.uint8)):
                 raise KernelFailed(f"the kernel wrote beside output {k}", str(self.path))
         return outputs
@@ -83,13 +92,15 @@ class Kernels:
         outputs: Sequence[torch.Tensor],
         sizes: Mapping[str, int],
         *,
+        scratch: Sequence[torch.Tensor] | None = None,
         on_pattern: bool = False,
     ) -> None:
         """Runs the program into given outputs, dense in the order that the plan gives.
 
-        on_pattern: see ``launch``.
+        scratch: its blocks, this thread's own when None; on_pattern: see ``launch``.
         """
-        pools = {"input": tensors, "output": outputs, "scratch": self._scratch(sizes)}
+        scratch = self._scratch(sizes) if scratch is None else scratch
+        pools = {"input": tensors, "output": outputs, "scratch": scratch}
         ints = [sizes[symbol[0]] for symbol in self.plan.symbols]
         ints.append(self.threads or torch.get_num_threads())
         pointers = [pools[kind][n] for kind, n in self.plan.buffers]

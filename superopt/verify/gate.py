@@ -8,7 +8,7 @@ from functools import cache, partial
 
 import torch
 
-from superopt.errors import IndexOutside, KernelFailed
+from superopt.errors import IndexOutside, KernelDied, KernelFailed
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, from_torch
 from superopt.verify.inputs import ALIKE, CLASSES, INFINITE, Inputs
 
@@ -139,6 +139,7 @@ def numeric_gate(
     inputs an infinity will do for it, and NaN for an infinity where the program is a polynomial:
     which infinite terms meet in a sum depends on its order, so (x a) b and x (a b) differ there.
     Integers and truth values must equal eager's or float64's.
+    Raises KernelDied, on the first class, where a candidate in a process of its own ended or hung.
     """
     generator = torch.Generator().manual_seed(seed)
     source = Inputs(inputs, generator)
@@ -216,6 +217,8 @@ class _Runs:
                 "" if same else "the kernel meets an index outside of its axis, PyTorch does not"
             )
             return [ClassResult(name, 0, 0, 0, 0, same, reason)]
+        except KernelDied as error:  # every class would end so, or take as long
+            raise KernelDied(error.what, f"on inputs of class {name!r}") from None
         except KernelFailed as error:  # it wrote beside an output, or had no memory
             return [ClassResult(name, 0, 0, 0, 0, False, error.what)]
         if any(b is not None and not _same(b, x) for b, x in zip(before, tensors, strict=True)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from superopt.errors import IndexOutside, KernelFailed, LoadFailed
+from superopt.errors import KernelDied, LoadFailed
 from superopt.mugraph.dispatch import Guard, by_name
 from superopt.mugraph.graph import Graph
 from superopt.pipeline.rechecking.outcome import BAD, DIFFERENT, EQUAL, UNDECIDED, Layer, Seeds
@@ -18,10 +18,9 @@ from superopt.runtime.apart import Apart
 from superopt.runtime.isa import missing_features
 from superopt.search.points import spans, too_large
 from superopt.verify.admit import ELSEWHERE
-from superopt.verify.alone import ALL, Sizes, Tested, drawn, gated
+from superopt.verify.alone import ALL, Sizes, Tested, gated
 from superopt.verify.claims import worst
 from superopt.verify.gate import Kernel
-from superopt.verify.inputs import Inputs
 
 if TYPE_CHECKING:
     from superopt.pipeline.rechecking.parts import Parts
@@ -36,49 +35,34 @@ def check_binary(parts: Parts, reference: Graph, seeds: Seeds, limit_s: float) -
         name = "the binary" if len(parts.binaries) == 1 else f"binary {n}"
         seed = seeds.draw("gate")
         places = _places(parts, n, seed)
+        here: list[str] = []
         with Apart(binary, parts.plans[n], limit_s) as kernel:
 
             def run(tensors: Sequence[torch.Tensor], kernel: Apart = kernel) -> list[torch.Tensor]:
                 return kernel.checked(tensors)
 
-            def at(_: Sizes, run: Kernel = run) -> Kernel:
+            def at(sizes: Sizes, run: Kernel = run, here: list[str] = here) -> Kernel:
+                here[:] = [",".join(f"{k}={v}" for k, v in sorted(sizes.items()))]
                 return run
 
             try:
                 found = gated(parts.program, reference, at, places, seed)
             except LoadFailed as error:
                 return Layer("binary", BAD, f"{name} cannot be loaded: {error.what}")
-            except KernelFailed as error:
-                status = UNDECIDED if "(no memory)" in error.what else DIFFERENT
-                where = _where(kernel, parts.program, places, seed)
-                return Layer("binary", status, f"{error.what} ({name}{where}, seed {seed})")
+            except KernelDied as error:
+                where = " at ".join(filter(None, (error.where, *here)))
+                text = f"{error.what} ({name}, {where}, seed {seed})"
+                return Layer("binary", DIFFERENT, text)
         if found.difference is not None:
             reason = found.difference.reason
+            if "(no memory)" in reason:
+                return Layer("binary", UNDECIDED, f"{name}: {reason}")
             text = f"{name} is not the program {found.difference}; {reason}"
             return Layer("binary", DIFFERENT, text, found.difference)
         if found.gate is None or not found.answered:
             return Layer("binary", UNDECIDED, f"no inputs were found on which {name} answers")
         told.append(found)
     return Layer("binary", EQUAL, _summary(told))
-
-
-def _where(
-    kernel: Apart, program: Graph, places: Sequence[tuple[Sizes, Sequence[str]]], seed: int
-) -> str:
-    """The first class of inputs on which a binary fails rather than answers, in words."""
-    for sizes, classes in places:
-        given = drawn(program, sizes, seed)
-        source = Inputs(given or [], torch.Generator().manual_seed(seed))
-        for name in ("given", *classes) if given else ():
-            for label, tensors in source.of_class(name):
-                try:
-                    kernel.checked(tensors)
-                except IndexOutside:
-                    continue
-                except (KernelFailed, LoadFailed):
-                    at = ",".join(f"{k}={v}" for k, v in sorted(sizes.items()))
-                    return f", on inputs of class {label!r}" + (f" at {at}" if at else "")
-    return ", on no class of inputs again"
 
 
 def _summary(told: Sequence[Tested]) -> str:
