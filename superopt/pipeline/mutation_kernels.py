@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ from superopt.config import Config
 from superopt.errors import SuperoptError, VerificationFailed
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.placement import MuGraph
+from superopt.mugraph.resize import symbols
 from superopt.mugraph.tileir import Program
 from superopt.pipeline.mutation import Piece
 from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
+from superopt.runtime.guarded import Fenced
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.plan import Extent, make_plan
+from superopt.search.points import too_large
 from superopt.verify import gate
-from superopt.verify.admit import admit
+from superopt.verify.admit import admit, inputs_at, other_sizes
+from superopt.verify.edges import edge_sizes
 from superopt.verify.inputs import CLASSES, Inputs
 from superopt.verify.proofs import accesses
 from superopt.verify.proofs.solver import Solver
@@ -35,7 +40,11 @@ CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2.0**-8, torch
 """Difference of two kernels, of a row's largest element, up to which it is rounding."""
 
 SEEDS = (11, 12, 13)
-"""Draws of every class on which an accepted mutant and the kernel are compared."""
+"""Draws of every class on which an accepted mutant and the kernel are compared; at other sizes than
+those of the inputs, the first alone."""
+
+OWN_SECONDS = 60.0
+"""Within which the kernel itself must pass, with its memory fenced."""
 
 
 def programs_of(mugraph: MuGraph) -> list[Program]:
@@ -65,6 +74,7 @@ class Bench:
     path: Path = field(init=False)
     _kernels: Kernels = field(init=False)
     _mutant: Kernels = field(init=False)
+    _others: list[dict[str, int]] = field(init=False)
     _solver: Solver = field(init=False)
     _count: int = 0
     _config: Config = field(init=False)
@@ -84,9 +94,14 @@ class Bench:
             raise path
         self.path = path
         self._kernels = self._load(path, self.source)
-        found = self._gate(self._kernels)
+        self._others = self._sizes_beside()
+        found = self._gate(self._kernels.checked)  # what eager gives is kept for the mutants
         if not found.passed:
             raise VerificationFailed(f"the kernel itself is refused: {found.reason}")
+        own = _forked([lambda: self._judged(path, self.source)], OWN_SECONDS)
+        if own.layer:
+            what = f"the kernel itself is refused: {own.reason}"
+            raise VerificationFailed(what, "in memory at pages without access")
 
     def compiled(
         self, sources: Sequence[cpu.Source], optimized: bool = False
@@ -120,15 +135,27 @@ class Bench:
         plan = self._kernels.plan
         return plan.sizes(self.piece.inputs) if plan.symbols else {}
 
-    def _gate(self, kernels: Kernels) -> gate.Gate:
+    def _sizes_beside(self) -> list[dict[str, int]]:
+        """Of a kernel with symbolic sizes: those of ``other_sizes``, and the edges of its tiles."""
+        graph, own = self.piece.graph, self.sizes()
+        others = list(other_sizes(graph, own))
+        guard = tuple((s.name, s.lo, s.hi) for s in symbols(graph))
+
+        def small(there: Mapping[str, int]) -> bool:
+            return not too_large(graph, there)
+
+        return others + edge_sizes(self.mugraph, guard, [own, *others], small)
+
+    def _gate(self, kernel: gate.Kernel) -> gate.Gate:
         return admit(
             self.piece.graph,
-            kernels.checked,
+            kernel,
             self.piece.eager,
             self.piece.inputs,
             self.sizes(),
             seed=self.seed,
             known=self._known,
+            others=self._others,
         )
 
     def tried(self, path: Path, source: cpu.Source, seconds: float) -> Tried:
@@ -144,41 +171,56 @@ class Bench:
 
     def _judged(self, path: Path, source: cpu.Source) -> Tried:
         self._mutant = self._load(path, source)
-        found = self._gate(self._mutant)
+        found = self._gate(Fenced(self._mutant))
         return Tried("" if found.passed else "gate", found.reason)
 
     def _compared(self) -> Tried:
         """An accepted mutant beside the kernel, on draws that the gate has not seen."""
-        worst, same, where, sizes = 0.0, True, "", self.sizes()
-        for label, tensors in self._draws():
-            mine, theirs = self._kernels.checked(tensors), self._mutant.checked(tensors)
-            wide = [x.double() if x.is_floating_point() else x for x in tensors]
-            exact = floats.run(self.piece.graph, wide, sizes)
-            for k, (x, y, r) in enumerate(zip(mine, theirs, exact, strict=True)):
-                same &= _same_bits(x, y)
-                if (off := _apart(x, y, r)) > worst:
-                    worst, where = off, f"output {k} on {label} inputs"
+        worst, same, where = 0.0, True, ""
+        mutant = Fenced(self._mutant)
+        for sizes, inputs, seeds in self._places():
+            at = "".join(f" at {k}={n}" for k, n in sizes.items())
+            for label, tensors in _draws(inputs, seeds):
+                mine, theirs = self._kernels.checked(tensors), mutant(tensors)
+                wide = [x.double() if x.is_floating_point() else x for x in tensors]
+                exact = floats.run(self.piece.graph, wide, sizes)
+                for k, (x, y, r) in enumerate(zip(mine, theirs, exact, strict=True)):
+                    same &= _same_bits(x, y)
+                    if (off := _apart(x, y, r)) > worst:
+                        worst, where = off, f"output {k} on {label} inputs{at}"
         return Tried("", "", worst, same, where)
 
-    def _draws(self) -> Iterator[tuple[str, list[torch.Tensor]]]:
-        """The classes of the gate in other draws, and inputs of all signs and sizes."""
-        for seed in SEEDS:
-            generator = torch.Generator().manual_seed(seed)
-            source = Inputs(self.piece.inputs, generator)
-            for name in ("given", *CLASSES):
-                for label, tensors in source.of_class(name):
-                    yield f"{label} {seed}", [x.clone() for x in tensors]
-            for name, draw in _SIGNED.items():
-                tensors = []
-                for k, given in enumerate(self.piece.inputs):
-                    x = given.clone()
-                    if x.is_floating_point():
-                        z = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-                        x.copy_(draw(z, k))
-                    elif x.dtype != torch.bool and x.dim():
-                        x.copy_(given.flip(0) if seed % 2 else given.amax())
-                    tensors.append(x)
-                yield f"{name} {seed}", tensors
+    def _places(self) -> Iterator[tuple[dict[str, int], Sequence[torch.Tensor], Sequence[int]]]:
+        """Sizes, inputs of these sizes, and the draws to make of them."""
+        piece = self.piece
+        yield self.sizes(), piece.inputs, SEEDS
+        for there in self._others:
+            inputs = inputs_at(piece.graph, piece.eager, piece.inputs, there)
+            if inputs is not None:
+                yield there, inputs, SEEDS[:1]
+
+
+def _draws(
+    inputs: Sequence[torch.Tensor], seeds: Sequence[int]
+) -> Iterator[tuple[str, list[torch.Tensor]]]:
+    """The classes of the gate in other draws, and inputs of all signs and sizes."""
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        source = Inputs(inputs, generator)
+        for name in ("given", *CLASSES):
+            for label, tensors in source.of_class(name):
+                yield f"{label} {seed}", [x.clone() for x in tensors]
+        for name, draw in _SIGNED.items():
+            tensors = []
+            for k, given in enumerate(inputs):
+                x = given.clone()
+                if x.is_floating_point():
+                    z = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+                    x.copy_(draw(z, k))
+                elif x.dtype != torch.bool and x.dim():
+                    x.copy_(given.flip(0) if seed % 2 else given.amax())
+                tensors.append(x)
+            yield f"{name} {seed}", tensors
 
 
 _SIGNED: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
@@ -245,6 +287,7 @@ def _forked(steps: Sequence[Callable[[], Tried]], seconds: float) -> Tried:
     mine, theirs = context.Pipe(duplex=False)
 
     def child() -> None:
+        faulthandler.disable()  # a fault is an answer
         for step in steps:
             try:
                 found = step()

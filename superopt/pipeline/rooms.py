@@ -21,6 +21,7 @@ from superopt.search.cut import KernelSeconds
 from superopt.search.points import Point, spans, too_large
 from superopt.verify import gate
 from superopt.verify.admit import ELSEWHERE, admit, inputs_at
+from superopt.verify.edges import edge_sizes
 from superopt.verify.inputs import CLASSES
 from superopt.verify.whole import check_at_own_sizes
 
@@ -141,7 +142,7 @@ class Fits:
                 times = self._times(some, here)
             order = sorted(range(len(some)), key=lambda k: (times[k].median_s, k))
             for n, k in enumerate(order):
-                verdict = self._verdict(some[k], here, known, times[k].median_s)
+                verdict = self._verdict(some[k], room, here, known, times[k].median_s)
                 if verdict.passed and self._same_at_own_sizes(some[k], times[k].median_s):
                     for j in order[n + 1 :]:
                         c, slower = some[j], times[j].median_s
@@ -176,8 +177,26 @@ class Fits:
         calls.append(lambda: called(*here.inputs))
         return self.measure(calls, 0.3 * len(calls))
 
+    def _others(self, c: Candidate, room: Room, here: Stand) -> list[Point] | None:
+        """The sizes that are tested beside a room's own: also at the edges of the candidate's tiles."""
+        if here.others is None:
+            return None
+
+        def small(there: Point) -> bool:
+            return not too_large(self.graph, there) and (
+                seconds_at(c.mugraph, self.cost, there) <= LONG
+            )
+
+        others = list(here.others)
+        return others + edge_sizes(c.mugraph, room.guard, [here.sizes, *others], small)
+
     def _verdict(
-        self, c: Candidate, here: Stand, known: dict[str, gate.Known], median: float
+        self,
+        c: Candidate,
+        room: Room,
+        here: Stand,
+        known: dict[str, gate.Known],
+        median: float,
     ) -> gate.Gate:
         with trace.stage("gate") as gating:
             verdict = admit(
@@ -188,7 +207,7 @@ class Fits:
                 here.sizes,
                 seed=self.seed,
                 known=known,
-                others=here.others,
+                others=self._others(c, room, here),
                 classes=here.classes,
             )
         self.gate_s += gating.seconds

@@ -14,6 +14,9 @@ MOST_EDGES = 9
 OVER = (1, 0, -1)
 """Elements beyond a multiple of a tile: the last tile has one, all, or all but one of its elements."""
 
+FEW = 3
+"""Of a symbol whose axes are not cut."""
+
 
 def tiles_of(mugraph: MuGraph) -> dict[str, list[int]]:
     """By symbol, the tiles above 1 into which axes of its size are cut, on a grid or in a loop."""
@@ -46,7 +49,7 @@ def edge_sizes(
     out: list[dict[str, int]] = []
     for n in range(max((len(w) for w in wanted.values()), default=0)):
         for k in (0, 1):  # the second offers, fewer tiles long, where the first are too large
-            there = {name: low for name, (low, _) in ranges.items()}
+            there = {name: min(max(low, FEW), high) for name, (low, high) in ranges.items()}
             for place, (name, offers) in enumerate(wanted.items()):
                 if offers:  # shifted, so that symbols of like tiles have different sizes
                     mine = offers[(n + place) % len(offers)]
@@ -67,7 +70,7 @@ def _wanted(tiles: Sequence[int], low: int, high: int, have: Sequence[int]) -> l
     chosen = list(have)
     for over in OVER:
         for tile in tiles:
-            offers = [t * k + over for t, k in ((tile, 2), (tile, 1))]
+            offers = [tile * k + over for k in (2, 1)]
             first = -(-(low - over) // tile)  # the fewest tiles that the range allows
             if first > 2:
                 offers = [tile * first + over]

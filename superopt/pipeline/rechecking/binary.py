@@ -20,6 +20,7 @@ from superopt.search.points import spans, too_large
 from superopt.verify.admit import ELSEWHERE
 from superopt.verify.alone import ALL, Sizes, Tested, gated
 from superopt.verify.claims import worst
+from superopt.verify.edges import edge_sizes
 from superopt.verify.gate import Kernel
 
 if TYPE_CHECKING:
@@ -90,18 +91,24 @@ def unable(versions: Mapping[str, str]) -> str:
 
 
 def _places(parts: Parts, n: int, seed: int) -> list[tuple[Sizes, Sequence[str]]]:
-    """Sizes of every bucket of a program: a random one, the middle, the ends, one that divides badly.
+    """Sizes of every bucket of a program: a random one, the middle, the ends, one that divides badly,
+    and those at the edges of its tiles.
 
     All classes of inputs are tried at the first two.
     """
     out: list[tuple[Sizes, Sequence[str]]] = []
+
+    def fits(there: Sizes) -> bool:
+        return not too_large(parts.program, there)
+
     generator = random.Random(seed)
     for guard in parts.guards(n):
         here: list[Sizes] = []
         for there in (_between(parts.program, guard, generator), *offers(parts.program, guard)):
             if there not in here:
                 here.append(there)
-        small = [p for p in here if not too_large(parts.program, p)] or here[:1]
+        small = [p for p in here if fits(p)] or here[:1]
+        small += edge_sizes(parts.mugraphs[n], guard, small, fits)
         out += [(there, ALL if k < 2 else ELSEWHERE) for k, there in enumerate(small)]
     return out
 
