@@ -93,6 +93,16 @@ def test_a_binary_that_only_prints_is_still_equal(
     assert verified(forged.write(tmp_path / "entry"))[0] == EQUAL
 
 
+def test_a_binary_that_finds_no_memory_is_undecided(
+    entry: Callable[[str], Path], tmp_path: Path
+) -> None:
+    forged = Forgery(entry("rmsnorm_linear"))
+    source = forged.text("kernel.cpp").replace(ENTRY_LINE, f"{ENTRY_LINE}\nreturn 1;\n")
+    forged.binary(compiled(source, tmp_path, forged.proof["versions"]["isa"]))
+    found = recheck(forged.write(tmp_path / "entry"))
+    assert found.verdict == "undecided" and "no memory" in found.reason, found
+
+
 def first(mugraph: MuGraph, kind: type, **like: Any) -> int:
     """The first node of a kind, with such attributes."""
     return next(
