@@ -173,12 +173,12 @@ def _down_to(graph: Graph, nodes: Sequence[int]) -> Graph:
 def _above(a: Graph, b: Graph, cuts: Sequence[Cut]) -> tuple[Graph, Graph]:
     """Both programs with one fresh input in place of each cut."""
     return (
-        _with_inputs(a, {i: k for k, (i, _) in enumerate(cuts)}),
-        _with_inputs(b, {j: k for k, (_, j) in enumerate(cuts)}),
+        with_inputs(a, {i: k for k, (i, _) in enumerate(cuts)}),
+        with_inputs(b, {j: k for k, (_, j) in enumerate(cuts)}),
     )
 
 
-def _with_inputs(graph: Graph, at: dict[int, int]) -> Graph:
+def with_inputs(graph: Graph, at: dict[int, int]) -> Graph:
     """The graph with its inputs in the order they had, and before them one for each node of at."""
     fresh: list[Node] = []
     for i, k in at.items():

@@ -6,19 +6,27 @@ exp(-1 / x^2), a clamp, a test for it. Two programs that are equal where no divi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import CHAINS, trial_keys
 from superopt.mugraph.algebras.field import FieldAlgebra
 from superopt.mugraph.algebras.field_values import OK, POS, Real, clear
-from superopt.mugraph.graph import Const, Graph, Map
+from superopt.mugraph.axes import Sym
+from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.graph import Const, Graph, Map, Output
 from superopt.mugraph.rules import describe
 from superopt.mugraph.scalars import SCALARS
 from superopt.verify.bound import Congruence
+from superopt.verify.cuts import with_inputs
 from superopt.verify.evaluators import Cells
+from superopt.verify.float_run import Near, values_of
 from superopt.verify.probe import unfolded
-from superopt.verify.sizes import Sizing, assignments
+from superopt.verify.signs import signs
+from superopt.verify.sizes import Sizing, assignments, own_sizes
 from superopt.verify.solved import POINTS, outputs_at, solved
 from superopt.verify.ties import literals
 from superopt.verify.trials import output_level, planned
@@ -26,8 +34,14 @@ from superopt.verify.trials import output_level, planned
 MOST_DIVISORS = 12
 """Divisors of both programs that are made zero, at most."""
 
+MOST_CUTS = 24
+"""Values in which a divisor is solved for where no input makes it zero."""
+
 MOST_CELLS = 1 << 20
 """Elements of one value, at most."""
+
+OWN_CELLS = 1 << 12
+"""Elements of one value up to which programs keep their own sizes."""
 
 SEED = 0x90E5
 
@@ -44,31 +58,30 @@ class _Poles(FieldAlgebra):
 
 
 def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
-    """Where two programs give different finite values at a zero divisor; empty if none is found.
+    """Where two programs may give different finite values at a zero divisor; empty if none is found.
 
-    Divisors are made zero where they are affine in some input element (``solved.py``); others are not
-    looked at.
+    A divisor is made zero by some input element in which it is affine (``solved.py``). Where there is
+    none, what it is computed of is a fresh input of both programs; its values need not be any that
+    it takes, so that a difference is a case that was not met and no more. Divisors that cannot be zero
+    (``signs.py``) are left out.
     """
-    try:
-        sizing = assignments(a, b, MOST_CELLS)[0]
-        levels = [output_level(a, b, i, CHAINS[0]) for i in range(len(a.outputs))]
-    except VerificationFailed:
-        return ""
+    programs = unfolded(a), unfolded(b)
     congruence, seen = Congruence(), set[int]()
-    for graph in (unfolded(a), unfolded(b)):
-        numbers = congruence.numbers(graph)
+    for pair in (programs, programs[::-1]):
+        graph = pair[0]
+        numbers, known = congruence.numbers(graph), signs(graph)
         for i in graph.reachable([o.node for o in graph.outputs]):
             node = graph.nodes[i]
-            if not isinstance(node, Map) or SCALARS[node.op].field != "recip":
+            if not isinstance(node, Map) or SCALARS[node.op].field not in ("recip", "log"):
                 continue
             for k in _factors(graph, node.operands[0]):
-                if numbers[k] in seen:
+                if numbers[k] in seen or 0 not in known[k]:
                     continue
                 seen.add(numbers[k])
                 if len(seen) > MOST_DIVISORS:
-                    return ""
-                if found := _at(a, b, graph, k, levels, seed ^ SEED, sizing):
-                    return f"{found} where {describe(graph, k)} is zero, a divisor of {describe(graph, i)}"
+                    return "more divisors that may be zero than are tried"
+                if found := _at_zero(*pair, k, seed ^ SEED):
+                    return f"{found} where {describe(graph, k)} is zero, of which {describe(graph, i)} is"
     return ""
 
 
@@ -84,28 +97,74 @@ def _factors(graph: Graph, i: int) -> set[int]:
     return out
 
 
-def _at(
-    a: Graph, b: Graph, graph: Graph, k: int, levels: list[int], seed: int, sizing: Sizing
-) -> str:
-    """The difference where one node is zero."""
-    chain, numbers = CHAINS[0], literals(a, b)
-    keys = trial_keys(seed, range(POINTS))
+def _at_zero(a: Graph, b: Graph, k: int, seed: int) -> str:
+    """The difference where node k of a is zero."""
     try:
-        zeros = solved(graph, [k], chain, seed, sizing, numbers)
-        if not zeros:
-            return ""
-        mine, other = (
-            outputs_at(
-                g, planned(g, levels, chain), levels, chain, sizing, keys, zeros, numbers, _Poles
-            )
-            for g in (a, b)
-        )
+        found = _at(a, b, k, seed)
+        if found is not None:
+            return found
+        values = values_of(a, b, MOST_CELLS)
     except VerificationFailed:
         return ""
+    near = [Near(v) for v in values]
+    inner = [i for i in a.reachable([k]) if a.nodes[i].args and is_float(a.nodes[i].dtype)]
+    alike = {i: [n.to(values[0][i]) for n in near] for i in inner}
+    # What both compute comes first, and of that what is nearest to the inputs: more is known by it.
+    inner.sort(key=lambda i: not alike[i][1])
+    for i in dict.fromkeys((*inner[:MOST_CUTS], k)):
+        mine, other = (_first(g, x) for g, x in zip((a, b), alike[i], strict=True))
+        try:
+            found = _at(*_cut(a, b, k, mine or [i], other), seed)
+        except VerificationFailed:
+            continue
+        if found is not None:
+            return found and f"{found}, if it is ever so"
+    return ""
+
+
+def _first(graph: Graph, nodes: Sequence[int]) -> list[int]:
+    """Those that depend on no other of them: a choice between x and what x never is, is near to x."""
+    return [i for i in nodes if not {*graph.reachable([i])} & ({*nodes} - {i})]
+
+
+def _cut(
+    a: Graph, b: Graph, k: int, mine: Sequence[int], other: Sequence[int]
+) -> tuple[Graph, Graph, int]:
+    """Both programs with one fresh input for some nodes of either, and the number of k in a."""
+    divisor = Output("divisor", k, tuple((x,) for x in a.nodes[k].axes))
+    cut = with_inputs(replace(a, outputs=(*a.outputs, divisor)), dict.fromkeys(mine, 0))
+    rest = with_inputs(b, dict.fromkeys(other, 0))
+    return replace(cut, outputs=cut.outputs[:-1]), rest, cut.outputs[-1].node
+
+
+def _at(a: Graph, b: Graph, k: int, seed: int) -> str | None:
+    """The difference where node k of a is zero; None where it cannot be made so."""
+    chain, numbers = CHAINS[0], literals(a, b)
+    sizing = _sizing(a, b)
+    levels = [output_level(a, b, i, chain) for i in range(len(a.outputs))]
+    keys = trial_keys(seed, range(POINTS))
+    zeros = solved(a, [k], chain, seed, sizing, numbers)
+    if not zeros:
+        return None
+    mine, other = (
+        outputs_at(
+            g, planned(g, levels, chain), levels, chain, sizing, keys, zeros, numbers, _Poles
+        )
+        for g in (a, b)
+    )
     for name, x, y in zip((o.name for o in a.outputs), mine, other, strict=True):
         if (wrong := _apart(x, y)).any():
             return f"output {name!r} differs at {tuple(np.argwhere(wrong)[0].tolist()[1:])}"
     return ""
+
+
+def _sizing(a: Graph, b: Graph) -> Sizing:
+    """Their own sizes, which literals may go with (a sum is 4 n where a mean is 4), or smaller ones."""
+    if not any(isinstance(x.size, Sym) for g in (a, b) for x in g.axes):
+        own = own_sizes(a, b)
+        if own.cells <= OWN_CELLS:
+            return own
+    return assignments(a, b, MOST_CELLS)[0]
 
 
 def _apart(x: Cells, y: Cells) -> np.ndarray:

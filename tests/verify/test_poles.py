@@ -68,6 +68,65 @@ def test_poles_that_sums_reach(name: str, way: str) -> None:
     assert found.verdict != "different", found
 
 
+UNREACHED: dict[str, Callable[..., torch.Tensor]] = {
+    "variance": lambda x, y, z: x.var(-1, unbiased=False) - 4,
+    "norm": lambda x, y, z: x.norm(dim=-1) - 5,
+    "products": lambda x, y, z: (x * x.roll(1, -1)).sum(-1) - 3,
+    "exponentials": lambda x, y, z: x.exp().sum(-1) - 2,
+    "share": lambda x, y, z: torch.softmax(x, -1)[:, 0] - 0.5,
+    "squares": lambda x, y, z: x * x - 2,
+    "named function": lambda x, y, z: torch.erf(x) - 0.25,
+}
+"""Divisors that are zero at no step of one input element."""
+
+WAYS_OUT = {
+    **WAYS,
+    "logarithm": (
+        lambda u: torch.sigmoid(u.abs().log()),
+        lambda c, u: where(u == 0, c, u.abs() / (1 + u.abs())),
+        0.0,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [(d, w) for k, d in enumerate(UNREACHED) for j, w in enumerate(WAYS_OUT) if (k + j) % 3 == 0],
+)
+def test_poles_that_no_step_reaches(name: str, way: str) -> None:
+    u, (first, second, right) = UNREACHED[name], WAYS_OUT[way]
+    mine, other = lambda x: first(u(x, x, x)), lambda x: second(right + 3.0, u(x, x, x))
+    assert superopt.equivalent(mine, other, X, seed=2).verdict != "equal"
+
+
+@pytest.mark.parametrize("name", UNREACHED)
+def test_what_is_right_there_is_shown(name: str) -> None:
+    """A function and the same with what it gives at the pole, spelled out."""
+    u, (first, second, right) = UNREACHED[name], WAYS["clamp"]
+    mine, other = lambda x: first(u(x, x, x)), lambda x: second(right, u(x, x, x))
+    assert superopt.equivalent(mine, other, X, seed=2).verdict == "equal"
+
+
+TESTS_OF_ANOTHER_FORM: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "the variance": lambda x: x.var(-1, unbiased=False) == 4,
+    "its sum": lambda x: (x - x.mean(-1, keepdim=True)).square().sum(-1) == 32,
+    "moments": lambda x: x.square().mean(-1) - x.mean(-1).square() == 4,
+    "its multiple": lambda x: x[:, 0] * x.var(-1, unbiased=False) - 4 * x[:, 0] == 0,
+    "squares alone": lambda x: x.square().sum(-1) == 32 + 8 * x.mean(-1) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", TESTS_OF_ANOTHER_FORM)
+def test_whatever_form_the_test_has(name: str) -> None:
+    def mine(x: torch.Tensor) -> torch.Tensor:
+        return clamped(x.var(-1, unbiased=False) - 4)
+
+    def other(x: torch.Tensor) -> torch.Tensor:
+        return where(TESTS_OF_ANOTHER_FORM[name](x), 0.0, mine(x))
+
+    assert superopt.equivalent(mine, other, X, seed=2).verdict != "equal"
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_the_field_alone_sees_them(way: str) -> None:
     first, second, right = WAYS[way]
