@@ -112,7 +112,7 @@ def _at_zero(a: Graph, b: Graph, k: int, seed: int) -> str:
     # What both compute comes first, and of that what is nearest to the inputs: more is known by it.
     inner.sort(key=lambda i: not alike[i][1])
     for i in dict.fromkeys((*inner[:MOST_CUTS], k)):
-        mine, other = (_first(g, x) for g, x in zip((a, b), alike[i], strict=True))
+        mine, other = (_first(g, x) for g, x in zip((a, b), alike.get(i, ([], [])), strict=True))
         try:
             found = _at(*_cut(a, b, k, mine or [i], other), seed)
         except VerificationFailed:
