@@ -17,7 +17,7 @@ from superopt.mugraph.algebras.field import FieldAlgebra
 from superopt.mugraph.algebras.field_values import OK, POS, Real, clear
 from superopt.mugraph.axes import Sym
 from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Const, Graph, Map, Output
+from superopt.mugraph.graph import Const, Graph, Map, Node, Output
 from superopt.mugraph.rules import describe
 from superopt.mugraph.scalars import SCALARS
 from superopt.verify.bound import Congruence
@@ -108,7 +108,13 @@ def _at_zero(a: Graph, b: Graph, k: int, seed: int) -> str:
         return ""
     near = [Near(v) for v in values]
     inner = [i for i in a.reachable([k]) if a.nodes[i].args and is_float(a.nodes[i].dtype)]
-    alike = {i: [n.to(values[0][i]) for n in near] for i in inner}
+    alike = {
+        i: [
+            [j for j in n.to(values[0][i]) if _alike(g.nodes[j], a.nodes[i])]
+            for g, n in zip((a, b), near, strict=True)
+        ]
+        for i in inner
+    }
     # What both compute comes first, and of that what is nearest to the inputs: more is known by it.
     inner.sort(key=lambda i: not alike[i][1])
     for i in dict.fromkeys((*inner[:MOST_CUTS], k)):
@@ -120,6 +126,10 @@ def _at_zero(a: Graph, b: Graph, k: int, seed: int) -> str:
         if found is not None:
             return found and f"{found}, if it is ever so"
     return ""
+
+
+def _alike(x: Node, y: Node) -> bool:
+    return (x.axes, x.dtype) == (y.axes, y.dtype)
 
 
 def _first(graph: Graph, nodes: Sequence[int]) -> list[int]:
