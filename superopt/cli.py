@@ -148,6 +148,9 @@ def verify(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**62, help="Seed of what is drawn; fresh by default.")
     ] = None,
+    sanitize: Annotated[
+        bool, typer.Option("--sanitize", help="Kernels: also under AddressSanitizer, from source.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Check kernels again from their files alone, and run them; or whether two functions are equal.
@@ -158,6 +161,8 @@ def verify(
         from superopt.report.verify import STATUS, as_json, lines, two_functions
 
         if other is not None or inputs is not None:
+            if sanitize:
+                raise BadOption("--sanitize is of kernels", "superopt verify", "give a PATH alone")
             claim = two_functions(what, other, inputs, sampled, precision, seed)
             typer.echo(claim.to_json() if json_ else str(claim))
             raise typer.Exit(STATUS[claim.verdict])
@@ -165,7 +170,7 @@ def verify(
 
         found = []
         for entry in rechecking.entries_at(Path(what)):
-            found.append(rechecking.recheck(entry, seed))
+            found.append(rechecking.recheck(entry, seed, sanitize=sanitize))
             if not json_:
                 typer.echo("\n".join(lines(found[-1])))
         verdict = rechecking.gravest(r.verdict for r in found)

@@ -185,10 +185,11 @@ class Argue:
                 continue
             except Unreadable:
                 return "", ""
-            if warning:
+            if warning and not same:
                 return "", warning
             if same:
                 found = "equal in exact arithmetic, cell by cell: the C++ is read"
+                found += "; no result depends on what it reads unwritten" if warning else ""
                 found += (
                     "; casts between float types are the identity" if halves and not rounds else ""
                 )
@@ -196,6 +197,11 @@ class Argue:
         return "", ""
 
     def _texts_agree(self, k: int, source: Any, rounds: bool) -> tuple[bool, str]:
+        """Whether the outputs are the same, and what the mutant does beside.
+
+        What was never written is an unknown: where outputs are the same, they do not depend on it.
+        """
+        beside = ""
         for n in range(len(self._settings)):
             try:
                 mine = self._text(k, n, self.bench.source, rounds)
@@ -205,11 +211,10 @@ class Argue:
                 theirs = self._text(k, n, source, rounds)
             except Stray:
                 return False, STRAYS
-            if theirs.unset - mine.unset:
-                return False, UNSET
+            beside = UNSET if theirs.unset - mine.unset else beside
             if (theirs.undefined and not mine.undefined) or not mine.same(theirs):
-                return False, ""
-        return True, ""
+                return False, beside
+        return True, beside
 
     def _rounded_away(self, source: Any) -> bool:
         """Whether all results of a mutant are within the unit roundoff of their types from the kernel's."""

@@ -24,6 +24,9 @@ from superopt.pipeline.mutation_kernels import ENTRY, Bench, Tried, printed, pro
 SECONDS = 20.0
 """After which a kernel that runs on little data is taken not to end."""
 
+SANITIZED_SECONDS = 60.0
+"""The same under AddressSanitizer."""
+
 SEED = 20
 _EMPTY_STEP = re.compile(r"\+ for \(int64_t (b\d+_\w+) = [^;]*; \1 <= [^;]*; \1 \+= \d+\)")
 """A loop over tiles that goes on at the end of its axis: there a statement stores nothing, and a
@@ -67,15 +70,22 @@ def tried(row: Any, case: KernelCase, share: float) -> Any:
 
 
 def _accepted(row: Any, m: _Mutant, found: Tried, argue: Argue, path: Path) -> None:
-    row.accepted["gate"] += 1
     what = f"{row.case}: {m.kind}: {m.what}"
     if found.worst > 1.0:
+        row.accepted["gate"] += 1
         row.wrong.append(f"{what} ({found.where}, {found.worst:.3g} times what rounding explains)")
         return
     argument, warning = argue.why(m.kind, m.source, m.programs, path)
     if argument:
+        row.accepted["gate"] += 1
         row.explained[argument] += 1
-    elif found.same and not warning and _EMPTY_STEP.search(m.what):
+        return
+    under = argue.bench.sanitized(m.source, SANITIZED_SECONDS)
+    if under.layer:
+        row.rejected[under.layer] += 1
+        return
+    row.accepted["gate"] += 1
+    if found.same and not warning and _EMPTY_STEP.search(m.what):
         row.explained["one more step of a loop over tiles, with no elements in it"] += 1
     else:
         seen = "all results the same" if found.same else f"off by {found.worst:.2g} of rounding"

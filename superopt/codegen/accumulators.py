@@ -8,7 +8,7 @@ from superopt.codegen.expressions import NotLowerable
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Graph, Map, Reduce
 from superopt.mugraph.placement import Carry
-from superopt.mugraph.scalars import REDUCTIONS, Arg
+from superopt.mugraph.scalars import REDUCTIONS, SCALARS, Arg
 from superopt.mugraph.tile_analysis import loads
 from superopt.mugraph.tileir import (
     Apply,
@@ -32,7 +32,8 @@ def term_expr(term: object, args: list[Expr], dtype: str) -> Expr:
     if isinstance(term, Arg):
         return args[term.index]
     if isinstance(term, tuple):
-        return Apply(term[0], tuple(term_expr(t, args, dtype) for t in term[1:]), dtype)
+        of = "bool" if SCALARS[term[0]].result == "bool" else dtype
+        return Apply(term[0], tuple(term_expr(t, args, dtype) for t in term[1:]), of)
     return Lit(float(term), dtype)  # type: ignore[arg-type]
 
 

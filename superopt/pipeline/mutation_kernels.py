@@ -14,16 +14,18 @@ import torch
 from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower
 from superopt.config import Config
-from superopt.errors import SuperoptError, VerificationFailed
+from superopt.errors import KernelDied, SuperoptError, VerificationFailed
 from superopt.mugraph.algebras import floats
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.resize import symbols
 from superopt.mugraph.tileir import Program
 from superopt.pipeline.mutation import Piece
+from superopt.runtime.apart import Apart
 from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
 from superopt.runtime.guarded import Fenced
 from superopt.runtime.kernels import Kernels
-from superopt.runtime.plan import Extent, make_plan
+from superopt.runtime.plan import Extent, Plan, make_plan
+from superopt.runtime.sanitizer import FLAGS, library_of
 from superopt.search.points import too_large
 from superopt.verify import gate
 from superopt.verify.admit import admit, inputs_at, other_sizes
@@ -42,6 +44,9 @@ CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2.0**-8, torch
 SEEDS = (11, 12, 13)
 """Draws of every class on which an accepted mutant and the kernel are compared; at other sizes than
 those of the inputs, the first alone."""
+
+SANITIZER = "AddressSanitizer"
+"""The layer of what ``superopt verify --sanitize`` refuses."""
 
 OWN_SECONDS = 60.0
 """Within which the kernel itself must pass, with its memory fenced."""
@@ -104,21 +109,41 @@ class Bench:
             raise VerificationFailed(what, "in memory at pages without access")
 
     def compiled(
-        self, sources: Sequence[cpu.Source], optimized: bool = False
+        self, sources: Sequence[cpu.Source], optimized: bool = False, more: Sequence[str] = ()
     ) -> list[Path | SuperoptError]:
-        """The binaries of some sources, or what the compiler said; optimized: as kernels are."""
+        """The binaries of some sources, or what the compiler said; optimized: as kernels are.
+
+        more: flags of the compiler after the others.
+        """
         jobs = []
         for source in sources:
             flags = (*source.flags, *self._compiler.openmp_flags)
-            flags += () if optimized else FAST
+            flags += (*(() if optimized else FAST), *more)
             jobs.append(Job(source.text, flags, self.folder / f"mutant{self._count}.so"))
             self._count += 1
         return compile_many(jobs, self._config, compiler=self._compiler)
 
     def _load(self, path: Path, source: cpu.Source) -> Kernels:
+        return Kernels(path, self._plan(source), 1)
+
+    def _plan(self, source: cpu.Source) -> Plan:
         scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
-        plan = make_plan(self.mugraph.graph, ENTRY, source.buffers, scratch)
-        return Kernels(path, plan, 1)
+        return make_plan(self.mugraph.graph, ENTRY, source.buffers, scratch)
+
+    def sanitized(self, source: cpu.Source, seconds: float) -> Tried:
+        """What becomes of a mutant under AddressSanitizer, as by ``superopt verify --sanitize``."""
+        library = library_of(self._compiler, self._config)
+        if library is None:
+            return Tried("", "the compiler has no AddressSanitizer")
+        (path,) = self.compiled([source], more=FLAGS)
+        if isinstance(path, SuperoptError):
+            return Tried("compiler", path.what)
+        with Apart(path.read_bytes(), self._plan(source), seconds, library) as kernel:
+            try:
+                found = self._gate(kernel.checked)
+            except KernelDied as error:
+                return Tried(SANITIZER, error.what)
+        return Tried("" if found.passed else "gate", found.reason)
 
     def refuted(self, programs: Sequence[Program]) -> str:
         """The layer that refutes tile programs before they are printed, or the empty string."""

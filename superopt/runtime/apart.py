@@ -28,6 +28,7 @@ import torch
 from superopt.errors import IndexOutside, KernelDied, KernelFailed, LoadFailed, SuperoptError
 from superopt.mugraph.dtypes import DTYPES, from_torch
 from superopt.runtime.plan import Plan
+from superopt.runtime.sanitizer import environment, told
 
 _LENGTH = struct.Struct("<q")
 _MOST_TEXT = 1 << 20
@@ -44,12 +45,15 @@ Fill = Callable[[memoryview], None]
 class Apart:
     """A binary, given by its bytes, loaded in another process; a context that ends with it.
 
-    limit_s: seconds after which a call, or loading, counts as hanging. A process that died is
+    limit_s: seconds after which a call, or loading, counts as hanging; sanitizer: the runtime library
+    of the sanitizer that the binary was compiled with (``sanitizer.py``). A process that died is
     started again by the next call. Raises LoadFailed where the binary is none or lacks its entry.
     """
 
-    def __init__(self, binary: bytes, plan: Plan, limit_s: float) -> None:
-        self.plan, self.limit_s = plan, limit_s
+    def __init__(
+        self, binary: bytes, plan: Plan, limit_s: float, sanitizer: Path | None = None
+    ) -> None:
+        self.plan, self.limit_s, self.sanitizer = plan, limit_s, sanitizer
         self._folder = tempfile.TemporaryDirectory(prefix="superopt-")
         self._library = Path(self._folder.name) / "kernel.so"
         self._library.write_bytes(binary)
@@ -89,12 +93,14 @@ class Apart:
         # Not through the shell's environment alone: the package may be found by the path of this
         # process only.
         path = os.pathsep.join(p for p in sys.path if p)
+        folder = Path(self._folder.name)
+        more = {} if self.sanitizer is None else environment(self.sanitizer, folder)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "superopt.runtime.apart", str(self._library)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, **more},
             start_new_session=True,
         )
         try:
@@ -146,6 +152,10 @@ class Apart:
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = process.wait(timeout=5)
         self._end()
+        if self.sanitizer is not None and (report := told(Path(self._folder.name))):
+            return KernelDied(
+                f"the binary ended its process: {report}", "the process of the binary"
+            )
         if status is None:
             return KernelDied("the binary closed its pipes", "the process of the binary")
         how = f"status {status}"

@@ -137,6 +137,14 @@ def _probe(path: str, config: Config) -> Compiler:
     return compiler
 
 
+def answer(compiler: Compiler, question: str, config: Config) -> str:
+    """What a compiler says to a flag; empty where it fails."""
+    with tempfile.TemporaryDirectory(prefix="superopt-probe-") as place:
+        command = [compiler.path, question]
+        status, text = _run_limited(command, config.compile_timeout, None, place)
+    return _first_line(text) if status == 0 else ""
+
+
 def _first_line(text: str) -> str:
     return text.strip().splitlines()[0].strip() if text.strip() else "unknown"
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from superopt.config import Config
 from superopt.mugraph.graph import Const, Input, Map, Reduce, SizeOf
 from superopt.mugraph.placement import MuGraph
 from superopt.pipeline import rechecking
 from superopt.pipeline.rechecking import recheck
+from superopt.runtime.build import find_compiler
+from superopt.runtime.sanitizer import library_of
 from tests.api.artefacts import (
     BAD,
     DIFFERENT,
@@ -74,6 +77,63 @@ def test_a_tampered_binary_is_different(
         assert "on inputs of class 'normal'" in found.reason
     elif name not in ("computes nothing", "claims an index", "changes the last element"):
         assert "on inputs of class 'given'" in found.reason  # the first; a hang is not tried again
+
+
+STRAYS = {
+    "writes beside an array": (
+        "volatile float s[4]; volatile int k = 4; s[k] = 1;",
+        "stack-buffer",
+    ),
+    "reads beside an array": (
+        "volatile char s[9] = {}; volatile int k = 9; (void)s[k];",
+        "stack-buffer",
+    ),
+    "reads what was freed": (
+        "volatile char* p = (char*)malloc(64); free((void*)p); (void)p[8];",
+        "heap-use-after-free",
+    ),
+}
+
+
+@pytest.fixture
+def sanitizer() -> None:
+    """Skips where the compiler has no AddressSanitizer."""
+    config = Config.from_env()
+    if library_of(find_compiler(config), config) is None:
+        pytest.skip("no AddressSanitizer to load")
+
+
+@pytest.mark.usefixtures("sanitizer")
+@pytest.mark.parametrize("name", STRAYS)
+def test_a_source_that_strays_is_found_by_the_sanitizer(
+    name: str, entry: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its results are right, and the binary beside it passes."""
+    line, told = STRAYS[name]
+    forged = Forgery(entry("rmsnorm_linear"))
+    text = forged.text("kernel.cpp")
+    source = f"#include <cstdlib>\n{text}".replace(ENTRY_LINE, f"{ENTRY_LINE}\n{line}\n")
+    forged.files["kernel.cpp"] = source.encode()
+    found = recheck(forged.write(tmp_path / "entry"), sanitize=True)
+    layers = {x.name: x for x in found.layers}
+    assert layers["binary"].status == "equal"
+    assert layers["sanitizer"].status == "different"
+    assert "AddressSanitizer" in layers["sanitizer"].text and told in layers["sanitizer"].text
+
+
+@pytest.mark.usefixtures("sanitizer")
+def test_the_sanitizer_passes_what_is_right(entry: Callable[[str], Path]) -> None:
+    found = recheck(entry("rmsnorm_linear"), sanitize=True)
+    assert found.verdict == "equal", found
+    assert [x.text[:2] for x in found.layers if x.name == "sanitizer"] == ["19"]
+
+
+def test_a_compiler_without_a_sanitizer_is_undecided(
+    entry: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("superopt.pipeline.rechecking.binary.library_of", lambda *_: None)
+    found = recheck(entry("rmsnorm_linear"), sanitize=True)
+    assert found.verdict == "undecided" and "no AddressSanitizer" in found.reason
 
 
 def test_a_binary_that_only_prints_is_still_equal(

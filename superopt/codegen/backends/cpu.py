@@ -121,8 +121,13 @@ def emit(
         tuple(b.name for b in buffers),
         (*syms, "threads"),
         scratch,
-        (*COMPILE_FLAGS, *isa.flags),
+        flags_of(isa),
     )
+
+
+def flags_of(isa: Isa) -> tuple[str, ...]:
+    """What the compiler must be given with a source that was printed for an instruction set."""
+    return (*COMPILE_FLAGS, *isa.flags)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from superopt import trace
 from superopt.errors import BadOption, SuperoptError
-from superopt.pipeline.rechecking.binary import check_binary
+from superopt.pipeline.rechecking.binary import check_binary, check_sanitized
 from superopt.pipeline.rechecking.claimed import check_claims
 from superopt.pipeline.rechecking.derivation import check_graphs
 from superopt.pipeline.rechecking.outcome import (
@@ -111,11 +111,18 @@ def _leads_on(folder: Path) -> bool:
         return False
 
 
-def recheck(path: str | Path, seed: int | None = None, *, limit_s: float = LIMIT_S) -> Recheck:
+def recheck(
+    path: str | Path,
+    seed: int | None = None,
+    *,
+    limit_s: float = LIMIT_S,
+    sanitize: bool = False,
+) -> Recheck:
     """Checks the artefact in a folder (or the one that its manifest or certificate lies in) again.
 
     seed: what is drawn is drawn from it and its successors, fresh ones when None; limit_s: seconds
-    that one call of a binary may take, and its loading.
+    that one call of a binary may take, and its loading; sanitize: whether the sources are compiled
+    again under AddressSanitizer, and run.
     """
     folder = Path(path)
     folder = folder.parent if folder.is_file() else folder
@@ -128,7 +135,7 @@ def recheck(path: str | Path, seed: int | None = None, *, limit_s: float = LIMIT
                 Layer("files", UNDECIDED, "it holds no kernel, and leads to another entry")
             )
         else:
-            for layer in _found(parts, seeds, limit_s):
+            for layer in _found(parts, seeds, limit_s, sanitize):
                 layers.append(layer)
     except (SuperoptError, OSError) as error:
         reason = str(error) if isinstance(error, SuperoptError) else f"it cannot be read: {error}"
@@ -145,7 +152,7 @@ def recheck(path: str | Path, seed: int | None = None, *, limit_s: float = LIMIT
     return Recheck(folder, verdict, reason, tuple(layers), seeds.drawn, difference)
 
 
-def _found(parts: Parts, seeds: Seeds, limit_s: float) -> Iterator[Layer]:
+def _found(parts: Parts, seeds: Seeds, limit_s: float, sanitize: bool) -> Iterator[Layer]:
     yield parts.layer()
     graphs = check_graphs(parts, seeds)
     yield from graphs.layers
@@ -155,6 +162,8 @@ def _found(parts: Parts, seeds: Seeds, limit_s: float) -> Iterator[Layer]:
     yield check_accesses(parts, prove_again(parts, printed))
     if gravest(layer.status for layer in plans if layer.name == "plan") == EQUAL:
         yield check_binary(parts, graphs.reference, seeds, limit_s)
+        if sanitize:
+            yield check_sanitized(parts, graphs.reference, seeds, limit_s)
     else:  # called as the plan says, it would write where it should not
         yield Layer("binary", UNDECIDED, "not run, since its plan is not that of its graph")
     yield check_claims(parts, graphs)

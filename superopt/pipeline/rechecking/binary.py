@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import platform
 import random
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from superopt.errors import KernelDied, LoadFailed
+from superopt.codegen.backends import cpu
+from superopt.config import Config
+from superopt.errors import KernelDied, LoadFailed, SuperoptError
 from superopt.mugraph.dispatch import Guard, by_name
 from superopt.mugraph.graph import Graph
 from superopt.pipeline.rechecking.outcome import BAD, DIFFERENT, EQUAL, UNDECIDED, Layer, Seeds
 from superopt.pipeline.rooms import offers
 from superopt.runtime.apart import Apart
+from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
 from superopt.runtime.isa import missing_features
+from superopt.runtime.sanitizer import FLAGS, library_of
 from superopt.search.points import spans, too_large
 from superopt.verify.admit import ELSEWHERE
 from superopt.verify.alone import ALL, Sizes, Tested, gated
@@ -31,13 +37,53 @@ def check_binary(parts: Parts, reference: Graph, seeds: Seeds, limit_s: float) -
     """The gate's verdict on every binary, at several sizes of each bucket that it serves."""
     if lacking := unable(parts.versions):
         return Layer("binary", UNDECIDED, lacking)
+    return _run("binary", parts.binaries, parts, reference, seeds, limit_s)
+
+
+def check_sanitized(parts: Parts, reference: Graph, seeds: Seeds, limit_s: float) -> Layer:
+    """The same of every source, compiled under AddressSanitizer."""
+    if lacking := unable(parts.versions):
+        return Layer("sanitizer", UNDECIDED, lacking)
+    config = Config.from_env()
+    try:
+        compiler = find_compiler(config)
+        library = library_of(compiler, config)
+        if library is None:
+            what = f"{compiler.path} has no AddressSanitizer to load"
+            return Layer("sanitizer", UNDECIDED, what)
+        binaries = _sanitized(parts, compiler, config)
+    except SuperoptError as error:
+        return Layer("sanitizer", UNDECIDED, error.what)
+    return _run("sanitizer", binaries, parts, reference, seeds, limit_s, library)
+
+
+def _sanitized(parts: Parts, compiler: Compiler, config: Config) -> list[bytes]:
+    isa = cpu.Isa.named(parts.versions["isa"])
+    flags = (*cpu.flags_of(isa), *compiler.openmp_flags, *FLAGS)
+    with tempfile.TemporaryDirectory(prefix="superopt-") as folder:
+        jobs = [Job(x, flags, Path(folder) / f"{n}.so") for n, x in enumerate(parts.sources)]
+        made = compile_many(jobs, config, compiler=compiler)
+        if failed := [x for x in made if isinstance(x, SuperoptError)]:
+            raise failed[0]
+        return [x.read_bytes() for x in made if isinstance(x, Path)]
+
+
+def _run(
+    layer: str,
+    binaries: Sequence[bytes],
+    parts: Parts,
+    reference: Graph,
+    seeds: Seeds,
+    limit_s: float,
+    sanitizer: Path | None = None,
+) -> Layer:
     told: list[Tested] = []
-    for n, binary in enumerate(parts.binaries):
-        name = "the binary" if len(parts.binaries) == 1 else f"binary {n}"
+    for n, binary in enumerate(binaries):
+        name = "the binary" if len(binaries) == 1 else f"binary {n}"
         seed = seeds.draw("gate")
         places = _places(parts, n, seed)
         here: list[str] = []
-        with Apart(binary, parts.plans[n], limit_s) as kernel:
+        with Apart(binary, parts.plans[n], limit_s, sanitizer) as kernel:
 
             def run(tensors: Sequence[torch.Tensor], kernel: Apart = kernel) -> list[torch.Tensor]:
                 return kernel.checked(tensors)
@@ -49,21 +95,21 @@ def check_binary(parts: Parts, reference: Graph, seeds: Seeds, limit_s: float) -
             try:
                 found = gated(parts.program, reference, at, places, seed)
             except LoadFailed as error:
-                return Layer("binary", BAD, f"{name} cannot be loaded: {error.what}")
+                return Layer(layer, BAD, f"{name} cannot be loaded: {error.what}")
             except KernelDied as error:
                 where = " at ".join(filter(None, (error.where, *here)))
                 text = f"{error.what} ({name}, {where}, seed {seed})"
-                return Layer("binary", DIFFERENT, text)
+                return Layer(layer, DIFFERENT, text)
         if found.difference is not None:
             reason = found.difference.reason
             if "(no memory)" in reason:
-                return Layer("binary", UNDECIDED, f"{name}: {reason}")
+                return Layer(layer, UNDECIDED, f"{name}: {reason}")
             text = f"{name} is not the program {found.difference}; {reason}"
-            return Layer("binary", DIFFERENT, text, found.difference)
+            return Layer(layer, DIFFERENT, text, found.difference)
         if found.gate is None or not found.answered:
-            return Layer("binary", UNDECIDED, f"no inputs were found on which {name} answers")
+            return Layer(layer, UNDECIDED, f"no inputs were found on which {name} answers")
         told.append(found)
-    return Layer("binary", EQUAL, _summary(told))
+    return Layer(layer, EQUAL, _summary(told))
 
 
 def _summary(told: Sequence[Tested]) -> str:
