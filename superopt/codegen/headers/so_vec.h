@@ -369,9 +369,16 @@ struct so_arena {
   size_t n = 0;
   ~so_arena() { std::free(p); }
   char* get(size_t bytes) {
-    if (bytes > n) {
+#ifdef __SANITIZE_ADDRESS__  // a block of its own for each need, so that what lies beyond it is seen
+    const size_t unit = 64;
+    const bool fits = bytes == n;
+#else
+    const size_t unit = 4096;
+    const bool fits = bytes <= n;
+#endif
+    if (!fits) {
       std::free(p);
-      n = (bytes + 4095) / 4096 * 4096;
+      n = (bytes + unit - 1) / unit * unit;
       p = std::aligned_alloc(64, n);
       if (!p) n = 0;
     }
