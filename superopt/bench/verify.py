@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import fnmatch
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,13 @@ KEYS = (
     "task",
     "share",
     "wall_s",
+    "host",
     "status",
     "reason",
 )
 """The keys of a row; see ``verify_tasks.Row``. share: of the counts of the whole suite; wall_s: of the
-task, with what is not a check."""
+task, with what is not a check; host: the machine that the row is of, since a file may be resumed on
+another one."""
 
 STATUSES = ("ok", "wrong", "failed")
 PARTS = (
@@ -118,7 +120,8 @@ def run_verify_suite(
             raise BadOption(what, "option --json", "give another file, or delete it")
         rows = {(r["task"], r["share"]): r for r in old["rows"] if r["status"] != "failed"}
     todo = [t for t in tasks(only) if (_name(t), share) not in rows]
-    document = {"schema": results.SCHEMA, "suite": SUITE, "machine": machine(), "rows": []}
+    host = machine()
+    document = {"schema": results.SCHEMA, "suite": SUITE, "machine": host, "rows": []}
     if json_path is not None:
         results.put(json_path, document)  # what cannot be written is better known before
     count = max(1, min(threads or usable_cores(), len(todo)))
@@ -128,7 +131,7 @@ def run_verify_suite(
         running = {pool.submit(done, t, share): t for t in todo}
         for n, future in enumerate(concurrent.futures.as_completed(running)):
             task = running[future]
-            row = _row(task, share, future)
+            row = {**_row(task, share, future), "host": host_of(host)}
             rows[row["task"], share] = row
             document["rows"] = ordered(list(rows.values()))
             if json_path is not None:
@@ -141,6 +144,13 @@ def run_verify_suite(
     pool.shutdown()
     document["rows"] = ordered(list(rows.values()))
     return document
+
+
+def host_of(found: Mapping[str, Any]) -> str:
+    """A machine in words."""
+    features = ", ".join(found.get("features", ())) or found.get("arch", "")
+    l2 = found.get("caches", {}).get("L2", "?")
+    return f"{found.get('cpu') or 'an unknown processor'} ({features}; L2 {l2})"
 
 
 def _name(task: Task) -> str:

@@ -46,15 +46,28 @@ def summed(rows: Rows, key: str) -> Counter[str]:
     return out
 
 
+def _hosts(rows: Rows) -> str:
+    """The machines that rows are of, with how many of which parts where there are several."""
+    parts: dict[str, Counter[str]] = {}
+    for r in rows:
+        parts.setdefault(r["host"], Counter())[r["part"]] += 1
+    if len(parts) == 1:
+        return next(iter(parts))
+    told = []
+    for host, counted in sorted(parts.items()):
+        told.append(f"{host}: " + ", ".join(f"{n} tasks of {p}" for p, n in counted.items()))
+    return "; ".join(told)
+
+
 def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     rows = document["rows"]
-    host = document["machine"]
+    found = document["machine"]
     shares = sorted({r["share"] for r in rows})
     yield "# What the verifier accepts, and what it refuses"
     yield ""
     yield (
-        f"`superopt bench --suite verify` on {host.get('cpu', 'an unknown processor')}, "
-        f"{host.get('cores', '?')} cores, torch {host.get('torch', '?')}. "
+        f"`superopt bench --suite verify`, {found.get('cores', '?')} cores, "
+        f"torch {found.get('torch', '?')}, {_hosts(rows)}. "
         f"Wall time of all tasks together: {sum(r['wall_s'] for r in rows):.0f} s of one core."
         + "".join(f" At a share of {s:g} of its counts." for s in shares if s < 1)
     )

@@ -51,6 +51,7 @@ def test_nothing_wrong_is_accepted_and_nothing_correct_refused(found: dict):
 
 def test_the_document_has_its_form_and_a_table(found: dict):
     assert verify.problems(found) == []
+    assert {r["host"] for r in found["rows"]} == {verify.host_of(found["machine"])}
     text = verify_table.markdown(found)
     for part in LEAST:
         assert f"| {part} |" in text
