@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from superopt.mugraph.algebras.field_values import Integers
 from superopt.verify.decision import Counterexample
@@ -221,8 +222,42 @@ def differing(
         return found  # what double precision does not show is rounding
     if steady and not ran:
         return None
+    if found and _rounds_as_given(first, second, draw.leaves, wide):
+        return (
+            None if steady else _on(first, second, draw.leaves, draw, nan_counts, masks, False)[0]
+        )
     own = _on(first, second, draw.leaves, draw, nan_counts, masks, False)[0]
     return own or (found and replace(found, note="in double precision"))
+
+
+class _Narrowest(TorchDispatchMode):
+    """Notes the fewest bytes of a float that is computed."""
+
+    least = 8
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in pytree.tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.is_floating_point():
+                self.least = min(self.least, x.dtype.itemsize)
+        return out
+
+
+def _rounds_as_given(
+    first: Function, second: Function, leaves: Sequence[Any], wide: Sequence[Any]
+) -> bool:
+    """Whether a function that is run in double precision still rounds to a type that it was given.
+
+    It casts by the type's name, and where the other leaves that to PyTorch, double precision is none.
+    """
+    given = [
+        x.dtype.itemsize for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()
+    ]
+    with _Narrowest() as seen:
+        _results(first, second, wide)
+    return min(given, default=8) <= seen.least < 8
 
 
 def _results(first: Function, second: Function, leaves: Sequence[Any]) -> tuple[Any, Any] | None:

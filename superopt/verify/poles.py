@@ -6,6 +6,7 @@ exp(-1 / x^2), a clamp, a test for it. Two programs that are equal where no divi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -14,10 +15,10 @@ import numpy as np
 from superopt.errors import VerificationFailed
 from superopt.mugraph.algebras.chain import CHAINS, trial_keys
 from superopt.mugraph.algebras.field import FieldAlgebra
-from superopt.mugraph.algebras.field_values import OK, POS, Real, clear
+from superopt.mugraph.algebras.field_values import OK, POISON, POS, Real, clear
 from superopt.mugraph.axes import Sym
-from superopt.mugraph.dtypes import is_float
-from superopt.mugraph.graph import Const, Graph, Map, Node, Output
+from superopt.mugraph.dtypes import DTYPES, is_float
+from superopt.mugraph.graph import Const, Graph, Input, Map, Node, Output
 from superopt.mugraph.rules import describe
 from superopt.mugraph.scalars import SCALARS
 from superopt.verify.bound import Congruence
@@ -28,7 +29,7 @@ from superopt.verify.probe import unfolded
 from superopt.verify.signs import signs
 from superopt.verify.sizes import Sizing, assignments, own_sizes
 from superopt.verify.solved import POINTS, Tie, outputs_at, solved
-from superopt.verify.ties import literals
+from superopt.verify.ties import comparisons, literals
 from superopt.verify.trials import output_level, planned
 
 MOST_DIVISORS = 12
@@ -60,29 +61,65 @@ class _Poles(FieldAlgebra):
 def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
     """Where two programs may give different finite values at a zero divisor; empty if none is found.
 
-    A divisor is made zero by some input element in which it is affine (``solved.py``). Where there is
-    none, what it is computed of is a fresh input of both programs; its values need not be any that
-    it takes, so that a difference is a case that was not met and no more. Divisors that cannot be zero
-    (``signs.py``) are left out.
+    They are compared where comparisons tie, and where a divisor is zero: by a step of some input
+    element in which it is affine (``solved.py``). Where there is none, what it is computed of is a fresh
+    input of both programs; its values need not be any that it takes, so that a difference is a case
+    that was not met and no more, and so is a comparison of one program alone that was not made to
+    tie: it may know of the zero. Divisors that cannot be zero (``signs.py``) are left out.
     """
     programs = unfolded(a), unfolded(b)
     congruence, seen = Congruence(), set[int]()
-    for pair in (programs, programs[::-1]):
-        graph = pair[0]
-        numbers, known = congruence.numbers(graph), signs(graph)
+    numbers = [congruence.numbers(g) for g in programs]
+    if not any(_divides(n) for g in programs for n in g.nodes):
+        return ""
+    loose = ""
+    for side, graph in enumerate(programs):
+        for i in _compares(graph):
+            if (number := numbers[side][i]) in seen:
+                continue
+            seen.add(number)
+            found = None
+            if len(seen) <= MOST_DIVISORS:
+                with contextlib.suppress(VerificationFailed):
+                    found = _at(graph, programs[1 - side], graph.nodes[i].args, seed ^ SEED)
+            if found:
+                return f"{found} where {describe(graph, i)} ties"
+            if found is None and number not in numbers[1 - side]:
+                loose = loose or describe(graph, i)
+    seen.clear()
+    for side, graph in enumerate(programs):
+        known = signs(graph)
         for i in graph.reachable([o.node for o in graph.outputs]):
             node = graph.nodes[i]
-            if not isinstance(node, Map) or SCALARS[node.op].field not in ("recip", "log"):
-                continue
-            for k in _factors(graph, node.operands[0]):
-                if numbers[k] in seen or 0 not in known[k]:
+            for k in _factors(graph, node.args[0]) if _divides(node) else ():
+                if numbers[side][k] in seen or 0 not in known[k]:
                     continue
-                seen.add(numbers[k])
+                seen.add(numbers[side][k])
                 if len(seen) > MOST_DIVISORS:
                     return "more divisors that may be zero than are tried"
-                if found := _at_zero(*pair, k, seed ^ SEED):
-                    return f"{found} where {describe(graph, k)} is zero, of which {describe(graph, i)} is"
+                zero = f"where {describe(graph, k)} is zero, of which {describe(graph, i)} is"
+                found, exact = _at_zero(graph, programs[1 - side], k, seed ^ SEED)
+                if found:
+                    return f"{found} {zero}"
+                if loose and not exact:
+                    return f"{loose} was not made to tie {zero}"
     return ""
+
+
+def _divides(node: Node) -> bool:
+    return isinstance(node, Map) and SCALARS[node.op].field in ("recip", "log")
+
+
+def _compares(graph: Graph) -> list[int]:
+    """The comparisons of numbers that depend on inputs: of floats that may tie, and of integers."""
+    depends: list[bool] = []
+    whole = []
+    for i, node in enumerate(graph.nodes):
+        depends.append(isinstance(node, Input) or any(depends[k] for k in node.args))
+        compares = isinstance(node, Map) and SCALARS[node.op].field in ("eq", "lt", "le")
+        if compares and depends[i] and DTYPES[graph.nodes[node.args[0]].dtype].kind == "int":
+            whole.append(i)
+    return [*comparisons(graph), *whole]
 
 
 def _factors(graph: Graph, i: int) -> set[int]:
@@ -97,15 +134,15 @@ def _factors(graph: Graph, i: int) -> set[int]:
     return out
 
 
-def _at_zero(a: Graph, b: Graph, k: int, seed: int) -> str:
-    """The difference where node k of a is zero."""
+def _at_zero(a: Graph, b: Graph, k: int, seed: int) -> tuple[str, bool]:
+    """The difference where node k of a is zero, and whether inputs that make it so were found."""
     try:
-        found = _at(a, b, k, seed)
+        found = _at(a, b, [k], seed)
         if found is not None:
-            return found
+            return found, True
         values = values_of(a, b, MOST_CELLS)
     except VerificationFailed:
-        return ""
+        return "", False
     near = [Near(v) for v in values]
     inner = [i for i in a.reachable([k]) if a.nodes[i].args and is_float(a.nodes[i].dtype)]
     alike = {
@@ -119,13 +156,14 @@ def _at_zero(a: Graph, b: Graph, k: int, seed: int) -> str:
     inner.sort(key=lambda i: not alike[i][1])
     for i in dict.fromkeys((*inner[:MOST_CUTS], k)):
         mine, other = (_first(g, x) for g, x in zip((a, b), alike.get(i, ([], [])), strict=True))
+        first, second, divisor = _cut(a, b, k, mine or [i], other)
         try:
-            found = _at(*_cut(a, b, k, mine or [i], other), seed)
+            found = _at(first, second, [divisor], seed, cut=True)
         except VerificationFailed:
             continue
         if found is not None:
-            return found and f"{found}, if it is ever so"
-    return ""
+            return found and f"{found}, if it is ever so", False
+    return "", False
 
 
 def _alike(x: Node, y: Node) -> bool:
@@ -147,31 +185,48 @@ def _cut(
     return replace(cut, outputs=cut.outputs[:-1]), rest, cut.outputs[-1].node
 
 
-def _at(a: Graph, b: Graph, k: int, seed: int) -> str | None:
-    """The difference where node k of a is zero; None where it cannot be made so."""
+def _at(a: Graph, b: Graph, nodes: Sequence[int], seed: int, cut: bool = False) -> str | None:
+    """The difference where two nodes of a tie, or one is zero; None where they cannot be made to.
+
+    cut: whether the programs have fresh inputs, so that they need not be equal elsewhere.
+    """
     chain, numbers = CHAINS[0], literals(a, b)
     sizing = _sizing(a, b)
     levels = [output_level(a, b, i, chain) for i in range(len(a.outputs))]
     keys = trial_keys(seed, range(POINTS))
-    zeros = solved(a, [k], chain, seed, sizing, numbers)
+    zeros = solved(a, nodes, chain, seed, sizing, numbers)
     if not zeros:
         return None
     plans = [(g, planned(g, levels, chain)) for g in (a, b)]
 
-    def cells(ties: Mapping[int, Tie]) -> list[tuple[Cells, Cells]]:
+    def cells(kind: type[FieldAlgebra], ties: Mapping[int, Tie]) -> list[tuple[Cells, Cells]]:
         mine, other = (
-            outputs_at(g, p, levels, chain, sizing, keys, ties, numbers, _Poles) for g, p in plans
+            outputs_at(g, p, levels, chain, sizing, keys, ties, numbers, kind) for g, p in plans
         )
         return list(zip(mine, other, strict=True))
 
-    # Of a cut program, cells that differ anyway say nothing of the pole.
-    same = [_finite(x, y) & (x.data == y.data) for x, y in cells({})]
-    if not any(s.any() for s in same):
+    # Cells that differ without poles say nothing of them; of programs that are cut, nor do others.
+    plain = cells(FieldAlgebra, {})
+    same = [_finite(x, y) & (x.data == y.data) for x, y in plain]
+    fit = same if cut else [~_finite(x, y) | s for s, (x, y) in zip(same, plain, strict=True)]
+    if cut and not any(s.any() for s in same):
         return None
-    for output, known, (x, y) in zip(a.outputs, same, cells(zeros), strict=True):
-        if (wrong := known & _finite(x, y) & (x.data != y.data)).any():
-            return f"output {output.name!r} differs at {tuple(np.argwhere(wrong)[0].tolist()[1:])}"
-    return ""
+    before, after = cells(_Poles, {}), cells(_Poles, zeros)
+    met = False
+    for output, known, old, new in zip(a.outputs, fit, before, after, strict=True):
+        for x, y in (old, new):
+            if (wrong := known & _finite(x, y) & (x.data != y.data)).any():
+                where = tuple(np.argwhere(wrong)[0].tolist()[1:])
+                return f"output {output.name!r} differs at {where}"
+        moved = known & (_other(old[0], new[0]) | _other(old[1], new[1]))
+        unknown = (new[0].status == POISON) | (new[1].status == POISON)
+        met |= bool((moved & ~unknown).any())
+    return "" if met else None  # roots that are none in the field may hide all that moves
+
+
+def _other(x: Cells, y: Cells) -> np.ndarray:
+    found: np.ndarray = (x.status != y.status) | (x.data != y.data)
+    return found
 
 
 def _finite(x: Cells, y: Cells) -> np.ndarray:
