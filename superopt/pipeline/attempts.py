@@ -20,6 +20,9 @@ SHAPES = "the shapes, types and strides of the example inputs"
 ALONE = f"{SHAPES} alone; other sizes were not shown equal"
 """The domain of what holds at the own sizes, and is not shown for others."""
 
+RANGES = "all sizes in the given ranges, beside the other sizes of the example inputs"
+"""The domain of what was shown with sizes that are numbers read as literals."""
+
 Attempt = tuple[str, frozenset[str], Equivalence]
 """For which sizes (empty: for those of the first check), what is assumed beside, and the check."""
 
@@ -39,8 +42,8 @@ def attempts(show: Checker, a: Graph, b: Graph, *, symbolic: bool) -> Iterator[A
     """The checks in turn, each dearer or claiming less than the one before.
 
     By a proof for all values; by the laws of selections; with free values for maxima; with literals
-    as the numbers that they stand for; by cases; and then, unless sizes are symbolic, for these
-    sizes alone: with sizes as literals, and by evaluation.
+    as the numbers that they stand for; by cases; and then with sizes that are numbers as literals, and,
+    unless some are symbolic, for these sizes alone, by evaluation.
     """
     spellings = _spellings(a, b, sizes=False)
     for pair, assumes in spellings:
@@ -49,6 +52,8 @@ def attempts(show: Checker, a: Graph, b: Graph, *, symbolic: bool) -> Iterator[A
     for pair, assumes in spellings:
         yield from (("", assumes, check) for check in _by_cases(show, *pair))
     if symbolic:
+        for pair, assumes in _spellings(a, b, sizes=True)[1:]:
+            yield from ((RANGES, assumes, check) for check in _by_laws(show, *pair))
         return
     sized = any(isinstance(n, Iota | SizeOf) for g in (a, b) for n in g.nodes)
     if sized and (proof := proved(a, b, show.seed, own_sizes=True)) is not None:

@@ -67,7 +67,7 @@ def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
     that was not met and no more, and so is a comparison of one program alone that was not made to
     tie: it may know of the zero. Divisors that cannot be zero (``signs.py``) are left out.
     """
-    programs = unfolded(a), unfolded(b)
+    programs = _without_roots(unfolded(a), unfolded(b))
     congruence, seen = Congruence(), set[int]()
     numbers = [congruence.numbers(g) for g in programs]
     if not any(_divides(n) for g in programs for n in g.nodes):
@@ -104,6 +104,38 @@ def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
                 if loose and not exact:
                     return f"{loose} was not made to tie {zero}"
     return ""
+
+
+def _without_roots(a: Graph, b: Graph) -> tuple[Graph, Graph]:
+    """Both programs with fresh inputs for roots that both have beside their poles.
+
+    Half of all values have no root in the field, and a cell with several is hardly ever compared.
+    """
+    congruence = Congruence()
+    shared: list[dict[int, int]] = []
+    for graph in (a, b):
+        asked = [i for i, n in enumerate(graph.nodes) if _divides(n)] + _compares(graph)
+        below = {k for i in asked for k in graph.reachable([i])}
+        numbers = congruence.numbers(graph)
+        roots = [i for i, n in enumerate(graph.nodes) if getattr(n, "op", "") == "sqrt"]
+        shared.append({numbers[i]: i for i in roots if i not in below})
+    both = sorted(set(shared[0]) & set(shared[1]))
+    first, second = (
+        with_inputs(g, {by[n]: k for k, n in enumerate(both)})
+        for g, by in zip((a, b), shared, strict=True)
+    )
+    return _named_root(first), _named_root(second)
+
+
+def _named_root(graph: Graph) -> Graph:
+    """The graph whose cuts have names that no later cut has."""
+    return replace(
+        graph,
+        nodes=tuple(
+            replace(n, name=n.name.replace("<cut", "<root")) if isinstance(n, Input) else n
+            for n in graph.nodes
+        ),
+    )
 
 
 def _divides(node: Node) -> bool:

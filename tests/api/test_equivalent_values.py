@@ -1,9 +1,12 @@
-"""superopt.equivalent at poles, after casts that round, and of what is no tensor."""
+"""superopt.equivalent at poles, after casts that round, of what is no tensor, and of sizes."""
 
 import json
+import math
 
 import pytest
 import torch
+from torch.export import Dim
+from torch.nn import functional as F
 
 import superopt
 from superopt.bench.inputs import make_inputs
@@ -126,3 +129,48 @@ def test_literals_that_are_one_element_of_one_field():
         lambda x: (x * 65536 * 65536).clamp(0, 1), lambda x: (x * 89442).clamp(0, 1), torch.randn(6)
     )
     assert not found
+
+
+HALVES = {
+    "silu": (lambda x, y: F.silu(x.float()).bfloat16() * y, lambda x, y: F.silu(x) * y),
+    "softmax": (
+        lambda x, y: torch.softmax(x.float(), -1).to(torch.bfloat16) * y,
+        lambda x, y: torch.softmax(x, -1) * y,
+    ),
+    "product": (lambda x, y: (x.float() * y.float()).bfloat16() + x, lambda x, y: x * y + x),
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_a_cast_to_the_type_of_the_arguments_is_no_difference(name: str) -> None:
+    """In double precision such a cast rounds in one function alone."""
+    x, y = (torch.randn(6, 8).bfloat16() for _ in range(2))
+    first, second = HALVES[name]
+    assert superopt.equivalent(first, second, x, y, seed=3).verdict == "equal"
+    wrong = superopt.equivalent(first, lambda x, y: second(2 * x, y), x, y, seed=3)
+    assert wrong.verdict == "different"
+
+
+SIZED = {
+    "mean": (lambda x: x.mean(-1), lambda x: x.sum(-1) / 8),
+    "variance": (
+        lambda x: x.var(-1),
+        lambda x: (x - x.mean(-1, keepdim=True)).square().sum(-1) / (x.shape[-1] - 1),
+    ),
+    "attention": (
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+        lambda x: torch.softmax(x @ x.T / math.sqrt(x.shape[-1]), -1) @ x,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_sizes_that_are_numbers_are_literals_beside_one_that_is_not(name: str) -> None:
+    first, second = SIZED[name]
+    rows = {"x": {0: Dim("n", min=2, max=4096)}}
+    found = superopt.equivalent(first, second, torch.randn(6, 8), seed=3, dynamic=rows)
+    assert found.verdict == "equal" and "ranges" in found.domain
+    other = superopt.equivalent(
+        lambda x: x.mean(0), lambda x: x.sum(0) / 6, torch.randn(6, 8), seed=3, dynamic=rows
+    )
+    assert other.verdict == "different"

