@@ -166,6 +166,11 @@ def verify(
             claim = two_functions(what, other, inputs, sampled, precision, seed)
             typer.echo(claim.to_json() if json_ else str(claim))
             raise typer.Exit(STATUS[claim.verdict])
+        if sampled:
+            raise BadOption("--sampled is of functions", "superopt verify", "leave it out")
+        if ".py:" in what and not Path(what).exists():
+            fix = "give a second one and --inputs, or the PATH of an artefact"
+            raise BadOption(f"{what} is a function, and alone", "superopt verify", fix)
         from superopt.pipeline import rechecking
 
         found = []

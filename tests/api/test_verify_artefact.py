@@ -93,7 +93,17 @@ def test_explain_names_the_artefact(entry: Callable[[str], Path]) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["nowhere"], ["--bogus", "."], [".", "."], [".", "--seed", "x"], [".", "--seed", "-1"]],
+    [
+        [],
+        ["nowhere"],
+        ["--bogus", "."],
+        [".", "."],
+        [".", "--seed", "x"],
+        [".", "--seed", "-1"],
+        [".", "--sampled"],
+        ["mod.py:f"],
+        ["mod.py:f", "mod.py:g", "--inputs", "f32[3]", "--sanitize"],
+    ],
 )
 def test_a_mistake_in_the_words_is_64(words: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
