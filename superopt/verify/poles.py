@@ -81,7 +81,7 @@ def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
             found = None
             if len(seen) <= MOST_DIVISORS:
                 with contextlib.suppress(VerificationFailed):
-                    found = _at(graph, programs[1 - side], graph.nodes[i].args, seed ^ SEED)
+                    found, _ = _at(graph, programs[1 - side], graph.nodes[i].args, seed ^ SEED)
             if found:
                 return f"{found} where {describe(graph, i)} ties"
             if found is None and number not in numbers[1 - side]:
@@ -98,10 +98,10 @@ def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
                 if len(seen) > MOST_DIVISORS:
                     return "more divisors that may be zero than are tried"
                 zero = f"where {describe(graph, k)} is zero, of which {describe(graph, i)} is"
-                found, exact = _at_zero(graph, programs[1 - side], k, seed ^ SEED)
+                found, unsure = _at_zero(graph, programs[1 - side], k, seed ^ SEED)
                 if found:
                     return f"{found} {zero}"
-                if loose and not exact:
+                if loose and unsure:
                     return f"{loose} was not made to tie {zero}"
     return ""
 
@@ -167,14 +167,17 @@ def _factors(graph: Graph, i: int) -> set[int]:
 
 
 def _at_zero(a: Graph, b: Graph, k: int, seed: int) -> tuple[str, bool]:
-    """The difference where node k of a is zero, and whether inputs that make it so were found."""
+    """The difference where node k of a is zero, and whether inputs that make it so were not found.
+
+    That is of no concern where the infinity does not end in something finite.
+    """
     try:
-        found = _at(a, b, [k], seed)
+        found, _ = _at(a, b, [k], seed)
         if found is not None:
-            return found, True
+            return found, False
         values = values_of(a, b, MOST_CELLS)
     except VerificationFailed:
-        return "", False
+        return "", True
     near = [Near(v) for v in values]
     inner = [i for i in a.reachable([k]) if a.nodes[i].args and is_float(a.nodes[i].dtype)]
     alike = {
@@ -190,12 +193,12 @@ def _at_zero(a: Graph, b: Graph, k: int, seed: int) -> tuple[str, bool]:
         mine, other = (_first(g, x) for g, x in zip((a, b), alike.get(i, ([], [])), strict=True))
         first, second, divisor = _cut(a, b, k, mine or [i], other)
         try:
-            found = _at(first, second, [divisor], seed, cut=True)
+            found, ends = _at(first, second, [divisor], seed, cut=True)
         except VerificationFailed:
             continue
         if found is not None:
-            return found and f"{found}, if it is ever so", False
-    return "", False
+            return found and f"{found}, if it is ever so", ends
+    return "", True
 
 
 def _alike(x: Node, y: Node) -> bool:
@@ -217,10 +220,13 @@ def _cut(
     return replace(cut, outputs=cut.outputs[:-1]), rest, cut.outputs[-1].node
 
 
-def _at(a: Graph, b: Graph, nodes: Sequence[int], seed: int, cut: bool = False) -> str | None:
+def _at(
+    a: Graph, b: Graph, nodes: Sequence[int], seed: int, cut: bool = False
+) -> tuple[str | None, bool]:
     """The difference where two nodes of a tie, or one is zero; None where they cannot be made to.
 
-    cut: whether the programs have fresh inputs, so that they need not be equal elsewhere.
+    And whether something that is not finite there ends in something finite in a. cut: whether the
+    programs have fresh inputs, so that they need not be equal elsewhere.
     """
     chain, numbers = CHAINS[0], literals(a, b)
     sizing = _sizing(a, b)
@@ -228,7 +234,7 @@ def _at(a: Graph, b: Graph, nodes: Sequence[int], seed: int, cut: bool = False) 
     keys = trial_keys(seed, range(POINTS))
     zeros = solved(a, nodes, chain, seed, sizing, numbers)
     if not zeros:
-        return None
+        return None, False
     plans = [(g, planned(g, levels, chain)) for g in (a, b)]
 
     def cells(kind: type[FieldAlgebra], ties: Mapping[int, Tie]) -> list[tuple[Cells, Cells]]:
@@ -242,18 +248,20 @@ def _at(a: Graph, b: Graph, nodes: Sequence[int], seed: int, cut: bool = False) 
     same = [_finite(x, y) & (x.data == y.data) for x, y in plain]
     fit = same if cut else [~_finite(x, y) | s for s, (x, y) in zip(same, plain, strict=True)]
     if cut and not any(s.any() for s in same):
-        return None
-    before, after = cells(_Poles, {}), cells(_Poles, zeros)
-    met = False
-    for output, known, old, new in zip(a.outputs, fit, before, after, strict=True):
+        return None, False
+    before, after, bare = cells(_Poles, {}), cells(_Poles, zeros), cells(FieldAlgebra, zeros)
+    met = ends = False
+    for output, known, old, new, (x0, _) in zip(a.outputs, fit, before, after, bare, strict=True):
         for x, y in (old, new):
             if (wrong := known & _finite(x, y) & (x.data != y.data)).any():
                 where = tuple(np.argwhere(wrong)[0].tolist()[1:])
-                return f"output {output.name!r} differs at {where}"
+                return f"output {output.name!r} differs at {where}", True
         moved = known & (_other(old[0], new[0]) | _other(old[1], new[1]))
         unknown = (new[0].status == POISON) | (new[1].status == POISON)
         met |= bool((moved & ~unknown).any())
-    return "" if met else None  # roots that are none in the field may hide all that moves
+        ends |= bool((known & (x0.status != OK) & (new[0].status == OK)).any())
+    # Roots that are none in the field may hide all that moves.
+    return "" if met else None, ends
 
 
 def _other(x: Cells, y: Cells) -> np.ndarray:

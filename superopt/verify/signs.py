@@ -40,6 +40,8 @@ def signs(graph: Graph) -> list[Signs]:
             same = len({numbers[k] for k in node.operands}) == 1
             if node.op == "max" and _opposite(graph, *node.operands):
                 given = [frozenset(abs(s) for s in g) for g in given]
+            if node.op == "where" and (guard := _guarded(graph, numbers, node)):
+                given[guard] = given[guard] - {0}
             out.append(_of_row(node, given, same))
         elif isinstance(node, Reduce):
             found = _of_reduction(SCALARS[node.op].field, out[node.operand])
@@ -82,6 +84,28 @@ def _opposite(graph: Graph, i: int, j: int) -> bool:
             if isinstance(other, Const) and other.value == -1.0:
                 return True
     return False
+
+
+def _guarded(graph: Graph, numbers: list[int], node: Map) -> int:
+    """Which operand of a choice is taken only where it is not zero; 0 where none is."""
+    test, taken = graph.nodes[node.operands[0]], 2
+    while isinstance(test, Map) and test.op == "not":
+        test, taken = graph.nodes[test.operands[0]], 3 - taken
+    if (
+        isinstance(test, Map)
+        and test.op == "cast"
+        and is_float(graph.nodes[test.operands[0]].dtype)
+    ):
+        compared, taken = numbers[test.operands[0]], 3 - taken
+    elif isinstance(test, Map) and test.op == "eq":
+        zeros = [k for k in test.operands if getattr(graph.nodes[k], "value", None) == 0]
+        others = [k for k in test.operands if k not in zeros]
+        if len(others) != 1:
+            return 0
+        compared = numbers[others[0]]
+    else:
+        return 0
+    return taken if numbers[node.operands[taken]] == compared else 0
 
 
 def _least(axis: Axis) -> int:

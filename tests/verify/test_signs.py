@@ -30,6 +30,8 @@ POSITIVE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": torch.sigmoid,
     "absolute value and a number": lambda x: x.abs() + 0.5,
     "unbiased variance and a number": lambda x: x.var(-1) * 7 / 8 + 1e-5,
+    "guarded": lambda x: torch.where(x.sum(-1) == 0, 1.0, x.sum(-1)).square(),
+    "guarded otherwise": lambda x: torch.where(x != 0, x, 2.0).abs(),
     "floor": lambda x: x.abs().clamp_min(1e-3),
 }
 MAY_BE_ZERO: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -43,6 +45,8 @@ MAY_BE_ZERO: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "greatest of a number and its multiple": lambda x: torch.maximum(
         torch.full_like(x, -1.0), x * -1.0
     ),
+    "guarded the wrong way": lambda x: torch.where(x == 0, x, 1.0),
+    "guarded beside": lambda x: torch.where(x == 0, 1.0, x - 1.0),
     "padded": lambda x: F.pad(x.exp(), (1, 1)),
 }
 
