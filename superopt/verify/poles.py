@@ -18,7 +18,7 @@ from superopt.mugraph.algebras.field import FieldAlgebra
 from superopt.mugraph.algebras.field_values import OK, POISON, POS, Real, clear
 from superopt.mugraph.axes import Sym
 from superopt.mugraph.dtypes import DTYPES, is_float
-from superopt.mugraph.graph import Const, Graph, Input, Map, Node, Output
+from superopt.mugraph.graph import Builder, Const, Graph, Input, Map, Node, Output, remap
 from superopt.mugraph.rules import describe
 from superopt.mugraph.scalars import SCALARS
 from superopt.verify.bound import Congruence
@@ -67,7 +67,7 @@ def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
     that was not met and no more, and so is a comparison of one program alone that was not made to
     tie: it may know of the zero. Divisors that cannot be zero (``signs.py``) are left out.
     """
-    programs = _without_roots(unfolded(a), unfolded(b))
+    programs = _without_roots(*(_signs_out(unfolded(g)) for g in (a, b)))
     congruence, seen = Congruence(), set[int]()
     numbers = [congruence.numbers(g) for g in programs]
     if not any(_divides(n) for g in programs for n in g.nodes):
@@ -104,6 +104,31 @@ def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
                 if loose and unsure:
                     return f"{loose} was not made to tie {zero}"
     return ""
+
+
+def _signs_out(graph: Graph) -> Graph:
+    """The same program with the negative literals that divisors are multiplied by outside of the quotient.
+
+    -1 times the 0 that x - x is is -0, of which 1/-0 is the infinity below.
+    """
+    b = Builder(graph.name)
+    at: dict[int, int] = {}
+    for i, node in enumerate(graph.nodes):
+        factors = _negative(graph, node.args[0]) if getattr(node, "op", "") == "recip" else []
+        at[i] = b.add(remap(node, at))
+        for _ in factors[len(factors) // 2 * 2 :]:
+            minus = b.const(-1.0, node.dtype)
+            at[i] = b.map("mul", minus, b.map("recip", b.map("mul", minus, at[node.args[0]])))
+    outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
+    return Graph(graph.name, tuple(b.nodes), outputs).pruned()
+
+
+def _negative(graph: Graph, i: int) -> list[float]:
+    """The negative literals among the factors of a product."""
+    node = graph.nodes[i]
+    if isinstance(node, Map) and node.op == "mul":
+        return [x for k in node.operands for x in _negative(graph, k)]
+    return [float(node.value)] if isinstance(node, Const) and node.value < 0 else []
 
 
 def _without_roots(a: Graph, b: Graph) -> tuple[Graph, Graph]:

@@ -170,6 +170,33 @@ def test_roots_beside_a_pole_do_not_hide_it() -> None:
     assert found.verdict != "equal"
 
 
+SIGNS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
+    "another zero": (lambda u: 1 / -(u - 0.75), lambda u: 1 / (0.75 - u), "undecided"),
+    "guarded": (
+        lambda u: 1 / -(u - 0.75),
+        lambda u: where(u == 0.75, 1.0, 1 / -(u - 0.75)),
+        "undecided",
+    ),
+    "the same": (lambda u: 1 / -(u - 0.75), lambda u: -(1 / (u - 0.75)), "equal"),
+    "literals": (lambda u: -2 / (u - 0.75), lambda u: 2 / -(u - 0.75), "equal"),
+    "squares": (lambda u: 1 / (-2 * (u - 0.75)) ** 2, lambda u: 0.25 / (u - 0.75) ** 2, "equal"),
+}
+"""Functions of a sum, and what is said of them once clamped: 1 / -0 is the infinity below."""
+
+
+@pytest.mark.parametrize("name", SIGNS)
+def test_the_sign_of_zero(name: str) -> None:
+    first, second, verdict = SIGNS[name]
+    found = superopt.equivalent(
+        lambda x, w: torch.clamp(first(x @ w), -1, 1),
+        lambda x, w: torch.clamp(second(x @ w), -1, 1),
+        X,
+        X[0],
+        seed=2,
+    )
+    assert found.verdict in (verdict, "different" if verdict == "undecided" else verdict), found
+
+
 def test_integers_that_tie() -> None:
     i, j = torch.randint(0, 9, (6,)), torch.randint(0, 9, (6,))
 
