@@ -158,19 +158,13 @@ def verify(
     Status: 0 equal, 1 different, 2 undecided, 3 bad artefact, 64 usage.
     """
     with _told(json_, USAGE):
-        from superopt.report.verify import STATUS, as_json, lines, two_functions
+        from superopt.report.verify import STATUS, as_json, lines, two_functions, words
 
+        words(what, other is not None or inputs is not None, sampled, sanitize)
         if other is not None or inputs is not None:
-            if sanitize:
-                raise BadOption("--sanitize is of kernels", "superopt verify", "give a PATH alone")
             claim = two_functions(what, other, inputs, sampled, precision, seed)
             typer.echo(claim.to_json() if json_ else str(claim))
             raise typer.Exit(STATUS[claim.verdict])
-        if sampled:
-            raise BadOption("--sampled is of functions", "superopt verify", "leave it out")
-        if ".py:" in what and not Path(what).exists():
-            fix = "give a second one and --inputs, or the PATH of an artefact"
-            raise BadOption(f"{what} is a function, and alone", "superopt verify", fix)
         from superopt.pipeline import rechecking
 
         found = []

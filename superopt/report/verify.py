@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from superopt.errors import BadOption, SuperoptError
@@ -44,6 +45,17 @@ def as_json(found: Any) -> dict[str, Any]:
         "seeds": dict(found.seeds),
         "difference": difference,
     }
+
+
+def words(what: str, functions: bool, sampled: bool, sanitize: bool) -> None:
+    """Raises BadOption for options of the other kind of check, and for a function that is alone."""
+    if functions and sanitize:
+        raise BadOption("--sanitize is of kernels", "superopt verify", "give a PATH alone")
+    if not functions and sampled:
+        raise BadOption("--sampled is of functions", "superopt verify", "leave it out")
+    if not functions and ".py:" in what and not Path(what).exists():
+        fix = "give a second one and --inputs, or the PATH of an artefact"
+        raise BadOption(f"{what} is a function, and alone", "superopt verify", fix)
 
 
 def two_functions(

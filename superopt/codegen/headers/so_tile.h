@@ -243,3 +243,27 @@ SO_INLINE void so_mm_bf16(M m, NN n, int64_t k, const so_bf16* a, const so_bf16*
   so_mm<R, C, 8, KB, HOW, float>(m, n, k, a, 1, b, sb, d, rows, load);
 }
 #endif
+
+// -- memory of a task that does not fit the stack ---------------------------------------------------
+
+struct so_arena {
+  void* p = nullptr;
+  size_t n = 0;
+  ~so_arena() { std::free(p); }
+  char* get(size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__  // a block of its own for each need, so that what lies beyond it is seen
+    const size_t unit = 64;
+    const bool fits = bytes == n;
+#else
+    const size_t unit = 4096;
+    const bool fits = bytes <= n;
+#endif
+    if (!fits) {
+      std::free(p);
+      n = (bytes + unit - 1) / unit * unit;
+      p = std::aligned_alloc(64, n);
+      if (!p) n = 0;
+    }
+    return static_cast<char*>(p);
+  }
+};

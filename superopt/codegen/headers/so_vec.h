@@ -362,30 +362,6 @@ template <class F, so_vector V> SO_INLINE auto so_fold(V v, F f) {
   }
 }
 
-// -- memory of a task that does not fit the stack ---------------------------------------------------
-
-struct so_arena {
-  void* p = nullptr;
-  size_t n = 0;
-  ~so_arena() { std::free(p); }
-  char* get(size_t bytes) {
-#ifdef __SANITIZE_ADDRESS__  // a block of its own for each need, so that what lies beyond it is seen
-    const size_t unit = 64;
-    const bool fits = bytes == n;
-#else
-    const size_t unit = 4096;
-    const bool fits = bytes <= n;
-#endif
-    if (!fits) {
-      std::free(p);
-      n = (bytes + unit - 1) / unit * unit;
-      p = std::aligned_alloc(64, n);
-      if (!p) n = 0;
-    }
-    return static_cast<char*>(p);
-  }
-};
-
 SO_INLINE int64_t so_least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // A run-time index, clamped into its axis; that it was outside is part of the task's status.
