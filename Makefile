@@ -18,7 +18,7 @@ DEVICE := $(shell find csrc/device -type f 2>/dev/null)
 
 help:
 	@echo "make demo       sets up everything and runs the main job on real input"
-	@echo "make test       sets up everything and passes the tests (under 10 minutes)"
+	@echo "make test       sets up everything and passes the tests (a quarter of an hour on two cores, more on slow ones)"
 	@echo "make test-full  the large counts (up to 75 minutes; resumes where it was stopped)"
 	@echo "make lint       ruff and mypy;  make format  formats"
 	@echo "make wheel      dist/*.whl and dist/*.tar.gz;  make check-wheel  tries both"

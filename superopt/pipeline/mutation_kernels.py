@@ -19,12 +19,12 @@ from superopt.mugraph.algebras import floats
 from superopt.mugraph.placement import MuGraph
 from superopt.mugraph.resize import symbols
 from superopt.mugraph.tileir import Program
+from superopt.pipeline.making import ENTRY, plan_of
 from superopt.pipeline.mutation import Piece
 from superopt.runtime.apart import Apart
 from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
 from superopt.runtime.guarded import Fenced
 from superopt.runtime.kernels import Kernels
-from superopt.runtime.plan import Extent, Plan, make_plan
 from superopt.runtime.sanitizer import FLAGS, library_of
 from superopt.search.points import too_large
 from superopt.verify import gate
@@ -34,7 +34,6 @@ from superopt.verify.inputs import CLASSES, Inputs
 from superopt.verify.proofs import accesses
 from superopt.verify.proofs.solver import Solver
 
-ENTRY = "superopt_entry"
 FAST = ("-O1",)
 """After the flags of a kernel: mutants run on little data, and compiling them is what takes time."""
 
@@ -124,11 +123,7 @@ class Bench:
         return compile_many(jobs, self._config, compiler=self._compiler)
 
     def _load(self, path: Path, source: cpu.Source) -> Kernels:
-        return Kernels(path, self._plan(source), 1)
-
-    def _plan(self, source: cpu.Source) -> Plan:
-        scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
-        return make_plan(self.mugraph.graph, ENTRY, source.buffers, scratch)
+        return Kernels(path, plan_of(self.mugraph.graph, source), 1)
 
     def sanitized(self, source: cpu.Source, seconds: float) -> Tried:
         """What becomes of a mutant under AddressSanitizer, as by ``superopt verify --sanitize``."""
@@ -138,7 +133,9 @@ class Bench:
         (path,) = self.compiled([source], more=FLAGS)
         if isinstance(path, SuperoptError):
             return Tried("compiler", path.what)
-        with Apart(path.read_bytes(), self._plan(source), seconds, library) as kernel:
+        with Apart(
+            path.read_bytes(), plan_of(self.mugraph.graph, source), seconds, library
+        ) as kernel:
             try:
                 found = self._gate(kernel.checked)
             except KernelDied as error:

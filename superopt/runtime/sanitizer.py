@@ -7,6 +7,7 @@ fast address sanity checker, USENIX ATC 2012), so such a binary runs in a proces
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,7 +29,7 @@ _OPTIONS = {
 
 def library_of(compiler: Compiler, config: Config) -> Path | None:
     """The runtime library of the compiler's AddressSanitizer; None where it has none to load."""
-    for name in ("libasan.so", f"libclang_rt.asan-{os.uname().machine}.so"):
+    for name in ("libasan.so", f"libclang_rt.asan-{platform.machine()}.so"):
         path = Path(answer(compiler, f"-print-file-name={name}", config))
         if path.is_absolute() and path.is_file():
             return path

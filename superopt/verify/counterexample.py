@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from superopt.mugraph.algebras.field_values import Integers
 from superopt.verify.decision import Counterexample
-from superopt.verify.rounding import copied, noise
+from superopt.verify.rounding import Narrowest, copied, noise
 
 Function = Callable[[Sequence[Any]], Any]
 """Takes the flat arguments, gives a result; what it raises means that it has none."""
@@ -230,21 +229,6 @@ def differing(
     return own or (found and replace(found, note="in double precision"))
 
 
-class _Narrowest(TorchDispatchMode):
-    """Notes the fewest bytes of a float that is computed."""
-
-    least = 8
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for x in pytree.tree_leaves(out):
-            if isinstance(x, torch.Tensor) and x.is_floating_point():
-                self.least = min(self.least, x.dtype.itemsize)
-        return out
-
-
 def _rounds_as_given(
     first: Function, second: Function, leaves: Sequence[Any], wide: Sequence[Any]
 ) -> bool:
@@ -255,7 +239,7 @@ def _rounds_as_given(
     given = [
         x.dtype.itemsize for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()
     ]
-    with _Narrowest() as seen:
+    with Narrowest() as seen:
         _results(first, second, wide)
     return min(given, default=8) <= seen.least < 8
 

@@ -14,7 +14,7 @@ and otherwise not shown equal, though they may be.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from superopt.mugraph.canonical import graph_hash
@@ -178,14 +178,17 @@ def _above(a: Graph, b: Graph, cuts: Sequence[Cut]) -> tuple[Graph, Graph]:
     )
 
 
-def with_inputs(graph: Graph, at: dict[int, int]) -> Graph:
-    """The graph with its inputs in the order they had, and before them one for each node of at."""
+def with_inputs(graph: Graph, at: Mapping[int, int], name: str = "cut") -> Graph:
+    """The graph with its inputs in the order they had, and before them one for each node of at.
+
+    at: the number of the fresh input for each node; name: of these inputs, beside the number.
+    """
     fresh: list[Node] = []
     for i, k in at.items():
         node = graph.nodes[i]
         dims = tuple((x,) for x in node.axes)
         # No input of a user has such a name: equal names would be given equal values.
-        fresh.append(Input(node.axes, node.dtype, f"<cut {k}>", dims, dense_strides(dims)))
+        fresh.append(Input(node.axes, node.dtype, f"<{name} {k}>", dims, dense_strides(dims)))
     where = [at.get(i, i + len(fresh)) for i in range(len(graph.nodes))]
     nodes = (*fresh, *(remap(node, where) for node in graph.nodes))
     outputs = tuple(replace(o, node=where[o.node]) for o in graph.outputs)

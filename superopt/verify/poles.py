@@ -17,19 +17,19 @@ from superopt.mugraph.algebras.chain import CHAINS, trial_keys
 from superopt.mugraph.algebras.field import FieldAlgebra
 from superopt.mugraph.algebras.field_values import OK, POISON, POS, Real, clear
 from superopt.mugraph.axes import Sym
-from superopt.mugraph.dtypes import DTYPES, is_float
-from superopt.mugraph.graph import Builder, Const, Graph, Input, Map, Node, Output, remap
+from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.graph import Const, Graph, Map, Node, Output
 from superopt.mugraph.rules import describe
 from superopt.mugraph.scalars import SCALARS
 from superopt.verify.bound import Congruence
 from superopt.verify.cuts import with_inputs
+from superopt.verify.divided import compares, divides, prepared
 from superopt.verify.evaluators import Cells
 from superopt.verify.float_run import Near, values_of
-from superopt.verify.probe import unfolded
 from superopt.verify.signs import signs
 from superopt.verify.sizes import Sizing, assignments, own_sizes
 from superopt.verify.solved import POINTS, Tie, outputs_at, solved
-from superopt.verify.ties import comparisons, literals
+from superopt.verify.ties import literals
 from superopt.verify.trials import output_level, planned
 
 MOST_DIVISORS = 12
@@ -61,20 +61,24 @@ class _Poles(FieldAlgebra):
 def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
     """Where two programs may give different finite values at a zero divisor; empty if none is found.
 
-    They are compared where comparisons tie, and where a divisor is zero: by a step of some input
-    element in which it is affine (``solved.py``). Where there is none, what it is computed of is a fresh
-    input of both programs; its values need not be any that it takes, so that a difference is a case
-    that was not met and no more, and so is a comparison of one program alone that was not made to
+    They are compared at random points, where comparisons tie, and where a divisor is zero: by a step of
+    some input element in which it is affine (``solved.py``). Where there is none, what it is computed of
+    is a fresh input of both programs; its values need not be any that it takes, so that a difference is
+    a case that was not met and no more, and so is a comparison of one program alone that was not made to
     tie: it may know of the zero. Divisors that cannot be zero (``signs.py``) are left out.
     """
-    programs = _without_roots(*(_signs_out(unfolded(g)) for g in (a, b)))
+    programs = prepared(a, b)
     congruence, seen = Congruence(), set[int]()
     numbers = [congruence.numbers(g) for g in programs]
-    if not any(_divides(n) for g in programs for n in g.nodes):
+    if not any(divides(n) for g in programs for n in g.nodes):
         return ""
+    with contextlib.suppress(VerificationFailed):
+        found, _ = _at(*programs, (), seed ^ SEED)
+        if found:
+            return found
     loose = ""
     for side, graph in enumerate(programs):
-        for i in _compares(graph):
+        for i in compares(graph):
             if (number := numbers[side][i]) in seen:
                 continue
             seen.add(number)
@@ -91,7 +95,7 @@ def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
         known = signs(graph)
         for i in graph.reachable([o.node for o in graph.outputs]):
             node = graph.nodes[i]
-            for k in _factors(graph, node.args[0]) if _divides(node) else ():
+            for k in _factors(graph, node.args[0]) if divides(node) else ():
                 if numbers[side][k] in seen or 0 not in known[k]:
                     continue
                 seen.add(numbers[side][k])
@@ -104,79 +108,6 @@ def differ_at_poles(a: Graph, b: Graph, seed: int) -> str:
                 if loose and unsure:
                     return f"{loose} was not made to tie {zero}"
     return ""
-
-
-def _signs_out(graph: Graph) -> Graph:
-    """The same program with the negative literals that divisors are multiplied by outside of the quotient.
-
-    -1 times the 0 that x - x is is -0, of which 1/-0 is the infinity below.
-    """
-    b = Builder(graph.name)
-    at: dict[int, int] = {}
-    for i, node in enumerate(graph.nodes):
-        factors = _negative(graph, node.args[0]) if getattr(node, "op", "") == "recip" else []
-        at[i] = b.add(remap(node, at))
-        for _ in factors[len(factors) // 2 * 2 :]:
-            minus = b.const(-1.0, node.dtype)
-            at[i] = b.map("mul", minus, b.map("recip", b.map("mul", minus, at[node.args[0]])))
-    outputs = tuple(replace(o, node=at[o.node]) for o in graph.outputs)
-    return Graph(graph.name, tuple(b.nodes), outputs).pruned()
-
-
-def _negative(graph: Graph, i: int) -> list[float]:
-    """The negative literals among the factors of a product."""
-    node = graph.nodes[i]
-    if isinstance(node, Map) and node.op == "mul":
-        return [x for k in node.operands for x in _negative(graph, k)]
-    return [float(node.value)] if isinstance(node, Const) and node.value < 0 else []
-
-
-def _without_roots(a: Graph, b: Graph) -> tuple[Graph, Graph]:
-    """Both programs with fresh inputs for roots that both have beside their poles.
-
-    Half of all values have no root in the field, and a cell with several is hardly ever compared.
-    """
-    congruence = Congruence()
-    shared: list[dict[int, int]] = []
-    for graph in (a, b):
-        asked = [i for i, n in enumerate(graph.nodes) if _divides(n)] + _compares(graph)
-        below = {k for i in asked for k in graph.reachable([i])}
-        numbers = congruence.numbers(graph)
-        roots = [i for i, n in enumerate(graph.nodes) if getattr(n, "op", "") == "sqrt"]
-        shared.append({numbers[i]: i for i in roots if i not in below})
-    both = sorted(set(shared[0]) & set(shared[1]))
-    first, second = (
-        with_inputs(g, {by[n]: k for k, n in enumerate(both)})
-        for g, by in zip((a, b), shared, strict=True)
-    )
-    return _named_root(first), _named_root(second)
-
-
-def _named_root(graph: Graph) -> Graph:
-    """The graph whose cuts have names that no later cut has."""
-    return replace(
-        graph,
-        nodes=tuple(
-            replace(n, name=n.name.replace("<cut", "<root")) if isinstance(n, Input) else n
-            for n in graph.nodes
-        ),
-    )
-
-
-def _divides(node: Node) -> bool:
-    return isinstance(node, Map) and SCALARS[node.op].field in ("recip", "log")
-
-
-def _compares(graph: Graph) -> list[int]:
-    """The comparisons of numbers that depend on inputs: of floats that may tie, and of integers."""
-    depends: list[bool] = []
-    whole = []
-    for i, node in enumerate(graph.nodes):
-        depends.append(isinstance(node, Input) or any(depends[k] for k in node.args))
-        compares = isinstance(node, Map) and SCALARS[node.op].field in ("eq", "lt", "le")
-        if compares and depends[i] and DTYPES[graph.nodes[node.args[0]].dtype].kind == "int":
-            whole.append(i)
-    return [*comparisons(graph), *whole]
 
 
 def _factors(graph: Graph, i: int) -> set[int]:
@@ -250,15 +181,15 @@ def _at(
 ) -> tuple[str | None, bool]:
     """The difference where two nodes of a tie, or one is zero; None where they cannot be made to.
 
-    And whether something that is not finite there ends in something finite in a. cut: whether the
-    programs have fresh inputs, so that they need not be equal elsewhere.
+    Of no nodes: at random points. And whether something that is not finite there ends in something
+    finite in a. cut: whether the programs have fresh inputs, so that they need not be equal elsewhere.
     """
     chain, numbers = CHAINS[0], literals(a, b)
     sizing = _sizing(a, b)
     levels = [output_level(a, b, i, chain) for i in range(len(a.outputs))]
     keys = trial_keys(seed, range(POINTS))
-    zeros = solved(a, nodes, chain, seed, sizing, numbers)
-    if not zeros:
+    zeros = solved(a, nodes, chain, seed, sizing, numbers) if nodes else {}
+    if nodes and not zeros:
         return None, False
     plans = [(g, planned(g, levels, chain)) for g in (a, b)]
 

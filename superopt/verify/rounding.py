@@ -145,3 +145,18 @@ class _Errors(TorchDispatchMode):
             most, parts = EXACT[x.dtype]
             kept |= (x * parts == (x * parts).round()) & (x.abs() <= most)
         return torch.where(kept, x, x + x * off)
+
+
+class Narrowest(TorchDispatchMode):
+    """Notes the fewest bytes of a float that is computed."""
+
+    least = 8
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in pytree.tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.is_floating_point():
+                self.least = min(self.least, x.dtype.itemsize)
+        return out

@@ -7,10 +7,11 @@ import math
 from fractions import Fraction
 
 from superopt.mugraph.axes import Axis, Sym
-from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.graph import Const, Graph, Input, Iota, Map, Reduce, SizeOf
 from superopt.mugraph.scalars import SCALARS
 from superopt.verify.bound import Congruence
+from superopt.verify.infinite import infinities
 
 Signs = frozenset[int]
 """Of -1, 0 and 1, those that a value may have where it is defined."""
@@ -23,7 +24,7 @@ _POSITIVE: Signs = frozenset({1})
 def signs(graph: Graph) -> list[Signs]:
     """For each node, the signs that it may have; a composite row is of any sign (``probe.unfolded``)."""
     numbers = Congruence().numbers(graph)
-    known = _numbers(graph)
+    known, infinite = _numbers(graph), infinities(graph)
     out: list[Signs] = []
     for i, node in enumerate(graph.nodes):
         if (value := known[i]) is not None:
@@ -34,7 +35,9 @@ def signs(graph: Graph) -> list[Signs]:
             positive = isinstance(node, SizeOf) and _least(node.axis) > 0
             out.append(_POSITIVE if positive else _NOT_NEGATIVE)
         elif isinstance(node, Input):
-            out.append(ANY if is_float(node.dtype) else _of_integers(node.dtype))
+            out.append(_NOT_NEGATIVE if node.dtype == "bool" else ANY)
+        elif DTYPES[node.dtype].kind == "int" and getattr(node, "op", "") in ("add", "mul"):
+            out.append(ANY)  # they wrap
         elif isinstance(node, Map):
             given = [out[k] for k in node.operands]
             same = len({numbers[k] for k in node.operands}) == 1
@@ -42,7 +45,10 @@ def signs(graph: Graph) -> list[Signs]:
                 given = [frozenset(abs(s) for s in g) for g in given]
             if node.op == "where" and (guard := _guarded(graph, numbers, node)):
                 given[guard] = given[guard] - {0}
-            out.append(_of_row(node, given, same))
+            found = _of_row(node, given, same)
+            if node.op in ("exp", "recip") and infinite[node.operands[0]]:
+                found |= {0}  # exp(-inf), 1 / inf
+            out.append(found)
         elif isinstance(node, Reduce):
             found = _of_reduction(SCALARS[node.op].field, out[node.operand])
             out.append(found if all(map(_least, node.over)) else ANY)  # of nothing, it is a literal
@@ -112,10 +118,6 @@ def _least(axis: Axis) -> int:
     return axis.size.lo if isinstance(axis.size, Sym) else axis.size
 
 
-def _of_integers(dtype: str) -> Signs:
-    return _NOT_NEGATIVE if dtype in ("u8", "bool") else ANY
-
-
 def _of_row(node: Map, given: list[Signs], same: bool) -> Signs:
     match SCALARS[node.op].field:
         case "add":
@@ -136,7 +138,7 @@ def _of_row(node: Map, given: list[Signs], same: bool) -> Signs:
             return frozenset(min(s, t) for s, t in itertools.product(*given))
         case "where":
             return given[1] | given[2]
-        case "cast" | "round" if is_float(node.dtype):
+        case "cast" if is_float(node.dtype):
             return given[0]
         case "eq" | "lt" | "le" | "not" | "and" | "or":
             return _NOT_NEGATIVE

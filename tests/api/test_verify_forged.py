@@ -56,16 +56,20 @@ TAMPERED: dict[str, tuple[str, str]] = {
 }
 
 
+def injected(forged: Forgery, line: str, head: str) -> str:
+    """The source of an artefact with one more line at the start of its entry, and one before all."""
+    text = forged.text("kernel.cpp")
+    assert ENTRY_LINE in text
+    return f"{head}\n{text}".replace(ENTRY_LINE, f"{ENTRY_LINE}\n{line}\n")
+
+
 @pytest.mark.parametrize("name", TAMPERED)
 def test_a_tampered_binary_is_different(
     name: str, entry: Callable[[str], Path], tmp_path: Path
 ) -> None:
     line, told = TAMPERED[name]
     forged = Forgery(entry("rmsnorm_linear"))
-    text = forged.text("kernel.cpp")
-    assert ENTRY_LINE in text
-    head = 'extern "C" void _exit(int);\n' if "_exit" in line else ""
-    source = head + text.replace(ENTRY_LINE, f"{ENTRY_LINE}\n{line}\n")
+    source = injected(forged, line, 'extern "C" void _exit(int);')
     isa = forged.proof["versions"]["isa"]
     forged.binary(compiled(source, tmp_path, isa))
     if list(TAMPERED).index(name) % 2:  # beside its own source, or beside that which it claims
@@ -111,8 +115,7 @@ def test_a_source_that_strays_is_found_by_the_sanitizer(
     """Its results are right, and the binary beside it passes."""
     line, told = STRAYS[name]
     forged = Forgery(entry("rmsnorm_linear"))
-    text = forged.text("kernel.cpp")
-    source = f"#include <cstdlib>\n{text}".replace(ENTRY_LINE, f"{ENTRY_LINE}\n{line}\n")
+    source = injected(forged, line, "#include <cstdlib>")
     forged.files["kernel.cpp"] = source.encode()
     found = recheck(forged.write(tmp_path / "entry"), sanitize=True)
     layers = {x.name: x for x in found.layers}
@@ -140,10 +143,7 @@ def test_a_binary_that_only_prints_is_still_equal(
     entry: Callable[[str], Path], tmp_path: Path
 ) -> None:
     forged = Forgery(entry("rmsnorm_linear"))
-    text = forged.text("kernel.cpp")
-    source = "#include <cstdio>\n" + text.replace(
-        ENTRY_LINE, f'{ENTRY_LINE}\nstd::puts("{{}}"); std::fflush(stdout);\n'
-    )
+    source = injected(forged, 'std::puts("{}"); std::fflush(stdout);', "#include <cstdio>")
     forged.binary(compiled(source, tmp_path, forged.proof["versions"]["isa"]))
     assert verified(forged.write(tmp_path / "entry"))[0] == EQUAL
 

@@ -20,8 +20,9 @@ from superopt.bench.verify_cases import KernelCase
 from superopt.bench.verify_kernels import kernel
 from superopt.codegen.backends import cpu
 from superopt.mugraph.axes import Sym
+from superopt.pipeline.making import ENTRY
 from superopt.pipeline.mutation import Piece
-from superopt.pipeline.mutation_kernels import ENTRY, Bench, programs_of
+from superopt.pipeline.mutation_kernels import Bench, programs_of
 
 CASES = {
     c.name: c

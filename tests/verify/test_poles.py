@@ -140,6 +140,19 @@ def _met(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return 13 * x == 11 * y + 47
 
 
+def test_integers_that_wrap() -> None:
+    """i * i + 7 is a multiple of 2^32 for some i."""
+    i = torch.randint(0, 9, (6,), dtype=torch.int32)
+
+    def mine(i: torch.Tensor) -> torch.Tensor:
+        return torch.clamp(1 / (i * i + 7).float().abs(), max=2.0)
+
+    def other(i: torch.Tensor) -> torch.Tensor:
+        return where(i * i + 7 == 0, 1.0, mine(i))
+
+    assert superopt.equivalent(mine, other, i, seed=2).verdict != "equal"
+
+
 REGIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "zero in a region": (
         lambda x, y: torch.clamp(1 / torch.relu(_thin(x, y)), max=3.0),

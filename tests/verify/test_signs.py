@@ -47,6 +47,8 @@ MAY_BE_ZERO: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     ),
     "guarded the wrong way": lambda x: torch.where(x == 0, x, 1.0),
     "guarded beside": lambda x: torch.where(x == 0, 1.0, x - 1.0),
+    "exponential of nothing": lambda x: torch.where(x > 0, x, -torch.inf).exp(),
+    "integers that wrap": lambda x: ((x * 8).int().square() + 7).float(),
     "padded": lambda x: F.pad(x.exp(), (1, 1)),
 }
 
