@@ -19,11 +19,11 @@ from superopt.mugraph.axes import Axis, Sym, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
 from superopt.mugraph.lanes import (
-    COPIED,
-    DOT,
-    MANY_ROWS,
     MOST_ROWS,
     SCATTERED,
+    TURNED,
+    copied,
+    dot,
     fitted_tile,
     most_sums,
     steps_of,
@@ -165,6 +165,7 @@ class _Contraction:
     over: tuple[Axis, ...]
     bytes: int
     pairs: bool
+    wide: frozenset[Axis]
 
     def product(self, cut: Mapping[Axis, int], vector: int) -> Product | None:
         """What a task makes of it; no times where it is not known; None: no vectors of columns."""
@@ -186,16 +187,16 @@ class _Contraction:
         found: list[tuple[float, int, list[Axis], Axis | None]] = []
         for k in (0, 1):
             rows, cols, left, right = live[k], live[1 - k], self.sides[k], self.sides[1 - k]
-            many = math.prod([size[a] for a in rows]) >= MANY_ROWS
+            copy = copied(min(math.prod([size[a] for a in rows]), CHUNK))
             for x in cols:
-                price = waste(size[x])
+                price = waste(size[x]) + (0.0 if x in self.wide else TURNED)
                 if x not in right.along or not right.plain:
-                    price += COPIED if many and right.plain else SCATTERED
+                    price += min(copy, SCATTERED) if right.plain else SCATTERED
                 found.append((price, len(found), rows, x))
             for x in self.over:
                 both = left.plain and right.plain and x in left.along and x in right.along
-                if both and len(rows) <= len(cols):
-                    found.append((DOT * waste(size[x]), len(found), rows, None))
+                if both:
+                    found.append((dot(size[x]) * waste(size[x]), len(found), rows, None))
         if not found:
             return None
         _, _, rows, column = min(found, key=lambda f: f[:2])
@@ -220,7 +221,7 @@ def _contractions(
         ]
         size = DTYPES[compute_dtype(node.dtype)].bytes
         pairs = unit_of(graph, node) == "narrow"
-        yield _Contraction((sides[0], sides[1]), product.axes, node.over, size, pairs)
+        yield _Contraction((sides[0], sides[1]), product.axes, node.over, size, pairs, wide)
 
 
 def _factor(

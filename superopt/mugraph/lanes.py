@@ -14,12 +14,19 @@ FEW_ROWS = {1: 8, 2: 8, 3: 4, 4: 4}
 MOST_ROWS = 16
 """Rows of a register tile at most: the generated loops over them are unrolled."""
 
-MANY_ROWS = 32
-"""Rows from which transposing a block of the other factor costs less than summing vectors."""
+SCATTERED, TURNED = 1.5, 0.2
+"""Prices beside ``waste``: of a factor that is read out of order, and of a result that is made so."""
 
-COPIED, SCATTERED, DOT = 0.15, 1.5, 1.3
-"""Prices beside ``waste``: of a factor that many rows copy first, of one that is read out of order, and
-(as a factor) of vectors along the summed axis."""
+
+def copied(rows: int) -> float:
+    """The price, beside ``waste``, of copying a factor into another layout for so many rows."""
+    return 6.0 / max(rows, 1)
+
+
+def dot(steps: int) -> float:
+    """The price, as a factor, of vectors along the summed axis: each sum's lanes are added up at the end."""
+    return 1.0 + 10.0 / max(steps, 1)
+
 
 _USUAL = {64: (8, 2), 32: (6, 2)}
 _MOST_SUMS = {64: 24, 32: 12}

@@ -22,6 +22,7 @@ from superopt.codegen.backends.cpu_loops import indent, print_compute
 from superopt.codegen.backends.cpu_match import (
     Contraction,
     Target,
+    cold,
     dot_tile,
     here,
     k_block,
@@ -253,14 +254,32 @@ class _Printer:
         step = stride_along(self.scope, factor, axis) if isinstance(factor, Load) else None
         return (step or Num.of(0)).text
 
+    def _row_bytes(self, factor: Expr, k: Axis) -> int | None:
+        """Bytes between the rows of the columns' factor, where they are known."""
+        step = stride_along(self.scope, factor, k) if isinstance(factor, Load) else None
+        if not isinstance(factor, Load) or step is None or step.value is None:
+            return None
+        return step.value * DTYPES[self.scope.place(factor.buffer).dtype].bytes
+
+    def _next(self, factor: Expr, pointer: str) -> str:
+        """Where the columns' factor lies in the next step of the loop around, as a last argument."""
+        if self.scope.loop is None or not cold(factor) or not isinstance(factor, Load):
+            return ""
+        axis, tile = self.scope.loop
+        step = stride_along(self.scope, factor, axis) if axis in expr_axes(factor) else None
+        if step is None or step.value == 0:
+            return ""
+        return f", ({pointer}) + {(step * Num.of(tile)).text}"
+
     def _columns(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
         m = math.prod(size_of(self.scope, x) for x in form.rows)
         n = 0 if form.column is None else size_of(self.scope, form.column)
         rows, cols = register_tile(self.target, m, n and max(n // self.lanes, 1))
-        block, how = k_block(self.target, m)
-        if not self._cold(form.b):
+        block, how = k_block(self.target, m, self._row_bytes(form.b, k))
+        if not cold(form.b):
             how = "plain"
         a, b, d = pointers
+        ahead = "" if how == "plain" else self._next(form.b, b)
         if self._pairs(form, k):
             cols = max(1, cols // 2)
             return [
@@ -268,7 +287,7 @@ class _Printer:
                 f"so_mm_bf16<{rows}, {cols}, {2 * block}, so_read::{how}>(",
                 f"    {self._count(form.rows)}, {self._count([form.column] if form.column else [])}, "
                 f"{self.scope.ranges[k].extent.text}, {a}, {b}, {self._step(form.b, k)}, {d},",
-                f"    {self._offsets(form.rows, form.a, 'i')}, {load});",
+                f"    {self._offsets(form.rows, form.a, 'i')}, {load}{ahead});",
             ]
         return [
             f"// {rows} rows x {cols} vectors of {self.lanes}; {block} steps of {k.name} at a time",
@@ -276,7 +295,7 @@ class _Printer:
             f"    {self._count(form.rows)}, {self._count([form.column] if form.column else [])}, "
             f"{self.scope.ranges[k].extent.text}, {a}, {self._step(form.a, k)}, {b}, "
             f"{self._step(form.b, k)}, {d},",
-            f"    {self._offsets(form.rows, form.a, 'i')}, {load});",
+            f"    {self._offsets(form.rows, form.a, 'i')}, {load}{ahead});",
         ]
 
     def _pairs(self, form: Contraction, k: Axis | None = None) -> bool:
@@ -293,16 +312,12 @@ class _Printer:
             self.scope, form.b, form.column
         )
 
-    def _cold(self, factor: Expr) -> bool:
-        """Whether a factor comes from memory, where a tile is in the cache already."""
-        return isinstance(factor, Load) and factor.buffer.space != "tile"
-
     def _dots(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
         m = math.prod(size_of(self.scope, x) for x in form.rows)
         rows, cols = dot_tile(self.target, m)
         # Rows of a in the first cache; a few rows are near anyway, and longer sums fold less often.
         block = 1 << 30 if m <= rows else 1024
-        ahead = "true" if self._cold(form.b) else "false"
+        ahead = "true" if cold(form.b) else "false"
         a, b, d = pointers
         return [
             f"// {rows} x {cols} sums along {k.name}, {self.lanes} at a time",
@@ -310,7 +325,7 @@ class _Printer:
             f"    {self._count(form.rows)}, {self._count(form.cols)}, "
             f"{self.scope.ranges[k].extent.text}, {a}, {b}, {d},",
             f"    {self._offsets(form.rows, form.a, 'i')},",
-            f"    {self._offsets(form.cols, form.b, 'j')}, {load});",
+            f"    {self._offsets(form.cols, form.b, 'j')}, {load}{self._next(form.b, b)});",
         ]
 
 

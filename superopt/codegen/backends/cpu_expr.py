@@ -34,11 +34,15 @@ Printing = Generator[Expr, Value, Value]
 
 @dataclass(frozen=True)
 class Scope:
-    """What a statement sees: where buffers live, the current ranges, and the names in use."""
+    """What a statement sees: where buffers live, the current ranges, and the names in use.
+
+    loop: the innermost loop around it, as the axis and how far it steps.
+    """
 
     names: Names
     places: Mapping[str, Place]
     ranges: Mapping[Axis, Range]
+    loop: tuple[Axis, int] | None = None
 
     def place(self, buffer: Buffer) -> Place:
         """Where a buffer lives."""

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from superopt.errors import UnsupportedDevice
 
+_WIDE = "-mtune=skylake-avx512"
+"""The generic tuning of GCC 12 schedules some register tiles of 512-bit vectors a quarter slower."""
+
 
 @dataclass(frozen=True, slots=True)
 class Isa:
@@ -61,8 +64,8 @@ class Isa:
     def flags(self) -> tuple[str, ...]:
         """Compiler flags that turn the instruction set on."""
         return {
-            "avx512bf16": ("-march=x86-64-v4", "-mavx512bf16"),
-            "avx512": ("-march=x86-64-v4",),
+            "avx512bf16": ("-march=x86-64-v4", "-mavx512bf16", _WIDE),
+            "avx512": ("-march=x86-64-v4", _WIDE),
             "avx2": ("-march=x86-64-v3",),
         }.get(self.name, ())
 

@@ -10,12 +10,12 @@ from superopt.codegen.backends.types import value_dtype
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import is_float
 from superopt.mugraph.lanes import (
-    COPIED,
-    DOT,
     FEW,
-    MANY_ROWS,
     SCATTERED,
+    TURNED,
     asked_tile,
+    copied,
+    dot,
     fitted_tile,
     steps_of,
     waste,
@@ -23,6 +23,9 @@ from superopt.mugraph.lanes import (
 from superopt.mugraph.placement import Lane
 from superopt.mugraph.tile_analysis import expr_axes
 from superopt.mugraph.tileir import Apply, Buffer, Compute, Coord, Expr, Load
+
+NEAR = 0.01
+"""Price of reading what is near as columns and what comes from memory as rows: it decides ties alone."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,11 @@ def match(scope: Scope, stmt: Compute, target: Target) -> Contraction | None:
             form = Contraction(left, right, rows, cols, both, tuple(sums), x, None)
             found.append((price, len(found), form))
         for x in sums:
-            if unit(scope, left, x) and unit(scope, right, x) and len(rows) <= len(cols):
+            if unit(scope, left, x) and unit(scope, right, x):
+                # Rows are used again and again; what comes from memory is better read once, as columns.
+                price = _dot_price(scope, x) + (NEAR if not cold(right) and cold(left) else 0.0)
                 form = Contraction(left, right, rows, cols, both, tuple(sums), None, x)
-                found.append((_dot_price(scope, x), len(found), form))
+                found.append((price, len(found), form))
     return min(found, key=lambda f: f[:2])[2] if found else None
 
 
@@ -104,6 +109,11 @@ def plain(scope: Scope, factor: Expr) -> bool:
     )
 
 
+def cold(factor: Expr) -> bool:
+    """Whether a factor comes from memory, where a tile is in the cache already."""
+    return isinstance(factor, Load) and factor.buffer.space != "tile"
+
+
 def size_of(scope: Scope, axis: Axis) -> int:
     """The extent of an axis here, or a likely one."""
     span = scope.ranges[axis]
@@ -112,7 +122,7 @@ def size_of(scope: Scope, axis: Axis) -> int:
 
 def _column_price(scope: Scope, stmt: Compute, factor: Expr, axis: Axis) -> float:
     own = stride_along(scope, here(stmt.dst), axis)
-    return waste(size_of(scope, axis)) + (0.0 if own is not None and own.value == 1 else 0.2)
+    return waste(size_of(scope, axis)) + (0.0 if own is not None and own.value == 1 else TURNED)
 
 
 def _copy_price(scope: Scope, target: Target, a: Expr, b: Expr, rows: tuple[Axis, ...]) -> float:
@@ -120,12 +130,12 @@ def _copy_price(scope: Scope, target: Target, a: Expr, b: Expr, rows: tuple[Axis
     pairs = target.bf16 and all(
         isinstance(f, Load) and scope.place(f.buffer).dtype == "bf16" for f in (a, b)
     )
-    many = math.prod(size_of(scope, x) for x in rows) >= MANY_ROWS
-    return COPIED if many and plain(scope, b) and not pairs else SCATTERED
+    count = math.prod(size_of(scope, x) for x in rows)
+    return min(copied(count), SCATTERED) if plain(scope, b) and not pairs else SCATTERED
 
 
 def _dot_price(scope: Scope, axis: Axis) -> float:
-    return DOT * waste(size_of(scope, axis))
+    return dot(size_of(scope, axis)) * waste(size_of(scope, axis))
 
 
 def here(buffer: Buffer) -> Load:
@@ -150,10 +160,16 @@ def dot_tile(target: Target, rows: int) -> tuple[int, int]:
     return (4, 4) if big else (2, 4)
 
 
-def k_block(target: Target, rows: int) -> tuple[int, str]:
+CROWDED = 1024
+"""Bytes between rows of a factor, a multiple of which puts them on few sets of the first cache."""
+
+
+def k_block(target: Target, rows: int, step: int | None) -> tuple[int, str]:
     """Steps of the summed axis per block, and how the columns' factor is read.
 
-    Few rows read it ahead; for one or two it streams by itself; many rows use a dense copy.
+    One or two rows stream by themselves, more read it ahead; many rows use a dense copy of what would
+    crowd a few sets of the cache. step: bytes between its rows, None where they are not known.
     """
-    how = "plain" if rows <= 2 else ("ahead" if rows <= FEW else "panel")
+    crowded = step is None or step % CROWDED == 0
+    how = "plain" if rows <= 2 else ("panel" if rows > FEW and crowded else "ahead")
     return steps_of(target.lane, target.vector_bytes, rows), how

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from superopt.codegen.backends.cpu_contract import print_contraction
 from superopt.codegen.backends.cpu_expr import Scope
@@ -23,7 +24,8 @@ from superopt.codegen.backends.cpu_layout import (
     whole,
 )
 from superopt.codegen.backends.cpu_loops import print_compute
-from superopt.codegen.backends.cpu_match import Target
+from superopt.codegen.backends.cpu_match import Target, match
+from superopt.codegen.backends.cpu_rows import grouped, print_rows
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.tile_analysis import loads
@@ -59,6 +61,7 @@ class Task:
         self.sizes = [padded_bytes(p) for p in self.tiles]
         known = [n.value for n in self.sizes]
         self.on_stack = None not in known and sum(n or 0 for n in known) <= stack_bytes
+        self.loop: tuple[Axis, int] | None = None  # the innermost around what is printed
         self.ranges: dict[Axis, Range] = {}
         for axis in _axes(program):
             self.ranges[axis] = whole(axis)
@@ -166,8 +169,18 @@ class Task:
 
     def _body(self, body: tuple[Stmt, ...], depth: int) -> list[str]:
         out: list[str] = []
-        for stmt in body:
-            out += self._compute(stmt) if isinstance(stmt, Compute) else self._loop(stmt, depth)
+        scope, target = self._scope(), self._target()
+        for group in grouped(body, scope, lambda s: match(scope, s, target) is not None):
+            computes = [s for s in group if isinstance(s, Compute)]
+            lines = print_rows(scope, computes, partial(self._statements, computes))
+            if lines is not None:
+                out += ["{  // row by row", *(f"  {line}" for line in lines), "}"]
+                continue
+            for stmt in group:
+                if isinstance(stmt, Compute):
+                    out += self._statements([stmt], scope)
+                else:
+                    out += self._loop(stmt, depth)
         return out
 
     def _loop(self, loop: Loop, depth: int) -> list[str]:
@@ -179,21 +192,28 @@ class Task:
             f"for (int64_t {base} = {outer.base.text}; {base} < {end.text}; "
             f"{base} += {loop.tile}) {{  // {loop.axis.name} by {loop.tile}"
         )
+        around, self.loop = self.loop, (loop.axis, loop.tile)
         inner = [
             *self._open(loop.axis, outer, loop.tile, base, extent),
             *self._body(loop.body, depth + 1),
         ]
-        self.ranges[loop.axis] = outer
+        self.ranges[loop.axis], self.loop = outer, around
         return [head, *(f"  {line}" for line in inner), "}"]
 
-    def _compute(self, stmt: Compute) -> list[str]:
-        scope = Scope(self.names, self.places, dict(self.ranges))
-        title = f"// {_title(stmt)}"
-        target = Target(self.isa.vector_bytes, self.isa.bf16, self.program.lane)
-        lines = print_contraction(scope, stmt, target)
-        if lines is None:
-            lines = print_compute(scope, stmt, self.isa.vector_bytes)
-        return [title, "{", *(f"  {line}" for line in lines), "}"]
+    def _scope(self) -> Scope:
+        return Scope(self.names, self.places, dict(self.ranges), self.loop)
+
+    def _target(self) -> Target:
+        return Target(self.isa.vector_bytes, self.isa.bf16, self.program.lane)
+
+    def _statements(self, stmts: Iterable[Compute], scope: Scope) -> list[str]:
+        out: list[str] = []
+        for stmt in stmts:
+            lines = print_contraction(scope, stmt, self._target())
+            if lines is None:
+                lines = print_compute(scope, stmt, self.isa.vector_bytes)
+            out += [f"// {_title(stmt)}", "{", *(f"  {line}" for line in lines), "}"]
+        return out
 
 
 def _title(stmt: Compute) -> str:

@@ -26,9 +26,10 @@ template <int M, class V, class T> SO_INLINE void so_fold_all(const V (&v)[M], T
   for (int i = 0; i < M; ++i) sums[i] = so_fold(v[i], [](auto a, auto b) SO_LAMBDA { return a + b; });
 }
 
-template <int R, int C, int N, class T, class TA, class TB, class TD, class Rows, class Cols>
+template <int R, int C, int N, class T, int64_t TILES, class TA, class TB, class TD, class Rows, class Cols,
+          class Ahead>
 SO_INLINE void so_dot_tile(const TA* a, const TB* b, TD* d, Rows rows, Cols cols, int64_t i, int64_t j,
-                           int64_t k, int64_t ahead, bool load) {
+                           int64_t k, bool load, Ahead& ahead) {
   using V = so_vec<T, N>;
   V acc[R * C];
   const TA* ar[R];
@@ -41,14 +42,15 @@ SO_INLINE void so_dot_tile(const TA* a, const TB* b, TD* d, Rows rows, Cols cols
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) acc[r * C + c] = V{};
+  using pace = so_pace<TILES, C>;  // lines of C columns for each step
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
   if constexpr (N == 16 && std::is_same_v<TA, so_bf16> && std::is_same_v<TB, so_bf16>) {
     const auto step = [&](int64_t q, uint32_t mask) SO_LAMBDA {
       __m512bh bv[C];
+      if (q / 32 % pace::every == 0) ahead.template lines<pace::lines>();
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) {
         bv[c] = (__m512bh)_mm512_maskz_loadu_epi16(mask, bc[c] + q);
-        if (ahead) __builtin_prefetch(bc[c] + ahead + q, 0, 2);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
@@ -65,10 +67,10 @@ SO_INLINE void so_dot_tile(const TA* a, const TB* b, TD* d, Rows rows, Cols cols
 #endif
   so_steps<N>(k, [&](int64_t q, auto part) SO_LAMBDA {
     V bv[C];
+    if (q / N % pace::every == 0) ahead.template lines<pace::lines>();
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) {
       bv[c] = so_load<T, N>(bc[c] + q, part);
-      if (ahead) __builtin_prefetch(bc[c] + ahead + q, 0, 2);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -88,19 +90,27 @@ SO_INLINE void so_dot_tile(const TA* a, const TB* b, TD* d, Rows rows, Cols cols
       out = so_cvt1<TD>(load ? so_cvt1<T>(out) + sum : sum);
     }
 }
-// The whole product, KB steps of k at a time, so that the rows of a stay in the first cache; the
-// next columns are read ahead while these are worked on.
+// The whole product, KB steps of k at a time, so that the rows of a stay in the first cache; columns
+// at least FAR bytes on are read ahead while these are worked on; next: as for so_mm.
 template <int R, int C, int N, int KB, bool AHEAD, class T, class M, class NN, class TA, class TB,
           class TD, class Rows, class Cols>
 SO_INLINE void so_mm_dot(M m, NN n, int64_t k, const TA* a, const TB* b, TD* d, Rows rows, Cols cols,
-                         bool load) {
+                         bool load, const TB* next = nullptr) {
+  constexpr int64_t FAR = 8192, tiles = so_tiles<R, M>;
   int64_t k0 = 0;
   do {
     const int64_t kb = so_least(KB, k - k0);
+    const int64_t on = FAR / (int64_t(sizeof(TB)) * C * kb + 1) * C + C;  // columns between
     so_row_tiles<C>(n, [&]<int CC>(int64_t j) SO_LAMBDA {
-      const int64_t next = AHEAD ? cols(j + CC).a - cols(j).a : 0;
+      so_no_ahead none;
+      const bool here = j + on < n;
+      const int64_t q = here ? j + on : j + on - n, at = cols(q).a;
+      auto far = so_reads((here || !next ? b : next) + k0 + at, cols(q + 1).a - at, kb, here || next ? CC : 0);
       so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
-        so_dot_tile<RR, CC, N, T>(a + k0, b + k0, d, rows, cols, i, j, kb, i == 0 ? next : 0, load);
+        if constexpr (AHEAD)
+          if (so_known<M> >= 0 || i == 0)
+            return so_dot_tile<RR, CC, N, T, tiles>(a + k0, b + k0, d, rows, cols, i, j, kb, load, far);
+        so_dot_tile<RR, CC, N, T, 1>(a + k0, b + k0, d, rows, cols, i, j, kb, load, none);
       });
     });
     load = true;

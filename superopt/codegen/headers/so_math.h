@@ -140,16 +140,34 @@ template <so_fvec V> SO_INLINE V so_exp_split(V x, V& r) {
   r = so_fma(n, so_all<V>(-1.42860682030941723212e-6f), r);
   return n;
 }
+template <so_fvec V> SO_INLINE V so_exp_core(V r) {  // e^r for |r| <= ln(2) / 2
+  V q = r * 1.3814539879e-3f + 8.3687451271e-3f;
+  q = q * r + 4.1668390790e-2f;
+  q = q * r + 1.6666520399e-1f;
+  q = q * r + 4.9999993432e-1f;
+  return (q * r + 1.0f) * r + 1.0f;
+}
 // exp: at most 1.5 ulp, denormal results included; +-inf and NaN as in IEEE.
 template <so_fvec V> SO_INLINE V so_exp(V x) {
+  V r;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  if constexpr (so_lanes_of<V> == 16) {
+    // Far out, where r is anything, n alone decides: it scales to 0 or inf, and carries NaN.
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps((__m512)x, _mm512_set1_ps(1.44269504088896341f)), 8);
+    r = so_fma((V)n, so_all<V>(-0.693145751953125f), x);
+    r = so_fma((V)n, so_all<V>(-1.42860682030941723212e-6f), r);
+    r = (V)_mm512_range_ps((__m512)r, _mm512_set1_ps(0.5f), 2);  // the smaller absolute value, signed as r
+    return (V)_mm512_scalef_ps((__m512)so_exp_core(r), n);
+  }
+#endif
   // Beyond these bounds the result is inf or 0 anyway; NaN fails both tests and is put back last.
-  V c = x < 90.0f ? x : so_all<V>(90.0f), r;
+  V c = x < 90.0f ? x : so_all<V>(90.0f);
   c = c > -105.0f ? c : so_all<V>(-105.0f);
   const V n = so_exp_split(c, r);
   const so_ints<V> k = __builtin_convertvector(n, so_ints<V>), h = k >> 1;
   // 2^n in two steps: it leaves the range of normal numbers at both ends.
   const V a = (V)((h + 127) << 23), b = (V)((k - h + 127) << 23);
-  return x == x ? (so_expm1_core(r) + 1.0f) * a * b : x;
+  return x == x ? so_exp_core(r) * a * b : x;
 }
 SO_VIA_VECTOR(so_exp)
 SO_VIA_LIBM(so_exp, std::exp)

@@ -11,25 +11,45 @@ template <int64_t V> constexpr int64_t so_known<so_fix<V>> = V;
 
 struct so_row { int64_t a, d; };
 
-// Reads the next block of b ahead of its use, row by row: wide runs of lines are what the memory
-// system streams best, whatever order the tiles are computed in.
+// Reads what comes next ahead of its use, row by row: wide runs of lines are what the memory system
+// streams best, whatever order the tiles are computed in. left: lines that are still to be read.
 template <class TB> struct so_ahead {
   const TB* p;
-  int64_t stride, width, at = 0;
+  int64_t stride, width, left, at = 0;
   template <int LINES> SO_INLINE void lines() {
+    if (left <= 0) return;
     constexpr int64_t per = 64 / int64_t(sizeof(TB));
 #pragma GCC unroll 8
     for (int l = 0; l < LINES; ++l) __builtin_prefetch(p + at + l * per, 0, 2);
-    at += LINES * per;
+    at += LINES * per, left -= LINES;
     if (at >= width) at = 0, p += stride;
   }
 };
+template <class TB> SO_INLINE so_ahead<TB> so_reads(const TB* p, int64_t stride, int64_t width, int64_t rows) {
+  return {p, stride, width, (width * int64_t(sizeof(TB)) + 63) / 64 * rows};
+}
+// The next rows of this block, or else the first ones of the block after it, where that is known.
+template <class TB>
+SO_INLINE so_ahead<TB> so_next(const TB* p, int64_t stride, int64_t width, int64_t rows, const TB* after,
+                               int64_t first) {
+  return rows > 0 || !after ? so_reads(p, stride, width, rows) : so_reads(after, stride, width, first);
+}
 struct so_no_ahead {
   template <int LINES> SO_INLINE void lines() {}
 };
+// Lines are read evenly while the tiles that use this block are made, of which there are TILES: ``lines``
+// of them each ``every`` steps, where the block has LINES for each step of one tile.
+template <int64_t TILES, int LINES> struct so_pace {
+  static constexpr int64_t share = TILES / LINES;
+  static constexpr int every = share >= 8 ? 8 : share >= 4 ? 4 : share >= 2 ? 2 : 1;
+  static constexpr int lines = int((every * LINES + TILES - 1) / TILES);
+};
+// Row tiles of M rows, R at a time; 1 where their number is not known: then the first reads for all.
+template <int R, class M> constexpr int64_t so_tiles = so_known<M> < 0 ? 1 : (so_known<M> + R - 1) / R;
 
 // One register tile of R rows and C vectors over kb steps.
-template <int R, int C, int N, class T, class TA, class TB, class TD, class Rows, class Part, class Ahead>
+template <int R, int C, int N, class T, int64_t TILES = 1, class TA, class TB, class TD, class Rows,
+          class Part, class Ahead>
 SO_INLINE void so_mm_tile(const TA* a, int64_t sa, const TB* b, int64_t sb, TD* d, Rows rows,
                           int64_t i, int64_t kb, bool load, Part part, Ahead& ahead) {
   using V = so_vec<T, N>;
@@ -47,8 +67,8 @@ SO_INLINE void so_mm_tile(const TA* a, int64_t sa, const TB* b, int64_t sb, TD* 
     for (int c = 0; c < C; ++c) acc[r][c] = V{};
   for (int64_t k = 0; k < kb; ++k) {
     V bv[C];
-    constexpr int bytes = C * N * int(sizeof(TB));
-    ahead.template lines<(bytes + 63) / 64>();
+    using pace = so_pace<TILES, (C * N * int(sizeof(TB)) + 63) / 64>;
+    if (k % pace::every == 0) ahead.template lines<pace::lines>();
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) bv[c] = so_load<T, N>(b + k * sb + c * N, part);
 #pragma GCC unroll 16
@@ -96,34 +116,36 @@ template <int C, int N, class NN, class F> SO_INLINE void so_col_tiles(NN n, F f
 enum class so_read { plain, ahead, panel };
 
 // The whole product, KB steps of k at a time, so that a block of b stays near while all rows use it.
+// next: the b of the product after this one, where it follows in a loop.
 template <int R, int C, int N, int KB, so_read HOW, class T, class M, class NN, class TA, class TB,
           class TD, class Rows>
 SO_INLINE void so_mm(M m, NN n, int64_t k, const TA* a, int64_t sa, const TB* b, int64_t sb, TD* d,
-                     Rows rows, bool load) {
+                     Rows rows, bool load, const TB* next = nullptr) {
   int64_t k0 = 0;
   do {
     const int64_t kb = so_least(KB, k - k0);
     const TB* const bk = b + k0 * sb;
     const TA* const ak = a + k0 * sa;
-    so_ahead<TB> far{bk + KB * sb, sb, n};
+    auto far = so_next(bk + KB * sb, sb, n, so_least(KB, k - k0 - kb), next, so_least(KB, k));
     so_no_ahead none;
+    constexpr int64_t tiles = so_tiles<R, M>;
     so_col_tiles<C, N>(n, [&]<int CC>(int64_t j, auto part) SO_LAMBDA {
       if constexpr (HOW == so_read::panel) {
         alignas(64) T panel[KB * CC * N];
-        for (int64_t q = 0; q < kb; ++q) {
-          far.template lines<(CC * N * int(sizeof(TB)) + 63) / 64>();
+        for (int64_t q = 0; q < kb; ++q)
 #pragma GCC unroll 16
           for (int c = 0; c < CC; ++c)
             so_store<N>(panel + (q * CC + c) * N, so_load<T, N>(bk + q * sb + j + c * N, part), so_full{});
-        }
         return so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
+          if (so_known<M> >= 0 || i == 0)
+            return so_mm_tile<RR, CC, N, T, tiles>(ak, sa, panel, CC * N, d + j, rows, i, kb, load, part, far);
           so_mm_tile<RR, CC, N, T>(ak, sa, panel, CC * N, d + j, rows, i, kb, load, part, none);
         });
       }
       so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
-        if constexpr (HOW == so_read::ahead && RR == R)
-          if (i == 0)
-            return so_mm_tile<RR, CC, N, T>(ak, sa, bk + j, sb, d + j, rows, i, kb, load, part, far);
+        if constexpr (HOW == so_read::ahead)
+          if (so_known<M> >= 0 || i == 0)
+            return so_mm_tile<RR, CC, N, T, tiles>(ak, sa, bk + j, sb, d + j, rows, i, kb, load, part, far);
         so_mm_tile<RR, CC, N, T>(ak, sa, bk + j, sb, d + j, rows, i, kb, load, part, none);
       });
     });
@@ -154,9 +176,28 @@ SO_INLINE void so_pair_store(float* d, uint32_t mask, __m512 x, __m512 y) {
   _mm512_mask_storeu_ps(d, __mmask16(mask), _mm512_permutex2var_ps(x, lo, y));
   _mm512_mask_storeu_ps(d + 16, __mmask16(mask >> 16), _mm512_permutex2var_ps(x, hi, y));
 }
-// R rows x C blocks of 32 columns. Interleaving two rows of b within 128-bit lanes permutes the
-// columns of the sums; loading and storing them puts that right.
-template <int R, int C, class Rows, class Ahead>
+// Two rows of b, interleaved within 128-bit lanes: pairs for the unit, in an order of columns that
+// loading and storing the sums puts right.
+struct so_pair { __m512i lo, hi; };
+SO_INLINE so_pair so_pair_of(const so_bf16* b, int64_t sb, bool two, uint32_t mask) {
+  const __m512i x = so_bf16_row(b, mask), y = two ? so_bf16_row(b + sb, mask) : _mm512_setzero_si512();
+  return {_mm512_unpacklo_epi16(x, y), _mm512_unpackhi_epi16(x, y)};
+}
+// The same in the order of the columns, which takes a dearer instruction: for what is used many times.
+struct so_zipper {
+  __m512i lo, hi;
+  SO_INLINE so_zipper() {
+    alignas(64) uint16_t at[2][32];
+    for (int j = 0; j < 32; ++j) at[0][j] = uint16_t(j / 2 + j % 2 * 32), at[1][j] = uint16_t(16 + at[0][j]);
+    lo = _mm512_load_si512(at[0]), hi = _mm512_load_si512(at[1]);
+  }
+  SO_INLINE so_pair operator()(const so_bf16* b, int64_t sb, bool two, uint32_t mask) const {
+    const __m512i x = so_bf16_row(b, mask), y = two ? so_bf16_row(b + sb, mask) : _mm512_setzero_si512();
+    return {_mm512_permutex2var_epi16(x, lo, y), _mm512_permutex2var_epi16(x, hi, y)};
+  }
+};
+// R rows x C blocks of 32 columns; b as it lies, or PAIRED: as pairs in order, C of them for each two steps.
+template <int R, int C, bool PAIRED, int64_t TILES, class Rows, class Ahead>
 SO_INLINE void so_pair_tile(const so_bf16* a, const so_bf16* b, int64_t sb, float* d, Rows rows,
                             int64_t i, int64_t kb, bool load, uint32_t mask, Ahead& ahead) {
   __m512 acc[R][2 * C];
@@ -167,17 +208,26 @@ SO_INLINE void so_pair_tile(const so_bf16* a, const so_bf16* b, int64_t sb, floa
     const so_row at = rows(i + r);
     ar[r] = a + at.a, dr[r] = d + at.d;
 #pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) so_pair_load(dr[r] + 32 * c, mask, load, acc[r][2 * c], acc[r][2 * c + 1]);
+    for (int c = 0; c < C; ++c) {
+      __m512 &x = acc[r][2 * c], &y = acc[r][2 * c + 1];
+      if constexpr (!PAIRED) so_pair_load(dr[r] + 32 * c, mask, load, x, y);
+      else {
+        x = load ? _mm512_maskz_loadu_ps(__mmask16(mask), dr[r] + 32 * c) : _mm512_setzero_ps();
+        y = load ? _mm512_maskz_loadu_ps(__mmask16(mask >> 16), dr[r] + 32 * c + 16) : _mm512_setzero_ps();
+      }
+    }
   }
+  using pace = so_pace<TILES, 2 * C>;  // lines of b for each two steps
   const auto step = [&](int64_t k, bool two) SO_LAMBDA {
     __m512bh lo[C], hi[C];
-    ahead.template lines<C>();
+    if (k / 2 % pace::every == 0) ahead.template lines<pace::lines>();
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) {
-      const __m512i x = so_bf16_row(b + k * sb + 32 * c, mask);
-      const __m512i y = two ? so_bf16_row(b + (k + 1) * sb + 32 * c, mask) : _mm512_setzero_si512();
-      if (two) ahead.template lines<1>();
-      lo[c] = (__m512bh)_mm512_unpacklo_epi16(x, y), hi[c] = (__m512bh)_mm512_unpackhi_epi16(x, y);
+      so_pair v;
+      if constexpr (PAIRED)
+        v = {_mm512_load_si512(b + (k * C + 2 * c) * 32), _mm512_load_si512(b + (k * C + 2 * c + 1) * 32)};
+      else v = so_pair_of(b + k * sb + 32 * c, sb, two, mask);
+      lo[c] = (__m512bh)v.lo, hi[c] = (__m512bh)v.hi;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -197,35 +247,47 @@ SO_INLINE void so_pair_tile(const so_bf16* a, const so_bf16* b, int64_t sb, floa
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) so_pair_store(dr[r] + 32 * c, mask, acc[r][2 * c], acc[r][2 * c + 1]);
+    for (int c = 0; c < C; ++c) {
+      const __m512 x = acc[r][2 * c], y = acc[r][2 * c + 1];
+      if constexpr (!PAIRED) so_pair_store(dr[r] + 32 * c, mask, x, y);
+      else {
+        _mm512_mask_storeu_ps(dr[r] + 32 * c, __mmask16(mask), x);
+        _mm512_mask_storeu_ps(dr[r] + 32 * c + 16, __mmask16(mask >> 16), y);
+      }
+    }
 }
 template <int R, int C, int KB, so_read HOW, class M, class NN, class Rows>
 SO_INLINE void so_mm_bf16(M m, NN n, int64_t k, const so_bf16* a, const so_bf16* b, int64_t sb, float* d,
-                          Rows rows, bool load) {
+                          Rows rows, bool load, const so_bf16* next = nullptr) {
+  constexpr int64_t tiles = so_tiles<R, M>;
   int64_t k0 = 0;
   do {
     const int64_t kb = so_least(KB, k - k0);
     const so_bf16 *const bk = b + k0 * sb, *const ak = a + k0;
-    so_ahead<so_bf16> far{bk + KB * sb, sb, n};
+    auto far = so_next(bk + KB * sb, sb, n, so_least(KB, k - k0 - kb), next, so_least(KB, k));
     so_no_ahead none;
     const auto columns = [&]<int CC>(int64_t j, uint32_t mask) SO_LAMBDA {
       if constexpr (HOW == so_read::panel) {
         alignas(64) so_bf16 panel[KB * CC * 32];
-        for (int64_t q = 0; q < kb; ++q) {
-          far.template lines<CC>();
+        const so_zipper zip;
+        for (int64_t q = 0; q < kb; q += 2)
 #pragma GCC unroll 16
-          for (int c = 0; c < CC; ++c)
-            _mm512_store_si512(panel + (q * CC + c) * 32, so_bf16_row(bk + q * sb + j + c * 32, mask));
-        }
+          for (int c = 0; c < CC; ++c) {
+            const so_pair v = zip(bk + q * sb + j + c * 32, sb, q + 1 < kb, mask);
+            _mm512_store_si512(panel + (q * CC + 2 * c) * 32, v.lo);
+            _mm512_store_si512(panel + (q * CC + 2 * c + 1) * 32, v.hi);
+          }
         return so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
-          so_pair_tile<RR, CC>(ak, panel, CC * 32, d + j, rows, i, kb, load, mask, none);
+          if (so_known<M> >= 0 || i == 0)
+            return so_pair_tile<RR, CC, true, tiles>(ak, panel, 0, d + j, rows, i, kb, load, mask, far);
+          so_pair_tile<RR, CC, true, 1>(ak, panel, 0, d + j, rows, i, kb, load, mask, none);
         });
       }
       so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
-        if constexpr (HOW == so_read::ahead && RR == R)
-          if (i == 0)
-            return so_pair_tile<RR, CC>(ak, bk + j, sb, d + j, rows, i, kb, load, mask, far);
-        so_pair_tile<RR, CC>(ak, bk + j, sb, d + j, rows, i, kb, load, mask, none);
+        if constexpr (HOW == so_read::ahead)
+          if (so_known<M> >= 0 || i == 0)
+            return so_pair_tile<RR, CC, false, tiles>(ak, bk + j, sb, d + j, rows, i, kb, load, mask, far);
+        so_pair_tile<RR, CC, false, 1>(ak, bk + j, sb, d + j, rows, i, kb, load, mask, none);
       });
     };
     int64_t j = 0;
@@ -239,8 +301,8 @@ SO_INLINE void so_mm_bf16(M m, NN n, int64_t k, const so_bf16* a, const so_bf16*
 #else
 template <int R, int C, int KB, so_read HOW, class M, class NN, class Rows>
 SO_INLINE void so_mm_bf16(M m, NN n, int64_t k, const so_bf16* a, const so_bf16* b, int64_t sb, float* d,
-                          Rows rows, bool load) {
-  so_mm<R, C, 8, KB, HOW, float>(m, n, k, a, 1, b, sb, d, rows, load);
+                          Rows rows, bool load, const so_bf16* next = nullptr) {
+  so_mm<R, C, 8, KB, HOW, float>(m, n, k, a, 1, b, sb, d, rows, load, next);
 }
 #endif
 

@@ -298,6 +298,11 @@ template <class S, int N, class P> SO_INLINE void so_put(S* p, so_vec<S, N> v, P
 
 template <int N> SO_INLINE so_vec<uint16_t, N> so_narrow_bf16(so_vec<float, N> x) {
   const auto u = (so_vec<uint32_t, N>)x;
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__)
+  if constexpr (N == 16)  // the instruction takes denormals for zero
+    if (!_mm512_fpclass_ps_mask((__m512)x, 0x20))
+      return (so_vec<uint16_t, N>)_mm512_cvtneps_pbh((__m512)x);
+#endif
   const auto even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, nan = (u >> 16) | 0x40u;
   const auto r = (x != x) ? nan : even;
   return __builtin_convertvector(r, so_vec<uint16_t, N>);
