@@ -78,10 +78,12 @@ class Rival(Installed):
         """The peers that its rows name: itself, unless it times more than one thing."""
         return self.rows or (self.name,)
 
-    def unfit(self, workload: str, dtype: torch.dtype) -> str:
+    def takes(self, workload: str) -> bool:
+        """Whether a workload is one of those that it is made for."""
+        return not self.only or workload in self.only
+
+    def unfit(self, dtype: torch.dtype) -> str:
         """Why it is not run on a case, or "" when it is."""
-        if self.only and workload not in self.only:
-            return f"takes {', '.join(self.only)} alone"
         if dtype not in self.dtypes:
             return f"takes no {dtype} inputs here"
         return self.missing()

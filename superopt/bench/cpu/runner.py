@@ -148,10 +148,11 @@ def run_cpu_suite(
             progress(n, len(cases), str(case))
         key = case_key(case.blank(setting, ""))
         here = {r["peer"]: r for r in document["rows"] if case_key(r) == key}
-        labels = [label for r in chosen for label in r.labels]
+        here_too = [r for r in chosen if r.takes(case.workload.name)]
+        labels = [label for r in here_too for label in r.labels]
         if all(here.get(x, {}).get("status") in ("ok", "skipped") for x in labels):
             continue
-        made = run_case(case, chosen, setting, probes)
+        made = run_case(case, here_too, setting, probes)
         others = [r for r in document["rows"] if case_key(r) != key or r["peer"] not in labels]
         document["rows"] = [*others, *made]
         if json_path is not None:
@@ -217,7 +218,7 @@ def run_case(
     measuring = Process(FLOOR, {}, setting.threads)
     try:
         for e in entries:
-            if reason := e.rival.unfit(case.workload.name, case.dtype):
+            if reason := e.rival.unfit(case.dtype):
                 e.status, e.reason = "skipped", reason
                 continue
             e.process = Process(e.rival.name, e.rival.environment, setting.threads)

@@ -121,7 +121,7 @@ class Worker:
             self._floor = Floor(task, probes, int(asked["bytes"]))
             return {"status": "ok"}
         peer: Rival = rival(asked["peer"])
-        if reason := peer.unfit(workload.name, dtype):
+        if reason := peer.unfit(dtype):
             return {"status": "skipped", "reason": reason, "version": peer.version()}
         for module in peer.needs:
             importlib.import_module(module)
