@@ -85,6 +85,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._prepared: Prepared | None = None
+        self._task: Task | None = None  # kept: peers hold addresses of its tensors
         self._floor: Floor | None = None
         self._reference: tuple[Tensor, ...] = ()
         self._evict: Callable[[], None] = lambda: None
@@ -116,7 +117,7 @@ class Worker:
         self._evict = lambda: probes.evict(int(asked["evict_bytes"]))
         args = () if asked["peer"] == "floor" else workload.inputs(asked["params"], dtype)
         options = Options.of(**asked["options"])
-        task = Task(workload, asked["params"], dtype, args, threads, options)
+        task = self._task = Task(workload, asked["params"], dtype, args, threads, options)
         if asked["peer"] == "floor":
             self._floor = Floor(task, probes, int(asked["bytes"]))
             return {"status": "ok"}
