@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -92,6 +93,22 @@ class Rival(Installed):
 def tensors(value: Any) -> tuple[Tensor, ...]:
     """A program's output as a tuple of tensors."""
     return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+def fastest(made: Mapping[str, Prepared], runs: int = 7) -> Prepared:
+    """The one of some forms of one program whose single run takes least here; its name is in info."""
+
+    def seconds(one: Prepared) -> float:
+        (run,) = one.runs.values()
+        times = []
+        for _ in range(runs + 1):
+            t0 = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - t0)
+        return min(times[1:])
+
+    best = min(made, key=lambda name: seconds(made[name]))
+    return replace(made[best], info={**made[best].info, "form": best})
 
 
 class Held(torch.nn.Module):
