@@ -53,7 +53,7 @@ def measured(tiny, child, tmp_path_factory):
             dtypes=["f32"],
             only=["lora"],
             seconds=0.01,
-            limits=Limits(run_s=6.0),
+            limits=Limits(run_s=12.0),
             options={"budget": "20c"},
             json_path=path,
         )
@@ -89,7 +89,7 @@ def test_ours_and_eager_are_timed_and_right(measured):
     [
         ("dies", "failed", "run: its process died (run, SIGABRT)"),
         ("dies_at_once", "failed", "setup: its process died (prepare, SIGABRT)"),
-        ("hangs", "failed", "run: no answer within 6 s (run)"),
+        ("hangs", "failed", "run: no answer within 12 s (run)"),
         ("skips", "skipped", "it takes nothing today"),
         ("raises", "failed", "ValueError: no such kernel"),
         ("absent", "skipped", "not installed: no_such_module_of_anyone"),
@@ -123,6 +123,22 @@ def test_what_a_hanging_peer_started_is_ended(measured, child):
             return
         time.sleep(0.05)
     pytest.fail(f"process {pid} is still there")
+
+
+def test_without_a_floor_nothing_counts_as_measured(tiny, monkeypatch):
+    monkeypatch.setattr(runner, "FLOOR", "tests.bench.rivals:DIES")  # its process dies at a run
+    document = run_cpu_suite(
+        peers=["tests.bench.rivals:RIGHT"],
+        ours=False,
+        dtypes=["f32"],
+        only=["ntrans"],
+        seconds=0.01,
+    )
+    (r,) = document["rows"]
+    assert r["status"] == "failed" and r["floor"] is None and r["cold"] is None
+    assert r["reason"].startswith("the floor was not measured: its process died (run, SIGABRT)")
+    assert form.problems(document) == []
+    assert "| ntrans m=3 | - | - | - | failed | - | - |" in table.markdown(document)
 
 
 def test_resuming_keeps_finished_cases(tiny, tmp_path, monkeypatch):

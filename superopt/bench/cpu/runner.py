@@ -239,21 +239,39 @@ def run_case(
                 "reference": str(reference),
                 "options": dict(setting.options),
             }
-            measuring.ready(setting.limits.start_s)
-            _alright(measuring.ask("prepare", 60, **asked, peer=FLOOR, bytes=need.bytes))
-            for e in entries:
-                _prepare(e, setting.limits, asked)
-            floors = _rounds(measuring, entries, setting)
-            for e in entries:
-                _check(e, setting.limits)
+            floors = _measured(measuring, entries, setting, {**asked, "bytes": need.bytes})
     finally:
         measuring.end()
         for e in entries:
             e.close()
-    found = floor(need, floors)
+    found = floor(need, floors) if floors else None
     return [
         _row(case, setting, e, label, found, tolerance) for e in entries for label in e.rival.labels
     ]
+
+
+def _measured(
+    measuring: Process, entries: Sequence[_Entry], setting: Setting, asked: Mapping[str, Any]
+) -> list[dict[str, float]]:
+    """Prepares every peer, one after the other, and asks them in rounds; the floor's samples.
+
+    None where the floor's process fails: then no peer of the case counts as measured.
+    """
+    limits = setting.limits
+    try:
+        measuring.ready(limits.start_s)
+        _alright(measuring.ask("prepare", limits.setup_s, **asked, peer=FLOOR))
+        for e in entries:
+            _prepare(e, limits, asked)
+        floors = _rounds(measuring, entries, setting)
+    except Gone as error:
+        for e in entries:
+            if e.status == "ok":
+                e.failed(f"the floor was not measured: {error}")
+        return []
+    for e in entries:
+        _check(e, limits)
+    return floors
 
 
 def _reference(case: Case, path: Path) -> float:
@@ -302,7 +320,7 @@ def _rounds(
                 break
             for e in parts[n % len(parts) :] + parts[: n % len(parts)]:
                 if e is None:
-                    floors.append(_alright(measuring.ask("run", setting.limits.run_s))["floor"])
+                    floors.append(_alright(measuring.ask("run", setting.limits.start_s))["floor"])
                 elif e.process is not None:
                     _run(e, setting.limits)
     return floors
@@ -344,16 +362,16 @@ def _row(
     setting: Setting,
     e: _Entry,
     label: str,
-    found: Mapping[str, Any],
+    found: Mapping[str, Any] | None,
     tolerance: float,
 ) -> dict[str, Any]:
     out = case.blank(setting, label)
     out["peer_version"] = e.said.get("version") or e.rival.version()
     out["info"] = e.said.get("info") or {}
     out["setup_s"] = e.said.get("setup_s")
-    out["floor"] = dict(found)
+    out["floor"] = None if found is None else dict(found)
     samples = e.samples.get(label, [])
-    if e.status != "ok" or not samples:
+    if e.status != "ok" or not samples or found is None:
         out["status"] = e.status if e.status != "ok" else "not_measured"
         out["reason"] = e.reason or "it gave no times"
         return out

@@ -107,14 +107,15 @@ def grid(chosen: Sequence[Case], names: Sequence[str], cache: str) -> list[list[
     """The cells of a table: a line for each case, after the heads."""
     lines = [["workload", "floor", "by", "GB/s", *names, "best peer", f"best peer / {OURS}"]]
     for c in chosen:
-        found = next(r["floor"] for r in c.values())[cache]
+        floor = next((r["floor"] for r in c.values() if r["floor"]), None)
+        found = floor[cache] if floor else None
         ours, best = median(c.get(OURS), cache), best_peer(c, cache)
         lines.append(
             [
                 label(c),
-                seconds(found["floor_s"]),
-                found["by"],
-                f"{found['bandwidth'] / 1e9:.0f}",
+                seconds(found["floor_s"]) if found else "-",
+                found["by"] if found else "-",
+                f"{found['bandwidth'] / 1e9:.0f}" if found else "-",
                 *(_cell(c, n, cache) for n in names),
                 best[0] if best else "-",
                 f"{best[1] / ours:.2f}" if best and ours else "-",
