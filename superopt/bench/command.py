@@ -91,7 +91,7 @@ def _verify(wishes: Wishes, progress: Progress) -> tuple[dict[str, Any], Shown, 
 
 
 def _cpu(wishes: Wishes, progress: Progress) -> tuple[dict[str, Any], Shown, bool]:
-    from superopt.bench.cpu import runner, table
+    from superopt.bench.cpu import cases, runner, table
 
     if wishes.warm:
         raise BadOption("suite cpu measures cold and warm", "option --warm", "leave it out")
@@ -103,7 +103,7 @@ def _cpu(wishes: Wishes, progress: Progress) -> tuple[dict[str, Any], Shown, boo
         only=wishes.only,
         threads=wishes.threads,
         json_path=wishes.json_path,
-        seconds=wishes.seconds or runner.SECONDS,
+        seconds=wishes.seconds or cases.SECONDS,
         resume=wishes.resume,
         ours=wishes.ours,
         options=options,
