@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from superopt.bench.cpu.table import CALL, brief, cases, counts, label, peers
+from superopt.bench.results import OURS
 
 MOST = 8.0
 """Where bars are cut; the number stands at their end."""
@@ -32,7 +33,7 @@ def chart(document: Mapping[str, Any], path: Path, cache: str = "warm") -> bool:
     if not panels:
         return False
     names = [n for n in peers(document) if n != CALL]
-    colors = dict(zip(names, _colors(pyplot, len(names)), strict=True))
+    colors = _colors(pyplot, names)
     most = max(len(c) for c in panels.values())
     width = max(8.0, 0.55 * most + 2)
     # The same ids every time: a chart that did not change gives the same file.
@@ -43,8 +44,9 @@ def chart(document: Mapping[str, Any], path: Path, cache: str = "warm") -> bool:
         for axis, (dtype, found) in zip(axes[:, 0], panels.items(), strict=True):
             _panel(axis, found, names, colors, cache)
             axis.set_title(f"{dtype}, {cache} caches", loc="left", fontsize=10)
-        axes[0, 0].legend(ncols=len(names), fontsize=7, loc="upper center", frameon=False)
-        figure.tight_layout()
+        handles = [pyplot.Rectangle((0, 0), 1, 1, color=colors[n]) for n in names]
+        figure.legend(handles, names, ncols=len(names), fontsize=7, loc="upper center")
+        figure.tight_layout(rect=(0, 0, 1, 0.96))
         figure.savefig(path, dpi=130, metadata=_undated(path))
         pyplot.close(figure)
     return True
@@ -54,10 +56,11 @@ def _undated(path: Path) -> dict[str, Any] | None:
     return {"Date": None} if path.suffix == ".svg" else None
 
 
-def _colors(pyplot: Any, count: int) -> list[Any]:
-    """Ours in red, the others in the order of a palette that color-blind readers tell apart."""
-    palette = pyplot.get_cmap("tab20c")
-    return ["#c0392b", *(palette(4 * (k % 5) + k // 5) for k in range(count - 1))]
+def _colors(pyplot: Any, names: list[str]) -> dict[str, Any]:
+    """Ours in red, the others in the order of a palette without it."""
+    palette, others = pyplot.get_cmap("tab20c"), [n for n in names if n != OURS]
+    shades = {n: palette(4 * (k % 5) + k // 5) for k, n in enumerate(others)}
+    return {**shades, OURS: "#c0392b"}
 
 
 def _panel(

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -15,9 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
-
-MEMORY_SHARE = 3
-"""A peer may hold one part in so many of the machine's memory."""
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -45,7 +41,6 @@ class Process:
             stderr=subprocess.STDOUT,
             # A session of its own: what it starts (compilers) ends with it.
             start_new_session=True,
-            preexec_fn=_limited,
             env={
                 **os.environ,
                 "PYTHONPATH": paths,
@@ -116,13 +111,6 @@ class Process:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._log.close()
-
-
-def _limited() -> None:
-    """Bounds the data of the process that is about to run (where the system lets it)."""
-    with contextlib.suppress(ValueError, OSError):
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        resource.setrlimit(resource.RLIMIT_DATA, (whole // MEMORY_SHARE, whole // MEMORY_SHARE))
 
 
 @contextlib.contextmanager

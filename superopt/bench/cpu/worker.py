@@ -6,9 +6,12 @@ between them it sleeps. See ``answer`` for what it is asked.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
+import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +36,9 @@ WARM_S = 0.010
 """Time that the warm runs of one request may take, beyond the first."""
 
 WARM_RUNS = 20
+
+MEMORY_SHARE = 3
+"""A peer may hold one part in so many of the machine's memory."""
 
 
 class Floor:
@@ -161,9 +167,17 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
 
 
+def _limit_memory() -> None:
+    """Bounds what this process and those it starts may hold (where the system lets it)."""
+    with contextlib.suppress(ValueError, OSError):
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        resource.setrlimit(resource.RLIMIT_DATA, (whole // MEMORY_SHARE, whole // MEMORY_SHARE))
+
+
 @torch.no_grad()
 def main(fd: int) -> None:
     """Serves the connection until it is closed."""
+    _limit_memory()
     channel, worker = Connection(fd), Worker()
     gc.disable()
     channel.send_bytes(json.dumps({"ready": True}).encode())
@@ -177,6 +191,8 @@ def main(fd: int) -> None:
         except Exception as error:
             given = {"status": "failed", "reason": _said(error)}
         gc.collect()
+        if asked["do"] == "prepare":
+            gc.freeze()  # what stays is not looked at again after each run
         channel.send_bytes(json.dumps(given).encode())
 
 
