@@ -183,9 +183,11 @@ def verify(
 @app.command()
 def bench(
     suite: Annotated[
-        str, typer.Option(help="mirage, models, general, all, a model, search or verify.")
+        str, typer.Option(help="cpu, mirage, models, general, all, a model, search or verify.")
     ] = "mirage",
-    peers: Annotated[str, typer.Option(help="Peers, with commas.")] = "eager,inductor",
+    peers: Annotated[
+        str | None, typer.Option(help="Peers, with commas: eager,inductor (cpu: all).")
+    ] = None,
     dtypes: Annotated[
         str | None, typer.Option(help="Dtypes, with commas: f32,bf16 (search: bf16).")
     ] = None,
@@ -197,7 +199,7 @@ def bench(
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=0.01, help="Timed seconds of one case: 2 (search: limit of a region: 60)."
+            min=0.01, help="Timed seconds of one case: 2, cpu 6 (search: limit of a region: 60)."
         ),
     ] = None,
     max_block_ops: Annotated[
@@ -214,6 +216,9 @@ def bench(
     budget: Annotated[str, typer.Option(help="What each search may spend.")] = "30s",
     fallbacks: Annotated[str, typer.Option(help="What may win instead of kernels.")] = "eager",
     ours: Annotated[bool, typer.Option("--ours/--no-ours", help="Measure superopt too.")] = True,
+    lock: Annotated[
+        Path | None, typer.Option(help="Cpu: file to lock, at high priority, while timing.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List suites and peers, and end.")] = False,
 ) -> None:
     """Measure workloads beside other systems, each output checked against float64."""
@@ -225,76 +230,33 @@ def bench(
             for line in listed(json_):
                 typer.echo(line)
             return
-        from superopt.bench.suite import run_suite
-        from superopt.bench.table import print_table
-        from superopt.config import Options
+        from superopt.bench.command import Wishes, run
 
-        if resume and (json_ is None or to_stdout):
-            raise BadOption("nothing to resume from", "option --resume", "give --json FILE too")
-        if suite == "search":
-            from superopt.bench import search, search_table
-
-            document = search.run_search_suite(
-                max_block_ops=max_block_ops,
-                dtypes=_words("bf16" if dtypes is None else dtypes, "--dtypes", True),
-                json_path=None if to_stdout else json_,
-                threads=threads,
-                only=_words(only, "--only"),
-                seconds=seconds or search.SECONDS,
-                values=states,
-                resume=resume,
-                progress=_say,
-            )
-            if to_stdout:
-                print_json(document)
-            else:
-                search_table.print_table(document)
-            return
-        if suite == "verify":
-            from superopt.bench import verify, verify_table
-
-            document = verify.run_verify_suite(
-                json_path=None if to_stdout else json_,
-                threads=threads,
-                only=_words(only, "--only"),
-                share=1.0 if share is None else share,
-                resume=resume,
-                progress=_say,
-            )
-            if to_stdout:
-                print_json(document)
-            else:
-                verify_table.print_table(document)
-            if any(row["status"] != "ok" for row in document["rows"]):
-                raise typer.Exit(1)
-            return
-        if share is not None:
-            raise BadOption(f"suite {suite} does not know it", "option --share", "use verify")
-        if max_block_ops is not None:
-            raise BadOption(
-                f"suite {suite} does not know it", "option --max-block-ops", "use --suite search"
-            )
-        document = run_suite(
-            suite,
-            peers=_words(peers, "--peers"),
-            dtypes=_words("f32,bf16" if dtypes is None else dtypes, "--dtypes", True),
+        wishes = Wishes(
+            suite=suite,
+            peers=None if peers is None else _words(peers, "--peers"),
+            dtypes=None if dtypes is None else _words(dtypes, "--dtypes", True),
             json_path=None if to_stdout else json_,
-            threads=threads,
             only=_words(only, "--only"),
-            seconds=seconds or 2.0,
-            cold=not warm,
+            threads=threads,
+            seconds=seconds,
+            max_block_ops=max_block_ops,
+            states=states,
+            share=share,
+            warm=warm,
             resume=resume,
+            budget=budget,
+            fallbacks=_words(fallbacks, "--fallbacks"),
             ours=ours,
-            options=Options.of(
-                budget=budget,
-                fallbacks=tuple(_words(fallbacks, "--fallbacks")),
-            ),
-            progress=_say,
+            lock=lock,
         )
+        document, show, alright = run(wishes, _say)
         if to_stdout:
             print_json(document)
         else:
-            print_table(document)
+            show(document)
+    if not alright:
+        raise typer.Exit(1)
 
 
 _begun = time.monotonic()

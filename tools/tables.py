@@ -1,4 +1,4 @@
-"""Writes a Markdown table beside each committed result of a suite: python tools/tables.py."""
+"""Writes a Markdown table (suite cpu: a chart too) beside each committed result: python tools/tables.py."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import json
 from pathlib import Path
 
 from superopt.bench import results, search, search_table, table, verify, verify_table
+from superopt.bench.cpu import document as cpu
+from superopt.bench.cpu import rows as cpu_rows
+from superopt.bench.cpu import table as cpu_table
+from superopt.report.floors import chart
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 FORMS = {
+    cpu_rows.SUITE: (cpu.problems, cpu_table.markdown),
     search.SUITE: (search.problems, search_table.markdown),
     verify.SUITE: (verify.problems, verify_table.markdown),
 }
-"""Suites that do not time kernels: how a document is checked, and its table."""
+"""Suites with documents of their own: how one is checked, and its table."""
 
 
 def main() -> None:
@@ -27,6 +32,8 @@ def main() -> None:
         )
         if not problems(document):
             path.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
+            if document["suite"] == cpu_rows.SUITE:
+                chart(document, path.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -17,19 +17,12 @@ Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Peer:
-    """One peer.
-
-    needs: modules it imports; distribution: whose version is reported; prepare: compiles a
-    function for given tensors, and returns a callable of such tensors (it may raise anything);
-    dtypes: those it takes as inputs.
-    """
+class Installed:
+    """Something that may be installed here: the modules it needs, and whose version is reported."""
 
     name: str
     needs: tuple[str, ...]
     distribution: str
-    prepare: Callable[[Function, tuple[torch.Tensor, ...]], Function]
-    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
 
     def version(self) -> str:
         """The installed version, or "" when it is missing."""
@@ -44,6 +37,18 @@ class Peer:
         if not absent:
             return ""
         return f"not installed: {', '.join(absent)} (pip install 'superopt-compiler[peers]')"
+
+
+@dataclass(frozen=True)
+class Peer(Installed):
+    """One peer of the suites that run in this process.
+
+    prepare: compiles a function for given tensors, and returns a callable of such tensors (it may
+    raise anything); dtypes: those it takes as inputs.
+    """
+
+    prepare: Callable[[Function, tuple[torch.Tensor, ...]], Function]
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _eager(fn: Function, args: tuple[torch.Tensor, ...]) -> Function:

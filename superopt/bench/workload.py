@@ -12,28 +12,38 @@ from torch import Tensor
 
 Params = Mapping[str, int]
 
+_INTEGERS = {"index": torch.int64, "int8": torch.int8, "packed": torch.uint8}
+
 
 @dataclass(frozen=True)
 class Spec:
     """One input tensor: its name, shape, and how its values are drawn.
 
-    kind: "normal" (mean 0, deviation ``scale``), "gain" (mean 1, deviation ``scale``), "cos" and
-    "sin" (of rotary angles, [b, s, d]), "unit" (uniform in [0, 1)), "index" (int64 below ``scale``).
+    kind: "normal" (mean 0, deviation ``scale``), "gain" (mean 1, deviation ``scale``), "step" (the
+    steps of quantized values: positive, around ``scale``), "cos" and "sin" (of rotary angles,
+    [b, s, d]), "unit" (uniform in [0, 1)), "index" (int64 below ``scale``), "int8" (all but -128),
+    "packed" (uint8, two values of four bits each). constant: it stays the same from call to call, as
+    the weights of a model do, so that a compiler may prepare it ahead.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: str = "normal"
     scale: float = 1.0
+    constant: bool = False
 
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of this input when the workload runs in ``dtype``."""
-        return torch.int64 if self.kind == "index" else dtype
+        return _INTEGERS.get(self.kind, dtype)
 
     def draw(self, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
         """The tensor, drawn in float32 and rounded, so that every dtype has the same values."""
         if self.kind == "index":
             return torch.randint(0, int(self.scale), self.shape, generator=generator)
+        if self.kind in _INTEGERS:
+            least, past = (-127, 128) if self.kind == "int8" else (0, 256)
+            of = _INTEGERS[self.kind]
+            return torch.randint(least, past, self.shape, generator=generator, dtype=of)
         if self.kind in ("cos", "sin"):
             # Positions differ between the sequences of a batch; base 10000.
             batch, steps, d = self.shape
@@ -44,6 +54,8 @@ class Spec:
         if self.kind == "unit":
             return torch.rand(self.shape, generator=generator).to(dtype)
         drawn = torch.randn(self.shape, generator=generator) * self.scale
+        if self.kind == "step":
+            return (self.scale + 0.1 * drawn).clamp_min(0.1 * self.scale).to(dtype)
         return (drawn + 1.0 if self.kind == "gain" else drawn).to(dtype)
 
 
@@ -53,7 +65,8 @@ class Workload:
 
     reference: the PyTorch function of the tensors in ``specs(params)``, in that order; grid: the
     sizes of the benchmark; tiny: sizes for tests; flops: operations at these sizes (a multiply and
-    an add count as two, one pass of a scalar function as one); note: where shapes come from.
+    an add count as two, one pass of a scalar function as one); note: where shapes come from; exps:
+    exponentials at these sizes, those inside tanh, sigmoid and the like among them.
     """
 
     name: str
@@ -64,6 +77,7 @@ class Workload:
     grid: tuple[Params, ...]
     tiny: Params
     note: str
+    exps: Callable[[Params], int] = lambda p: 0
 
     def inputs(
         self, params: Params, dtype: torch.dtype, generator: torch.Generator | None = None

@@ -180,8 +180,8 @@ WORKLOADS: tuple[Workload, ...] = (
     *GENERAL,
 )
 SUITES = ("mirage", "models", *(m.suite for m in MODELS), "general", "all")
-OTHERS = ("search", "verify")
-"""Suites that do not time kernels."""
+OTHERS = ("cpu", "search", "verify")
+"""Suites with rows of their own: ``cpu`` and those that do not time kernels."""
 
 
 def workload(name: str) -> Workload:

@@ -176,6 +176,27 @@ def test_bench_writes_json(tmp_path, monkeypatch):
     assert json.loads(out)["schema"] == 1
 
 
+def test_bench_of_cpu_kernels_takes_its_options(tmp_path, monkeypatch):
+    seen = {}
+
+    def run_cpu_suite(**given):
+        seen.update(given)
+        return {"schema": 1, "suite": "cpu", "machine": {}, "rows": []}
+
+    monkeypatch.setattr("superopt.bench.cpu.runner.run_cpu_suite", run_cpu_suite)
+    path = tmp_path / "o.json"
+    invoke("bench", "--suite", "cpu", "--only", "lo*", "--json", path, "--no-ours", "--lock", path)
+    assert seen["peers"] == () and seen["dtypes"] == ["f32", "bf16"] and seen["only"] == ["lo*"]
+    assert seen["ours"] is False and seen["lock"] == path and seen["seconds"] == 6.0
+    assert seen["options"] == {"budget": "30s", "fallbacks": ("eager",)}
+    invoke("bench", "--suite", "cpu", "--peers", "jax,eager", "--dtypes", "bf16", "--json", "-")
+    assert seen["peers"] == ["jax", "eager"] and seen["dtypes"] == ["bf16"]
+    assert seen["json_path"] is None
+    said = invoke("bench", "--suite", "cpu", "--warm", status=2).output
+    assert "measures cold and warm" in said
+    assert "option --lock" in invoke("bench", "--lock", path, status=2).output
+
+
 def test_bench_tells_mistakes():
     assert "did you mean 'mirage'" in invoke("bench", "--suite", "mirag", status=2).output
     assert "did you mean 'eager'" in invoke("bench", "--peers", "egaer", status=2).output

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from superopt.bench import search, search_table, verify, verify_table
+from superopt.bench.cpu import document as cpu
+from superopt.bench.cpu import table as cpu_table
 from superopt.bench.results import problems
 from superopt.bench.table import grid, markdown
 
@@ -46,3 +48,13 @@ def test_a_committed_look_at_the_verifier_has_its_form_and_its_table(path: Path)
     assert all(row["status"] == "ok" for row in document["rows"])
     table = path.with_suffix(".md").read_text(encoding="utf-8")
     assert table == verify_table.markdown(document), "run python tools/tables.py"
+
+
+# Files that begin so: mirage-cpu.json is of another suite.
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("kernels-*.json")), ids=lambda p: p.stem)
+def test_committed_cpu_kernels_have_their_form_their_table_and_their_chart(path: Path) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert cpu.problems(document) == []
+    table = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert table == cpu_table.markdown(document), "run python tools/tables.py"
+    assert path.with_suffix(".svg").exists()
