@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from superopt.codegen.backends.cpu_contract import print_contraction
 from superopt.codegen.backends.cpu_expr import Scope
 from superopt.codegen.backends.cpu_isa import Isa
 from superopt.codegen.backends.cpu_layout import (
@@ -24,6 +23,7 @@ from superopt.codegen.backends.cpu_layout import (
 )
 from superopt.codegen.backends.cpu_loops import print_compute
 from superopt.codegen.backends.cpu_match import Target
+from superopt.codegen.backends.cpu_pack import print_statement
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.tile_analysis import loads
@@ -190,7 +190,7 @@ class Task:
         scope = Scope(self.names, self.places, dict(self.ranges))
         title = f"// {_title(stmt)}"
         target = Target(self.isa.vector_bytes, self.isa.bf16, self.program.lane)
-        lines = print_contraction(scope, stmt, target)
+        lines = print_statement(scope, stmt, target)
         if lines is None:
             lines = print_compute(scope, stmt, self.isa.vector_bytes)
         return [title, "{", *(f"  {line}" for line in lines), "}"]
