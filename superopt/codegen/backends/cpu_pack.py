@@ -19,7 +19,7 @@ STEPS, FEW_STEPS = 128, 64
 """Groups of steps of a block: those of many rows fill half of the first cache; one or two rows use each
 once, and are read a shorter way ahead."""
 
-SAMPLES, SHARE = 32, 512
+SAMPLES, SHARE = 32, 1024
 """Runs of a packed buffer that each call compares with its input: so many anywhere, and one part in so
 many, which moves on from call to call."""
 

@@ -180,8 +180,10 @@ template <int W, int G, int SAMPLES, int SHARE, class TB, class Outer>
 static bool so_same_panels(int64_t outside, int64_t n, int64_t k, const TB* s, int64_t sk, int64_t sn,
                            const TB* p, int64_t turn, Outer outer) {
   const int64_t groups = (k + G - 1) / G, panels = (n + W - 1) / W, runs = outside * panels * groups;
+  const bool rows = sk > sn;  // neighbours follow each other in the source, where pages may be small
   const auto same = [&](int64_t run) SO_LAMBDA {
-    const int64_t q = run % groups, j = run / groups % panels;
+    const int64_t q = rows ? run / panels % groups : run % groups;
+    const int64_t j = rows ? run % panels : run / groups % panels;
     const so_row at = outer(run / groups / panels);
     return so_same_run<W, G>(n - j * W, k - q * G, s + at.a + q * G * sk + j * W * sn, sk, sn,
                              p + at.d + (j * groups + q) * (W * G));
