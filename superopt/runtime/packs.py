@@ -131,8 +131,9 @@ class Packs:
         """Packs outside of the lock, and keeps the copy if nothing has happened meanwhile."""
         copy: Copy | None = None
         try:
-            copy = Copy(memory(size))
-            pack(copy.memory)
+            block = memory(size)
+            pack(block)
+            copy = Copy(block)
         finally:
             with self._lock:
                 still = (

@@ -10,7 +10,8 @@ Beside that, copied (no arithmetic):
   mixed radix of (outer sizes, ceil(n / width), ceil(k / group), width, group), which are different for
   different coordinates, and within the buffer;
 * a program that reads packed buffers is the one that it stands for once each of their loads is turned back
-  into a load of the input.
+  into a load of the input; each cut of the columns that it reads is a whole number of panels and each cut of
+  the steps a whole number of groups (what is printed goes from panel to panel, and from group to group).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import Protocol
 
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.graph import Graph
+from superopt.mugraph.placement import Split
+from superopt.mugraph.tile_analysis import loads
 from superopt.mugraph.tile_edit import expressions, places, replaced
-from superopt.mugraph.tileir import Buffer, Compute, Coord, Expr, Load, Program
+from superopt.mugraph.tileir import Buffer, Compute, Coord, Expr, Load, Loop, Part, Program
 from superopt.verify.proofs.bounds import bounds
 from superopt.verify.proofs.declared import faults_of
 from superopt.verify.proofs.lemma import PROVED, REFUTED, Lemma
@@ -90,6 +93,7 @@ def _copies(program: Program, source: dict[str, Buffer]) -> Iterator[str]:
         yield "its panels are not over two of its axes"
     if p.width < 1 or p.group < 1 or any(not isinstance(a.size, int) for a in to.axes):
         yield "its panels have no size"
+        return
     for split in program.grid:
         if split.axis == p.columns and split.tile % p.width and split.tile < _size(split.axis):
             yield f"a task packs {split.tile} columns, which are no whole panels"
@@ -112,6 +116,8 @@ def _stands_for(program: Program, reader: Program, source: Mapping[str, Buffer])
             continue
         if stmt.dst.space == "packed":
             yield f"{stmt.dst.name} is stored to"
+        for load in loads(stmt.expr):
+            yield from _cut_within(load, [*place.loops, *reader.grid, *reader.parts])
         new = replace(stmt, expr=expressions(stmt.expr, back))
         reader = replaced(reader, place.path, [new])
     known = {b.name: b for b in program.buffers}
@@ -122,6 +128,21 @@ def _stands_for(program: Program, reader: Program, source: Mapping[str, Buffer])
             yield f"{name} is another buffer than in the program"
     if replace(reader, buffers=program.buffers) != program:
         yield "it is another program"
+
+
+def _cut_within(load: Load, cuts: Sequence[Loop | Split | Part]) -> Iterator[str]:
+    """Faults of a load of a packed buffer whose panels or groups are cut."""
+    panels = load.buffer.panels
+    if panels is None:
+        return
+    for own, whole in ((panels.columns, panels.width), (panels.steps, panels.group)):
+        index = load.index[load.buffer.axes.index(own)]
+        axis = index.axis if isinstance(index, Coord) else None
+        if axis is None:
+            yield f"{load!r} is not read along axes"
+        for cut in cuts:
+            if cut.axis == axis and cut.tile % whole and cut.tile < _size(cut.axis):
+                yield f"{load.buffer.name} is cut after {cut.tile} {own.name}, not {whole} by {whole}"
 
 
 def _size(axis: Axis) -> int:
