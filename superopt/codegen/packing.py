@@ -111,7 +111,8 @@ def packing(
             reads[use.program] = _reading(reads[use.program], use, packed)
     if not packs:
         return None
-    return Packing(tuple(packs), tuple(map(_declared, reads)))
+    pairs = zip(programs, reads, strict=True)
+    return Packing(tuple(packs), tuple(p if p is q else _declared(q) for p, q in pairs))
 
 
 def unpacked(packing: Packing) -> tuple[Program, ...]:

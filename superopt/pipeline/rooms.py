@@ -186,7 +186,10 @@ class Fits:
         for k, time in zip(packed, times[len(some) : -1], strict=True):
             worth = time.median_s < WORTH * best[k].median_s
             some[k].kernels.keep_packing(worth)
-            if worth:
+            plan = some[k].kernels.plan
+            # What has further axes may be keys or values, which are new in each call: the choice among
+            # candidates must not rest on their being packed.
+            if worth and all(len(plan.inputs[p.input].dims) == 2 for p in plan.packed):
                 best[k] = time
         return [*best, times[-1]]
 

@@ -150,20 +150,20 @@ class Packs:
     def stale(self, copy: Copy) -> None:
         """Drops a copy that is not what its tensor holds."""
         with self._lock:
-            for known in self._known.values():
+            for known in list(self._known.values()):  # a tensor may die meanwhile, and leave
                 if known.copy is copy:
                     self._drop(known)
 
     def opened(self, place: int) -> None:
         """Drops the copies of a storage to which there is an alias now."""
         with self._lock:
-            for known in [k for k in self._known.values() if k.place == place]:
+            for known in [k for k in list(self._known.values()) if k.place == place]:
                 self._drop(known)
 
     def clear(self) -> None:
         """Forgets all tensors and frees all copies."""
         with self._lock:
-            for known in self._known.values():
+            for known in list(self._known.values()):
                 self._drop(known)
             self._known.clear()
 
@@ -171,7 +171,7 @@ class Packs:
     def count(self) -> int:
         """How many copies there are."""
         with self._lock:
-            return sum(k.copy is not None for k in self._known.values())
+            return sum(k.copy is not None for k in list(self._known.values()))
 
     # -- with the lock held ----------------------------------------------------------------------
 
@@ -181,8 +181,9 @@ class Packs:
         if old is not None:
             self._drop(old)
         if len(self._known) >= MOST_KNOWN:
-            oldest = min(self._known, key=lambda k: self._known[k].used)
-            self._drop(self._known.pop(oldest))
+            oldest, known = min(list(self._known.items()), key=lambda item: item[1].used)
+            self._drop(known)
+            self._known.pop(oldest, None)
         place: int = storage._cdata
 
         def gone(_: Any) -> None:

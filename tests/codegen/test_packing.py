@@ -184,6 +184,17 @@ def test_what_is_not_packed() -> None:
     assert panel_rows(16, 12) == 8 and panel_rows(7, 12) == 7 and panel_rows(13, 12) == 7
 
 
+def test_a_program_that_reads_nothing_packed_stays_what_it_is() -> None:
+    p = product(5, 64, 96)
+    small = product(2, 4, 4)
+    other = replace(small, name="other", buffers=small.buffers)
+    isa = cpu.Isa.host()
+    found = packing([p, other], isa.vector_bytes, 2048)
+    assert found is not None and found.reads[1] is other and found.reads[0] is not p
+    text = cpu.emit([p, other], "kernel", isa, packing=found).text
+    assert "if ()" not in text and text.count("} else {\n    {  // mm") == 1
+
+
 def test_packed_programs_turned_back_are_the_programs() -> None:
     p = product(5, 64, 96)
     found = both(p, cpu.Isa.host())
