@@ -207,6 +207,13 @@ class Config:
         "what the tile buffers of one task of a kernel may take, per thread; 64M",
     )
 
+    pack_memory: int = _setting(
+        "SUPEROPT_PACK_MEMORY",
+        4 << 30,
+        parse_bytes,
+        "what packed copies of weights may take, in this process; 0: none; 4G",
+    )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Config:
         """The configuration that the environment (default: ``os.environ``) asks for.

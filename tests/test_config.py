@@ -37,6 +37,7 @@ def test_every_setting_is_read(tmp_path):
         "SUPEROPT_WORKERS": "ray:head:6379",
         "SUPEROPT_MEMORY": "2G",
         "SUPEROPT_TILE_MEMORY": "1M",
+        "SUPEROPT_PACK_MEMORY": "64M",
     }
     assert set(given_values) == {s.env for s in Config.settings()}
     config, default = Config.from_env(given_values), Config()

@@ -14,6 +14,7 @@ from superopt.bench.exact import Exact
 from superopt.bench.exact_tiles import Stray
 from superopt.mugraph.axes import extent
 from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.tile_panels import packed_elements
 from superopt.mugraph.tileir import Buffer
 
 FLOATS = ("float", "double", "so_bf16", "so_f16")
@@ -129,10 +130,12 @@ class Part(Block):
 
 
 def buffer(exact: Exact, b: Buffer, sizes: Mapping[str, int]) -> Block:
-    """The memory of an input, an output or a scratch buffer.
+    """The memory of an input, an output, a scratch or a packed buffer.
 
     Raises Unreadable for an input of integers that are not given.
     """
+    if b.panels is not None:
+        return Block(exact, (b.name,), DTYPES[b.dtype].c, packed_elements(b))
     places = _places(b, sizes)
     reached = frozenset(places.values())
     dense = len(reached) == max(reached, default=-1) + 1

@@ -81,6 +81,8 @@ class Reductions:
             "so_mm": self._mm,
             "so_mm_bf16": self._mm_bf16,
             "so_mm_dot": self._mm_dot,
+            "so_mm_packed": self._mm_packed,
+            "so_pack_panels": self._pack_panels,
             "so_transpose": self._transpose,
         }
 
@@ -182,6 +184,35 @@ class Reductions:
         places = [[y + z for _, z in j] for _, y in i]
         self._product(t[3], over_rows, over_cols, places, d, load)
 
+    def _mm_packed(self, t: Args, a: Args) -> None:
+        """The same with a factor that lies in panels (``so_pack.h``)."""
+        _, vectors, lanes, group, block, _ = t
+        m, n, k, left, down, right, panel, d, rows, load = a
+        width, panel, down = vectors * lanes, _integer(panel), _integer(down)
+        at = [rows.call(i) for i in range(_integer(m))]
+        steps, columns = range(max(_integer(k), 0)), range(_integer(n))
+        over_rows = [[(left, x + q * down) for q in steps] for x, _ in at]
+        over_cols = [
+            [(right, j // width * panel + _in_panel(j % width, q, width, group)) for q in steps]
+            for j in columns
+        ]
+        places = [[y + j for j in columns] for _, y in at]
+        self._product(block, over_rows, over_cols, places, d, load)
+
+    def _pack_panels(self, t: Args, a: Args) -> None:
+        """Copies k x n elements into panels; what is beyond them is zero."""
+        width, group = t
+        n, k, source, sk, sn, to, panel = a
+        n, k, sk, sn, panel = (_integer(v) for v in (n, k, sk, sn, panel))
+        if pointer(source).block is pointer(to).block:
+            raise Unreadable("a copy in one place")
+        for j in range(-(-n // width) * width):
+            for q in range(-(-k // group) * group):
+                place = j // width * panel + _in_panel(j % width, q, width, group)
+                within = j < n and q < k
+                value = pointer(source).read(q * sk + j * sn) if within else Real(self.exact.zero)
+                self.helpers.put(to, place, value)
+
     def _product(
         self,
         block: int,
@@ -234,3 +265,7 @@ def _integer(x: Any) -> int:
     if not isinstance(x, int):
         raise Unreadable("no integer where one is expected")
     return int(x)
+
+
+def _in_panel(column: int, step: int, width: int, group: int) -> int:
+    return step // group * width * group + column * group + step % group

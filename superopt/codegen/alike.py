@@ -57,7 +57,13 @@ class _Renaming:
             # A pointer is a pointer: where it comes from makes no difference to a task.
             space = "tile" if buffer.space == "tile" else "input"
             name = f"b{len(self.buffers)}"
-            self.buffers[buffer.name] = replace(buffer, name=name, axes=axes, space=space)
+            panels = buffer.panels
+            if panels is not None:
+                columns, steps = self.axis(panels.columns), self.axis(panels.steps)
+                panels = replace(panels, columns=columns, steps=steps)
+            self.buffers[buffer.name] = replace(
+                buffer, name=name, axes=axes, space=space, panels=panels
+            )
         return self.buffers[buffer.name]
 
     def stmt(self, stmt: Stmt) -> Stmt:

@@ -74,10 +74,15 @@ def forgotten(fn: Callable[..., Any], name: str) -> Iterator[None]:
 
 
 def let_go(graph: Any) -> None:
-    """Ends the weak references to the user's tensors that the stand-ins of a graph would keep.
+    """Ends the references to the user's tensors that the stand-ins of a graph would keep.
 
-    A tensor with weak references cannot be exchanged (``torch.utils.swap_tensors``).
+    A tensor with weak references cannot be exchanged (``torch.utils.swap_tensors``), and the memory of one
+    that is held as a constant has a user more, whose writes nobody could count (``runtime.packs``).
     """
+    for node in graph.nodes:
+        stand_in = node.meta.get("val")
+        if getattr(stand_in, "constant", None) is not None:
+            stand_in.constant = None
     modes = {id(m): m for n in graph.nodes if (m := getattr(n.meta.get("val"), "fake_mode", None))}
     for mode in modes.values():
         with contextlib.suppress(AttributeError):  # not of PyTorch's public interface

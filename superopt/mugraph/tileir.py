@@ -28,10 +28,29 @@ from superopt.mugraph.tile_shared import Shared
 
 
 @dataclass(frozen=True, slots=True)
+class Panels:
+    """How a packed buffer lies in memory: in panels of ``width`` neighbours along ``columns``.
+
+    Inside a panel, groups of ``group`` steps along ``steps`` follow each other, in each group column by
+    column, and a column's steps are neighbours. With n columns and k steps, element (i, j) of column i
+    and step j lies at ``(i div width) * panel + (j div group) * width * group + (i mod width) * group +
+    j mod group``, where ``panel = ceil(k / group) * group * width``; what is beyond n or k is zero.
+    The other axes lie outside, row-major.
+    """
+
+    columns: Axis
+    steps: Axis
+    width: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
 class Buffer:
-    """Storage. ``space``: "input", "output", "scratch" (global) or "tile".
+    """Storage. ``space``: "input", "output", "scratch", "packed" (global) or "tile".
 
     Global buffers: ``strides`` in elements, one per axis of ``axes``; the axes are whole.
+    Packed buffers: a copy of an input in ``panels``, kept between calls (``strides`` empty); they are
+    indexed by coordinates as all are, and begin at multiples of 64 bytes.
     Tile buffers: dense row-major over ``axes``, each with the extent of its current tile
     (``strides`` empty), indexed relative to the bases of the enclosing grid and loop tiles.
     ``dtype`` is the stored element type; values are computed in the dtype of the expression.
@@ -42,6 +61,7 @@ class Buffer:
     axes: tuple[Axis, ...]
     dtype: str
     strides: tuple[Stride, ...] = ()
+    panels: Panels | None = None
 
 
 # -- expressions: scalars at one point of a statement's iteration space; equal ones are one object -
@@ -259,7 +279,8 @@ def print_program(program: Program) -> str:
 
     out = [f"program {program.name}"]
     out += [
-        f"  {b.space} {b.name}[{axes(b)}] {b.dtype}" for b in (*program.buffers, *program.tiles)
+        f"  {b.space} {b.name}[{axes(b)}] {b.dtype}{_panels(b)}"
+        for b in (*program.buffers, *program.tiles)
     ]
     out.append(
         "  grid " + (", ".join(f"{s.axis.name}:{s.tile}" for s in program.grid) or "one task")
@@ -281,3 +302,8 @@ def print_program(program: Program) -> str:
     for s in program.body:
         stmt(s, "  ")
     return "\n".join(out)
+
+
+def _panels(buffer: Buffer) -> str:
+    p = buffer.panels
+    return f" in panels of {p.width} {p.columns.name} by {p.group} {p.steps.name}" if p else ""

@@ -19,6 +19,7 @@ import torch
 from superopt import trace
 from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower
+from superopt.codegen.packing import packing
 from superopt.config import Config
 from superopt.cost.devices import cpu_device
 from superopt.cost.measure import Timing, interleave
@@ -328,7 +329,8 @@ def _prove_best(
 def plan_of(graph: Graph, source: cpu.Source) -> Plan:
     """How what was printed of a graph is called."""
     scratch = {name: Extent(size.bytes, size.syms) for name, size in source.scratch}
-    return make_plan(graph, source.entry, source.buffers, scratch)
+    copies = [(c.name, c.source, c.bytes, c.layout) for c in source.copies]
+    return make_plan(graph, source.entry, source.buffers, scratch, copies)
 
 
 def _compile(
@@ -349,8 +351,9 @@ def _compile(
     for m in mugraphs:
         try:
             programs = lower(m)
-            lemmas = accesses(programs, m, solver)
-            printed.append((cpu.emit(programs, ENTRY, isa), lemmas))
+            packed = packing(programs, isa.vector_bytes)
+            lemmas = accesses(programs, m, solver, packed)
+            printed.append((cpu.emit(programs, ENTRY, isa, packing=packed), lemmas))
         except SuperoptError as reason:  # too long to compile: the others may do
             printed.append(reason)
     jobs = [
@@ -371,5 +374,6 @@ def _compile(
             out.append(path)
             continue
         plan = plan_of(mugraph.graph, source)
-        out.append((Kernels(path, plan, config.threads), source.text, lemmas))
+        kernels = Kernels(path, plan, config.threads, config.pack_memory)
+        out.append((kernels, source.text, lemmas))
     return out

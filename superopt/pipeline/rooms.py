@@ -35,6 +35,10 @@ BRIEF = 0.0005
 """Predicted seconds up to which all classes of inputs are tried there."""
 
 
+WORTH = 0.97
+"""Times with packed inputs, as parts of those without, below which calls pack inputs."""
+
+
 @dataclass(frozen=True)
 class Stand:
     """A bucket's representative size, with its inputs, and the sizes tested beside it.
@@ -168,14 +172,26 @@ class Fits:
 
     def _times(self, some: Sequence[Candidate], here: Stand) -> list[Timing]:
         """The timing of each candidate; eager PyTorch's comes last."""
-        calls: list[Callable[[], object]] = [partial(c.kernels, here.inputs) for c in some]
+        calls: list[Callable[[], object]] = [partial(c.kernels.plain, here.inputs) for c in some]
+        packed = [k for k, c in enumerate(some) if c.kernels.packs]
+        calls += [partial(some[k].kernels.packed_call(here.inputs), here.inputs) for k in packed]
         called = self.called
         try:
             called(*here.inputs)
         except (RuntimeError, IndexError):  # what else it is given does not fit these sizes
             called = self.eager
         calls.append(lambda: called(*here.inputs))
-        return self.measure(calls, 0.3 * len(calls))
+        times = self.measure(calls, 0.3 * len(calls))
+        best = times[: len(some)]
+        for k, time in zip(packed, times[len(some) : -1], strict=True):
+            worth = time.median_s < WORTH * best[k].median_s
+            some[k].kernels.keep_packing(worth)
+            plan = some[k].kernels.plan
+            # What has further axes may be keys or values, which are new in each call: the choice among
+            # candidates must not rest on their being packed.
+            if worth and all(len(plan.inputs[p.input].dims) == 2 for p in plan.packed):
+                best[k] = time
+        return [*best, times[-1]]
 
     def _others(self, c: Candidate, room: Room, here: Stand) -> list[Point] | None:
         """The sizes that are tested beside a room's own: also at the edges of the candidate's tiles."""
@@ -198,18 +214,28 @@ class Fits:
         known: dict[str, gate.Known],
         median: float,
     ) -> gate.Gate:
+        ways = [c.kernels.checked]
+        if c.kernels.plan.packed:
+            ways.append(partial(c.kernels.checked, packed=True))
+        found: list[gate.Gate] = []
         with trace.stage("gate") as gating:
-            verdict = admit(
-                self.graph,
-                c.kernels.checked,
-                self.eager,
-                here.inputs,
-                here.sizes,
-                seed=self.seed,
-                known=known,
-                others=self._others(c, room, here),
-                classes=here.classes,
-            )
+            for way in ways:
+                found.append(
+                    admit(
+                        self.graph,
+                        way,
+                        self.eager,
+                        here.inputs,
+                        here.sizes,
+                        seed=self.seed,
+                        known=known,
+                        others=self._others(c, room, here),
+                        classes=here.classes,
+                    )
+                )
+                if not found[-1].passed:
+                    break
+        verdict = gate.joined(found) or found[0]
         self.gate_s += gating.seconds
         if not verdict.passed:
             self.reasons.append(verdict.reason)

@@ -46,13 +46,20 @@ class Apart:
     """A binary, given by its bytes, loaded in another process; a context that ends with it.
 
     limit_s: seconds after which a call, or loading, counts as hanging; sanitizer: the runtime library
-    of the sanitizer that the binary was compiled with (``sanitizer.py``). A process that died is
+    of the sanitizer that the binary was compiled with (``sanitizer.py``); packed:
+    run with inputs packed. A process that died is
     started again by the next call. Raises LoadFailed where the binary is none or lacks its entry.
     """
 
     def __init__(
-        self, binary: bytes, plan: Plan, limit_s: float, sanitizer: Path | None = None
+        self,
+        binary: bytes,
+        plan: Plan,
+        limit_s: float,
+        sanitizer: Path | None = None,
+        packed: bool = False,
     ) -> None:
+        self.packed = packed
         self.plan, self.limit_s, self.sanitizer = plan, limit_s, sanitizer
         self._folder = tempfile.TemporaryDirectory(prefix="superopt-")
         self._library = Path(self._folder.name) / "kernel.so"
@@ -104,7 +111,8 @@ class Apart:
             start_new_session=True,
         )
         try:
-            _send(self._running().stdin, {"plan": self.plan.to_json()}, ())
+            words = {"plan": self.plan.to_json(), "packed": self.packed}
+            _send(self._running().stdin, words, ())
         except OSError:
             raise self._died() from None
         answer, _ = self._answer()
@@ -234,7 +242,8 @@ def main() -> None:
 
     try:
         words, _ = _receive(fill)
-        run = Fenced(Kernels(Path(sys.argv[1]), Plan.from_json(words["plan"])))
+        kernels = Kernels(Path(sys.argv[1]), Plan.from_json(words["plan"]))
+        run = Fenced(kernels, bool(words["packed"]))
         _send(out, {}, ())
     except SuperoptError as error:
         _send(out, _told(error), ())

@@ -66,18 +66,19 @@ class Fenced:
     """Runs a program as ``Kernels.checked`` does, with all its memory at pages without access.
 
     Inputs (copies of those given), outputs and scratch end there in every other call, from the first
-    on, and begin there in the others. Raises KernelFailed also where the program wrote to an input.
+    on, and begin there in the others. packed: with its inputs packed.
+    Raises KernelFailed also where the program wrote to an input.
     """
 
-    def __init__(self, kernels: Kernels) -> None:
-        self._kernels = kernels
+    def __init__(self, kernels: Kernels, packed: bool = False) -> None:
+        self._kernels, self._packed = kernels, packed
         self._ends = itertools.cycle((True, False))
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         end = next(self._ends)
         try:
             placed = [guarded(x, end) for x in tensors]
-            outputs = self._kernels.checked(placed, end=end)
+            outputs = self._kernels.checked(placed, end=end, packed=self._packed)
         except OSError as error:
             raise KernelFailed(f"{error} (no memory)", str(self._kernels.path)) from error
         if not all(map(_same_bytes, tensors, placed)):

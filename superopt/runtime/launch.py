@@ -120,8 +120,18 @@ def _on_pattern(fn: Entry) -> Callable[[int, int], int]:
     return partial(call_on_pattern, address)
 
 
+STALE = 4
+"""The status of a kernel that was given a packed copy which is not what its input holds."""
+
+
+class StaleCopy(KernelFailed):
+    """A kernel has stored nothing, since a packed copy that it was given is out of date."""
+
+
 def _failure(status: int, fn: Entry) -> KernelFailed:
-    """What a bad status means: 1 no memory for a task, 2 an index outside its axis, 3 both."""
+    """What a bad status means: 1 no memory for a task, 2 an index outside its axis, 3 both, or STALE."""
+    if status == STALE:
+        return StaleCopy(f"kernel {fn.name} met a packed copy that is out of date", repr(fn))
     if status == 2:
         return IndexOutside(f"kernel {fn.name} met an index outside its axis", repr(fn))
     what = " (no memory)" if status in (1, 3) else ""

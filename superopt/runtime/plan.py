@@ -36,11 +36,22 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """A packed copy of an input: of which, its bytes, and in words how it lies in memory."""
+
+    input: int
+    bytes: int
+    layout: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How to call a compiled program.
 
-    buffers: the pointers in order, each ("input" | "output" | "scratch", position); scratch sizes
-    are in bytes; symbols: name -> (input, dim, divisor, lo, hi), where the run-time size is read.
+    buffers: the pointers in order, each ("input" | "output" | "scratch" | "packed", position); scratch
+    sizes are in bytes; packed: copies of inputs that the program reads instead where it is given them,
+    made by the entry with ``_pack`` after its name; packs: whether calls are to make them; symbols:
+    name -> (input, dim, divisor, lo, hi), where the run-time size is read.
     """
 
     entry: str
@@ -49,6 +60,8 @@ class Plan:
     scratch: tuple[Extent, ...]
     buffers: tuple[tuple[str, int], ...]
     symbols: tuple[tuple[str, int, int, int, int, int], ...]
+    packed: tuple[Packed, ...] = ()
+    packs: bool = True
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -73,6 +86,8 @@ class Plan:
                 tuple(map(extent, raw["scratch"])),
                 tuple((k, n) for k, n in raw["buffers"]),
                 tuple(tuple(s) for s in raw["symbols"]),
+                tuple(Packed(p["input"], p["bytes"], p["layout"]) for p in raw["packed"]),
+                bool(raw["packs"]),
             )
         except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise CacheCorrupt(
@@ -95,15 +110,25 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, entry: str, buffers: Sequence[str], scratch: Mapping[str, Extent]
+    graph: Graph,
+    entry: str,
+    buffers: Sequence[str],
+    scratch: Mapping[str, Extent],
+    copies: Sequence[tuple[str, str, int, str]] = (),
 ) -> Plan:
-    """The plan for a program whose entry takes the named global buffers in this order."""
+    """The plan for a program whose entry takes the named global buffers in this order.
+
+    copies: the packed ones, each with its name, its input's, its bytes and its layout in words.
+    """
     inputs = [n.name for n in graph.inputs]
+    packed = [name for name, _, _, _ in copies]
     order: list[tuple[str, int]] = []
     sizes: list[Extent] = []
     for name in buffers:
         if name in inputs:
             order.append(("input", inputs.index(name)))
+        elif name in packed:
+            order.append(("packed", packed.index(name)))
         elif name in scratch:
             order.append(("scratch", len(sizes)))
             sizes.append(scratch[name])
@@ -126,6 +151,7 @@ def make_plan(
         tuple(sizes),
         tuple(order),
         tuple(symbols[k] for k in sorted(symbols)),
+        tuple(Packed(inputs.index(source), n, layout) for _, source, n, layout in copies),
     )
 
 

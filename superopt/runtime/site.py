@@ -153,7 +153,7 @@ class Site:
                 texts = [n for n in entry.sizes if n.startswith(("mugraph", "certificate"))]
                 return Built(
                     entry_key,
-                    _load(entry, self.config.threads),
+                    _load(entry, self.config.threads, self.config.pack_memory),
                     entry,
                     warm,
                     {name: entry.read(name) for name in texts},
@@ -225,12 +225,12 @@ def numbered(name: str, n: int) -> str:
     return name if n == 0 else f"{stem}-{n}.{kind}"
 
 
-def _load(entry: Entry, threads: int | None) -> Kernels | Bucketed:
+def _load(entry: Entry, threads: int | None, pack_memory: int) -> Kernels | Bucketed:
     """The programs of an entry, and the rule among them if it has one."""
     programs = []
     for n, library in enumerate(entry.meta["libraries"]):
         plan = Plan.from_json(entry.read(numbered("plan.json", n)).decode())
-        programs.append(Kernels(entry.file(library), plan, threads))
+        programs.append(Kernels(entry.file(library), plan, threads, pack_memory))
     if "dispatch.json" not in entry.sizes:
         return programs[0]
     return Bucketed(Dispatch.from_json(entry.read("dispatch.json").decode()), programs)

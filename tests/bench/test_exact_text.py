@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ from superopt.bench.text_mutants import text_mutants
 from superopt.bench.verify_cases import KernelCase
 from superopt.bench.verify_kernels import kernel
 from superopt.codegen.backends import cpu
+from superopt.codegen.packing import packing
 from superopt.mugraph.axes import Sym
 from superopt.pipeline.making import ENTRY
 from superopt.pipeline.mutation import Piece
@@ -92,6 +94,66 @@ def test_texts_compute_what_their_tile_programs_do(made: dict):
             assert not found.unset, (name, machine)
             compared += 1
     assert compared >= 43
+
+
+PACKED = ("gated", "gated bf16", "low rank", "norm and product")
+
+
+def over_packed(programs: list, machine: str) -> tuple[list, cpu.Source] | None:
+    """What packs the inputs of programs and reads them, in order, and its text; None where none is."""
+    isa = cpu.Isa.named(machine)
+    found = packing(programs, isa.vector_bytes, 0)
+    if found is None:
+        return None
+    every = [*found.packs, *found.reads]
+    return every, cpu.emit(every, ENTRY, isa)
+
+
+def test_texts_over_packed_inputs_compute_what_the_tile_programs_do(made: dict):
+    compared = 0
+    for name in PACKED:
+        piece, programs, _ = made[name]
+        exact, sizes = exactly(piece), sizes_of(piece)
+        right = exact_tiles.outputs(exact, programs, sizes)
+        for machine in MACHINES:
+            texts = over_packed(programs, machine)
+            if texts is None:  # its tiles are no whole panels there
+                continue
+            compared += 1
+            every, source = texts
+            assert "so_mm_packed<" in source.text and "so_pack_panels<" in source.text
+            again = exact_tiles.outputs(exact, every, sizes)
+            found = exact_text.read(exact, source, every, sizes)
+            for k in right:
+                assert (again[k] == right[k]).all(), (name, machine, k)
+                assert (found.outputs[k] == right[k]).all(), (name, machine, k)
+            assert not found.unset, (name, machine)
+    assert compared >= 6
+
+
+@pytest.mark.parametrize("what", ["so_mm_packed", "so_pack_panels"])
+def test_wrong_texts_over_packed_inputs_compute_something_else(made: dict, what: str):
+    piece, programs, _ = made["low rank"]
+    exact, sizes = exactly(piece), sizes_of(piece)
+    texts = over_packed(programs, "generic")
+    assert texts is not None
+    every, source = texts
+    right = exact_text.read(exact, source, every, sizes)
+    start = source.text.index(f"static void {ENTRY}_k")
+    pattern = r"[^\n]*\n([^\n]*)\n" if what == "so_pack_panels" else r"\(\s*([^\n]*)\n"
+    call = re.search(rf"{what}<[^>]*>{pattern}", source.text[start:])
+    assert call is not None
+    words = call[1].split(", ")
+    if what == "so_pack_panels":  # the two strides of the source exchanged
+        words[1], words[2] = words[2], words[1]
+    else:  # another distance of panels
+        words[-2] = str(int(words[-2]) - 4)
+    mutant = changed(source, call[1], ", ".join(words))
+    try:
+        found = exact_text.read(exact, mutant, every, sizes)
+    except Stray:
+        return
+    assert not found.same(right) or found.unset
 
 
 def changed(source: cpu.Source, old: str, new: str) -> cpu.Source:

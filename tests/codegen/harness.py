@@ -15,6 +15,7 @@ import torch
 from superopt.codegen.backends import cpu, python
 from superopt.mugraph.axes import Axis, Stride, extent
 from superopt.mugraph.dtypes import DTYPES
+from superopt.mugraph.tile_panels import packed_elements
 from superopt.mugraph.tileir import Apply, Buffer, Coord, Expr, Lit, Load, Program
 
 FOLDER = Path(tempfile.gettempdir()) / "superopt-test-kernels"
@@ -134,6 +135,9 @@ def run_cpu(
         b = known[name]
         if b.space == "input":
             held[name] = tensors[name]
+            continue
+        if b.panels is not None:
+            held[name] = python._poison([packed_elements(b)], DTYPES[b.dtype].torch)
             continue
         shape = [extent(a.size, sizes) for a in b.axes]
         strides = [s.value(sizes) for s in b.strides]

@@ -47,13 +47,13 @@ def print_contraction(scope: Scope, stmt: Compute, target: Target) -> list[str] 
     found = match(scope, stmt, target)
     if found is None:
         return None
-    return _Printer(scope, stmt, found, target).lines()
+    return Printer(scope, stmt, found, target).lines()
 
 
 # -- printing ------------------------------------------------------------------------------------
 
 
-class _Printer:
+class Printer:
     """Prints one contraction."""
 
     def __init__(self, scope: Scope, stmt: Compute, form: Contraction, target: Target) -> None:
@@ -72,6 +72,10 @@ class _Printer:
         if packs:
             return self._packed(packs)
         return self._core(self.form)
+
+    def _again(self, scope: Scope, stmt: Compute) -> list[str] | None:
+        """The statement as it is once blocks stand for its result or factors."""
+        return print_contraction(scope, stmt, self.target)
 
     # -- a local block for the result ------------------------------------------------------------
 
@@ -99,7 +103,7 @@ class _Printer:
             block, scope, head = local_block(scope, "sum", self.dtype, axes)
             if block is None:
                 return None
-            part = print_contraction(scope, replace(stmt, dst=block, accumulate=False), self.target)
+            part = self._again(scope, replace(stmt, dst=block, accumulate=False))
             if part is None:
                 return None
             value: Expr = here(block)
@@ -134,7 +138,7 @@ class _Printer:
         chunks: dict[Axis, int] = {}
         left = SUM_CHUNK
         for x in reversed(form.sums):
-            chunks[x] = max(1, min(left, size_of(self.scope, x)))
+            chunks[x] = self._whole_groups(x, max(1, min(left, size_of(self.scope, x))))
             left //= chunks[x]
         if form.column is not None and form.b in packs:
             chunks[form.column] = PANEL_CHUNK
@@ -165,11 +169,15 @@ class _Printer:
             a, b = swap.get(form.a, form.a), swap.get(form.b, form.b)
             product = Apply("mul", (a, b), stmt.expr.dtype)
             step = replace(stmt, expr=product, accumulate=True)
-            part = print_contraction(scope, step, self.target)
+            part = self._again(scope, step)
             return None if part is None else [*lines, *part]
 
         rest = chunked(self.scope, chunks, body)
         return None if rest is None else [*out, *rest]
+
+    def _whole_groups(self, axis: Axis, steps: int) -> int:
+        """A number of steps after which a summed axis may be cut."""
+        return steps
 
     # -- the product itself ----------------------------------------------------------------------
 
@@ -177,8 +185,7 @@ class _Printer:
         """Outer loops over shared axes and further columns and sums, the blocked product inside."""
         scope = self.scope
         if form.column is not None:
-            along = [x for x in form.sums if unit(scope, form.a, x)]
-            inner_sum = max(along or form.sums, key=lambda x: size_of(scope, x))
+            inner_sum = self._inner_sum()
             loops = (
                 *form.both,
                 *(x for x in form.cols if x != form.column),
@@ -205,6 +212,11 @@ class _Printer:
             else (self._dots(form, inner_sum, pointers, load))
         )
         return self._wrap(nest, loops, call)
+
+    def _inner_sum(self) -> Axis:
+        """The summed axis of the blocked product whose vectors run along a column."""
+        along = [x for x in self.form.sums if unit(self.scope, self.form.a, x)]
+        return max(along or self.form.sums, key=lambda x: size_of(self.scope, x))
 
     def _pointer(self, nest: Nest, factor: Expr, write: bool, name: str) -> str:
         if not isinstance(factor, Load):

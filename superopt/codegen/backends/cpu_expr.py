@@ -12,6 +12,7 @@ from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.scalars import SCALARS, inline
 from superopt.mugraph.tile_analysis import affine, expr_axes
+from superopt.mugraph.tile_panels import panel_elements
 from superopt.mugraph.tile_shared import unrolled
 from superopt.mugraph.tileir import (
     Apply,
@@ -21,6 +22,7 @@ from superopt.mugraph.tileir import (
     Extent,
     Lit,
     Load,
+    Panels,
 )
 
 
@@ -288,8 +290,12 @@ class Nest:
         last = axes[-1] if axes else None
         base, step = Num.of(0), Num.of(0)
         outer = frozenset(axes[:-1])
+        if place.panels is not None:
+            base, outer = self._in_panels(load, place.panels), frozenset(axes)
         for d, (index, own) in enumerate(zip(load.index, load.buffer.axes, strict=True)):
             stride = place.strides[d]
+            if stride.value == 0 and place.panels is not None:
+                continue
             form = None if d in load.clamp else affine(index)
             if form is None:
                 where = self._index(load, d, index, own)
@@ -322,6 +328,18 @@ class Nest:
         pointer = self._pointer(depth, ctype, f"{place.var} + {base.text}")
         return pointer, step.text
 
+    def _in_panels(self, load: Load, panels: Panels) -> Num:
+        """The offset of an element of a packed buffer inside the panels of its outer axes."""
+        names = {}
+        for d, own in enumerate(load.buffer.axes):
+            if own in (panels.columns, panels.steps):
+                names[own] = self._index(load, d, load.index[d], own).text
+        i, j = names[panels.columns], names[panels.steps]
+        w, g = panels.width, panels.group
+        return Num(
+            f"({i} / {w} * {panel_elements(panels)} + {j} / {g} * {w * g} + {i} % {w} * {g} + {j} % {g})"
+        )
+
     def _pointer(self, depth: int, ctype: str, text: str) -> str:
         key = (depth, ctype, text)
         if key not in self._pointers:
@@ -349,6 +367,9 @@ def stride_along(scope: Scope, load: Load, axis: Axis | None) -> Num | None:
     for d, index in enumerate(load.index):
         if axis not in expr_axes(index):
             continue
+        panels = place.panels
+        if panels is not None and load.buffer.axes[d] in (panels.columns, panels.steps):
+            return None
         form = None if d in load.clamp else affine(index)
         if form is None:
             return None

@@ -10,7 +10,8 @@ from superopt.codegen.backends.types import stored_dtype
 from superopt.mugraph.axes import Axis, Size, Stride, Sym
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.tile_analysis import axes_used, reads
-from superopt.mugraph.tileir import Buffer, Compute, Loop, Program, Stmt
+from superopt.mugraph.tile_panels import packed_strides
+from superopt.mugraph.tileir import Buffer, Compute, Loop, Panels, Program, Stmt
 
 ALIGN = 64
 """Bytes to which tile buffers and their rows are aligned."""
@@ -169,6 +170,7 @@ class Place:
     strides: tuple[Num, ...]
     tile: bool
     elements: Num = field(default_factory=lambda: ZERO)
+    panels: Panels | None = None
     origin: Mapping[Axis, Num] = field(default_factory=dict)
 
     @property
@@ -183,12 +185,14 @@ class Place:
 
 def place_global(buffer: Buffer, names: Names) -> Place:
     """A global buffer, with the strides that the program gives."""
+    strides = buffer.strides if buffer.panels is None else packed_strides(buffer)
     return Place(
         names.of(("buffer", buffer.name), buffer.name),
         buffer.dtype,
         buffer.axes,
-        tuple(stride_num(s) for s in buffer.strides),
+        tuple(stride_num(s) for s in strides),
         False,
+        panels=buffer.panels,
     )
 
 

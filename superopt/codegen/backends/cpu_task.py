@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from superopt.codegen.backends.cpu_contract import print_contraction
 from superopt.codegen.backends.cpu_expr import Scope
 from superopt.codegen.backends.cpu_isa import Isa
 from superopt.codegen.backends.cpu_layout import (
@@ -24,7 +23,8 @@ from superopt.codegen.backends.cpu_layout import (
     whole,
 )
 from superopt.codegen.backends.cpu_loops import print_compute
-from superopt.codegen.backends.cpu_match import Target, match
+from superopt.codegen.backends.cpu_match import Target
+from superopt.codegen.backends.cpu_pack import is_product, print_statement
 from superopt.codegen.backends.cpu_rows import grouped, print_rows
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import DTYPES
@@ -170,7 +170,7 @@ class Task:
     def _body(self, body: tuple[Stmt, ...], depth: int) -> list[str]:
         out: list[str] = []
         scope, target = self._scope(), self._target()
-        for group in grouped(body, scope, lambda s: match(scope, s, target) is not None):
+        for group in grouped(body, scope, lambda s: is_product(scope, s, target)):
             computes = [s for s in group if isinstance(s, Compute)]
             lines = print_rows(scope, computes, partial(self._statements, computes))
             if lines is not None:
@@ -209,7 +209,7 @@ class Task:
     def _statements(self, stmts: Iterable[Compute], scope: Scope) -> list[str]:
         out: list[str] = []
         for stmt in stmts:
-            lines = print_contraction(scope, stmt, self._target())
+            lines = print_statement(scope, stmt, self._target())
             if lines is None:
                 lines = print_compute(scope, stmt, self.isa.vector_bytes)
             out += [f"// {_title(stmt)}", "{", *(f"  {line}" for line in lines), "}"]

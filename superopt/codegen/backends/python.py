@@ -80,6 +80,9 @@ class _Memory:
         if buffer.name in self.globals:
             return
         shape = [extent(a.size, self.sizes) for a in buffer.axes]
+        if buffer.panels is not None:  # how it lies in memory is the printers' business
+            self.globals[buffer.name] = _poison(shape, DTYPES[buffer.dtype].torch)
+            return
         strides = [s.value(self.sizes) for s in buffer.strides]
         if given is None:
             span = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))

@@ -30,7 +30,7 @@ template <class TB> SO_INLINE so_ahead<TB> so_reads(const TB* p, int64_t stride,
 }
 // The next rows of this block, or else the first ones of the block after it, where that is known.
 template <class TB>
-SO_INLINE so_ahead<TB> so_next(const TB* p, int64_t stride, int64_t width, int64_t rows, const TB* after,
+SO_INLINE so_ahead<TB> so_after(const TB* p, int64_t stride, int64_t width, int64_t rows, const TB* after,
                                int64_t first) {
   return rows > 0 || !after ? so_reads(p, stride, width, rows) : so_reads(after, stride, width, first);
 }
@@ -126,7 +126,7 @@ SO_INLINE void so_mm(M m, NN n, int64_t k, const TA* a, int64_t sa, const TB* b,
     const int64_t kb = so_least(KB, k - k0);
     const TB* const bk = b + k0 * sb;
     const TA* const ak = a + k0 * sa;
-    auto far = so_next(bk + KB * sb, sb, n, so_least(KB, k - k0 - kb), next, so_least(KB, k));
+    auto far = so_after(bk + KB * sb, sb, n, so_least(KB, k - k0 - kb), next, so_least(KB, k));
     so_no_ahead none;
     constexpr int64_t tiles = so_tiles<R, M>;
     so_col_tiles<C, N>(n, [&]<int CC>(int64_t j, auto part) SO_LAMBDA {
@@ -264,7 +264,7 @@ SO_INLINE void so_mm_bf16(M m, NN n, int64_t k, const so_bf16* a, const so_bf16*
   do {
     const int64_t kb = so_least(KB, k - k0);
     const so_bf16 *const bk = b + k0 * sb, *const ak = a + k0;
-    auto far = so_next(bk + KB * sb, sb, n, so_least(KB, k - k0 - kb), next, so_least(KB, k));
+    auto far = so_after(bk + KB * sb, sb, n, so_least(KB, k - k0 - kb), next, so_least(KB, k));
     so_no_ahead none;
     const auto columns = [&]<int CC>(int64_t j, uint32_t mask) SO_LAMBDA {
       if constexpr (HOW == so_read::panel) {

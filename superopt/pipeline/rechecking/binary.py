@@ -21,6 +21,7 @@ from superopt.pipeline.rooms import offers
 from superopt.runtime.apart import Apart
 from superopt.runtime.build import Compiler, Job, compile_many, find_compiler
 from superopt.runtime.isa import missing_features
+from superopt.runtime.plan import Plan
 from superopt.runtime.sanitizer import FLAGS, library_of
 from superopt.search.points import spans, too_large
 from superopt.verify.admit import ELSEWHERE
@@ -78,12 +79,14 @@ def _run(
     sanitizer: Path | None = None,
 ) -> Layer:
     told: list[Tested] = []
-    for n, binary in enumerate(binaries):
+    runs = [(n, b, packed) for n, b in enumerate(binaries) for packed in _ways(parts.plans[n])]
+    for n, binary, packed in runs:
         name = "the binary" if len(binaries) == 1 else f"binary {n}"
+        name += " with packed inputs" if packed else ""
         seed = seeds.draw("gate")
         places = _places(parts, n, seed)
         here: list[str] = []
-        with Apart(binary, parts.plans[n], limit_s, sanitizer) as kernel:
+        with Apart(binary, parts.plans[n], limit_s, sanitizer, packed) as kernel:
 
             def run(tensors: Sequence[torch.Tensor], kernel: Apart = kernel) -> list[torch.Tensor]:
                 return kernel.checked(tensors)
@@ -110,6 +113,11 @@ def _run(
             return Layer(layer, UNDECIDED, f"no inputs were found on which {name} answers")
         told.append(found)
     return Layer(layer, EQUAL, _summary(told))
+
+
+def _ways(plan: Plan) -> tuple[bool, ...]:
+    """Whether a binary is run with its inputs packed: both, where it can."""
+    return (False, True) if plan.packed else (False,)
 
 
 def _summary(told: Sequence[Tested]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower
+from superopt.codegen.packing import Packing, packing
 from superopt.errors import SuperoptError
 from superopt.mugraph.dispatch import hull, within
 from superopt.mugraph.resize import symbols
@@ -37,6 +38,7 @@ class Again:
     programs: Sequence[Program]
     source: cpu.Source | None
     fits: bool
+    packing: Packing | None = None
     error: str = ""
 
 
@@ -47,11 +49,12 @@ def print_again(parts: Parts) -> list[Again]:
     for mugraph, text in zip(parts.mugraphs, parts.sources, strict=True):
         try:
             programs = lower(mugraph)
-            source = cpu.emit(programs, ENTRY, isa)
+            packed = packing(programs, isa.vector_bytes)
+            source = cpu.emit(programs, ENTRY, isa, packing=packed)
         except SuperoptError as error:
-            out.append(Again((), None, False, str(error)))
+            out.append(Again((), None, False, error=str(error)))
         else:
-            out.append(Again(programs, source, source.text == text))
+            out.append(Again(programs, source, source.text == text, packed))
     return out
 
 
@@ -95,7 +98,7 @@ def _plan_faults(parts: Parts, n: int, again: Again, same: bool) -> Iterator[str
     if again.source is None:
         if same:
             yield f"{numbered('mugraph.txt', n)} cannot be printed: {again.error}"
-    elif (same or again.fits) and plan != plan_of(mugraph.graph, again.source):
+    elif (same or again.fits) and replace(plan, packs=True) != plan_of(mugraph.graph, again.source):
         yield f"{name}: its buffers are not those of its graph"
 
 
@@ -105,7 +108,10 @@ def _odd_buffers(plan: Plan) -> list[str]:
         "input": len(plan.inputs),
         "output": len(plan.outputs),
         "scratch": len(plan.scratch),
+        "packed": len(plan.packed),
     }
+    if any(p.input not in range(len(plan.inputs)) or p.bytes < 1 for p in plan.packed):
+        return ["a packed copy of no input, or of no size"]
     if any(kind not in sizes or n not in range(sizes[kind]) for kind, n in plan.buffers):
         return ["a buffer that is no input, output or scratch"]
     if len(set(plan.buffers)) != len(plan.buffers):
@@ -120,7 +126,7 @@ def prove_again(parts: Parts, printed: Sequence[Again]) -> list[Proofs | None]:
     """The lemmas about the accesses of each program; None where another version printed it."""
     solver = Solver(PATIENCE)
     return [
-        prove(again.programs, mugraph, solver=solver) if again.fits else None
+        prove(again.programs, mugraph, solver=solver, packing=again.packing) if again.fits else None
         for again, mugraph in zip(printed, parts.mugraphs, strict=True)
     ]
 

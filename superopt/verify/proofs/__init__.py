@@ -2,7 +2,8 @@
 
 Each module states its lemmas and what of the tile IR's meaning they rest on: ``declared`` (buffers,
 tasks, addresses), ``bounds`` (where a statement reads), ``flow`` (what was stored before), ``stored``
-(each element once), ``reduced`` (each addend once), ``views`` (the graph's index maps), on ``nest``
+(each element once), ``reduced`` (each addend once), ``packed`` (copies of inputs),
+``views`` (the graph's index maps), on ``nest``
 (what a statement sees of an axis) and ``formula`` (how that is written for Z3). What is computed
 from the elements is not their subject: that is shown over finite fields, and by running.
 """
@@ -23,6 +24,7 @@ from superopt.verify.proofs.lemma import PROVED, REFUTED, Lemma
 from superopt.verify.proofs.lemma import Proofs as Proofs
 from superopt.verify.proofs.lemma import joined_proofs as joined_proofs
 from superopt.verify.proofs.nest import Nest
+from superopt.verify.proofs.packed import Packed, packed
 from superopt.verify.proofs.reduced import every_reduction, kernel_of, reduced
 from superopt.verify.proofs.solver import TIMEOUT, Solver
 from superopt.verify.proofs.stored import stored
@@ -34,19 +36,28 @@ def prove(
     mugraph: MuGraph,
     timeout: float = TIMEOUT,
     solver: Solver | None = None,
+    packing: Packed | None = None,
 ) -> Proofs:
     """The lemmas of the programs that a placed graph was lowered to, each decided.
 
-    timeout: seconds for one lemma; a solver that is given keeps its own, and what it knows.
+    timeout: seconds for one lemma; a solver that is given keeps its own, and what it knows; packing:
+    what reads packed inputs beside the programs, and what packs them.
     """
     solver = solver or Solver(timeout)
     lemmas = tuple(_lemmas(programs, mugraph, solver))
+    if packing is not None:
+        lemmas += tuple(packed(programs, packing, mugraph.graph, solver))
     return Proofs(lemmas, solver.version)
 
 
-def accesses(programs: Sequence[Program], mugraph: MuGraph, solver: Solver) -> Proofs:
+def accesses(
+    programs: Sequence[Program],
+    mugraph: MuGraph,
+    solver: Solver,
+    packing: Packed | None = None,
+) -> Proofs:
     """``prove``, raising VerificationFailed with the first counter-model when a lemma is refuted."""
-    proofs = prove(programs, mugraph, solver=solver)
+    proofs = prove(programs, mugraph, solver=solver, packing=packing)
     wrong = proofs.of(REFUTED)
     if wrong:
         raise VerificationFailed(

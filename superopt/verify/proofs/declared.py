@@ -36,7 +36,7 @@ def declared(nests: Sequence[Nest], graph: Graph) -> Iterator[Lemma]:
     """The lemmas of each program's declarations, and those of what the programs share."""
     known: dict[str, Buffer] = {}
     for nest in nests:
-        faults = [*_buffers(nest), *_statements(nest), *_tasks(nest, graph)]
+        faults = faults_of(nest, graph)
         for b in nest.program.buffers:
             if known.setdefault(b.name, b) != b:
                 faults.append(f"{b.name} is another buffer than in an earlier program")
@@ -44,6 +44,11 @@ def declared(nests: Sequence[Nest], graph: Graph) -> Iterator[Lemma]:
     yield _lemma("declared", "inputs and outputs", list(_boundary(known, graph)))
     for b in known.values():
         yield _lemma("linear", b.name, list(_linear(b)))
+
+
+def faults_of(nest: Nest, graph: Graph) -> list[str]:
+    """What is wrong with the declarations of one program."""
+    return [*_buffers(nest), *_statements(nest), *_tasks(nest, graph)]
 
 
 def _lemma(kind: str, subject: str, faults: Sequence[str]) -> Lemma:
@@ -70,7 +75,7 @@ def _buffers(nest: Nest) -> Iterator[str]:
     for b in named.values():
         if len(set(b.axes)) != len(b.axes):
             yield f"{b.name} has an axis twice"
-        if b.space != "tile" and len(b.strides) != len(b.axes):
+        if b.space not in ("tile", "packed") and len(b.strides) != len(b.axes):
             yield f"{b.name} has not one stride an axis"
 
 

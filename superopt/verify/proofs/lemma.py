@@ -18,6 +18,7 @@ KINDS = {
     "initialised": "what is read or added to was stored before, over the region that is read",
     "complete": "an accumulator is read when all was added to it, unless it is a running one",
     "reduced once": "each element of a reduced axis is in one step of one part",
+    "copied": "a packed buffer is its input, element by element, and is read where that would be",
     "index map": "a view of the graph reads inside its argument",
 }
 """Every kind of lemma, and what it says; the modules beside this one give the formulas."""
