@@ -5,17 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from superopt.errors import KernelFailed
 from superopt.mugraph.dtypes import DTYPES
+from superopt.runtime.fast import launcher, thread_count
 from superopt.runtime.guarded import guarded
-from superopt.runtime.launch import Library, launch
+from superopt.runtime.launch import Library, failure, launch
 from superopt.runtime.plan import Plan
 
 MARGIN = 64
 """Elements before and after an output that a program under test must leave alone."""
+
+
+MOST_SIZES = 32
+"""Sizes of symbols for which a program keeps a launcher."""
 
 
 class Kernels:
@@ -31,6 +37,19 @@ class Kernels:
         self._local = threading.local()
         self._dtypes = [DTYPES[o.dtype].torch for o in plan.outputs]
         self._shapes = None if plan.symbols else self._output_shapes({})
+        self._launchers: dict[tuple[int, ...], Any] = {}
+        self._fast = None if plan.symbols else self.launcher({})
+
+    def launcher(self, sizes: Mapping[str, int]) -> Any:
+        """What calls the program at these sizes in the least time, or None; see ``fast.launcher``."""
+        at = tuple(sizes[symbol[0]] for symbol in self.plan.symbols)
+        if at not in self._launchers:
+            while len(self._launchers) >= MOST_SIZES:  # the oldest goes
+                self._launchers.pop(next(iter(self._launchers)), None)
+            outputs = self._empty(self._output_shapes(sizes))
+            made = launcher(self._entry, self.plan, outputs, sizes, self.threads, True)
+            self._launchers[at] = made
+        return self._launchers[at]
 
     def _output_shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
         return [tuple(d.value(sizes) for d in o.dims) for o in self.plan.outputs]
@@ -46,8 +65,13 @@ class Kernels:
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Runs the program on CPU tensors in the order of the graph's inputs."""
+        if self._fast is not None:
+            made = self._fast.run(tensors)
+            if type(made) is not list:
+                raise failure(made, self._entry)
+            return made
         sizes = self.plan.sizes(tensors) if self.plan.symbols else {}
-        outputs = self._empty(self._shapes or self._output_shapes(sizes))
+        outputs = self._empty(self._output_shapes(sizes) if self._shapes is None else self._shapes)
         self.run(tensors, outputs, sizes)
         return outputs
 
@@ -102,7 +126,7 @@ class Kernels:
         scratch = self._scratch(sizes) if scratch is None else scratch
         pools = {"input": tensors, "output": outputs, "scratch": scratch}
         ints = [sizes[symbol[0]] for symbol in self.plan.symbols]
-        ints.append(self.threads or torch.get_num_threads())
+        ints.append(thread_count(self.threads))
         pointers = [pools[kind][n] for kind, n in self.plan.buffers]
         launch(self._entry, pointers, ints, on_pattern=on_pattern)
 

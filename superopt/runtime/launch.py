@@ -1,7 +1,7 @@
 """Loads a compiled kernel and calls its C entry point with tensors and sizes.
 
 Every generated shared object exports ``int name(void** bufs, const int64_t* ints)``: data pointers
-in, sizes and strides in, 0 for success (see ``_failure``). A call releases the interpreter lock.
+in, sizes and strides in, 0 for success (see ``failure``). A call releases the interpreter lock.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def launch(
         integers[: len(ints)] = ints
     status = (_on_pattern(fn) if on_pattern else fn.call)(pointers_at, integers_at)
     if status:
-        raise _failure(status, fn)
+        raise failure(status, fn)
 
 
 def _on_pattern(fn: Entry) -> Callable[[int, int], int]:
@@ -120,7 +120,7 @@ def _on_pattern(fn: Entry) -> Callable[[int, int], int]:
     return partial(call_on_pattern, address)
 
 
-def _failure(status: int, fn: Entry) -> KernelFailed:
+def failure(status: int, fn: Entry) -> KernelFailed:
     """What a bad status means: 1 no memory for a task, 2 an index outside its axis, 3 both."""
     if status == 2:
         return IndexOutside(f"kernel {fn.name} met an index outside its axis", repr(fn))
@@ -142,7 +142,7 @@ def bind(fn: Entry, count: int, ints: Sequence[int] = ()) -> Callable[..., None]
         array[:count] = [t.data_ptr() for t in tensors]
         status = call(at, packed_at)
         if status:
-            raise _failure(status, fn)
+            raise failure(status, fn)
 
     # The addresses above are only valid while these live.
     run.__dict__["_keep"] = (packed, fn)
