@@ -183,7 +183,7 @@ def verify(
 @app.command()
 def bench(
     suite: Annotated[
-        str, typer.Option(help="mirage, models, general, all, a model, search or verify.")
+        str, typer.Option(help="mirage, models, general, all, a model, search, verify or launch.")
     ] = "mirage",
     peers: Annotated[str, typer.Option(help="Peers, with commas.")] = "eager,inductor",
     dtypes: Annotated[
@@ -231,6 +231,11 @@ def bench(
 
         if resume and (json_ is None or to_stdout):
             raise BadOption("nothing to resume from", "option --resume", "give --json FILE too")
+        if suite == "launch":
+            from superopt.bench import launch
+
+            launch.command(json_, threads, print_json if to_stdout else None)
+            return
         if suite == "search":
             from superopt.bench import search, search_table
 
@@ -285,10 +290,7 @@ def bench(
             cold=not warm,
             resume=resume,
             ours=ours,
-            options=Options.of(
-                budget=budget,
-                fallbacks=tuple(_words(fallbacks, "--fallbacks")),
-            ),
+            options=Options.of(budget=budget, fallbacks=tuple(_words(fallbacks, "--fallbacks"))),
             progress=_say,
         )
         if to_stdout:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from superopt.bench import results, search, search_table, table, verify, verify_table
+from superopt.bench import launch, results, search, search_table, table, verify, verify_table
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 FORMS = {
     search.SUITE: (search.problems, search_table.markdown),
+    launch.SUITE: (launch.problems, launch.markdown),
     verify.SUITE: (verify.problems, verify_table.markdown),
 }
 """Suites that do not time kernels: how a document is checked, and its table."""

@@ -65,7 +65,7 @@ _CHANGING = (
     *(bytearray, memoryview, array.array, functools.partial),
     *(contextvars.ContextVar, weakref.ref),
 )
-"""Types whose objects may change and stay the same object, without an attribute or element to compare."""
+"""Types whose objects change and stay the same, without an attribute or element to compare."""
 
 
 class Unwatched(Exception):
@@ -166,7 +166,7 @@ class _Written(Walk):
     # the walk
 
     def root(self, fn: Any) -> None:
-        self._constant(fn)
+        self._same(self._constant(fn), fn)  # an object may be given another class
         super().root(fn)
 
     def inside(self, fn: Any) -> None:
@@ -324,13 +324,7 @@ class _Written(Walk):
             if token(value) is not value:
                 raise Unwatched(f"a {kind.__name__}")
             self._is(register, value)
-        elif (
-            isinstance(value, _CHANGING)
-            or is_c_data(kind)
-            or is_library(kind)
-            or is_memo(value)
-            or decorated(value)
-        ):
+        elif _unknown(value):
             raise Unwatched(f"a {kind.__name__}")
         elif isinstance(value, SUBCLASSED) or not hasattr(value, "__dict__"):
             self._is(register, value)
@@ -382,3 +376,11 @@ class _Written(Walk):
             for k in range(len(value)):
                 self._slot(value, k, self._write(ELEMENT, register, number=k))
         super().elements(owner, key, value, depth)
+
+
+def _unknown(value: Any) -> bool:
+    """Whether an object's inside may change in ways that are not compared."""
+    kind = type(value)
+    if isinstance(value, _CHANGING) or is_c_data(kind) or is_library(kind):
+        return True
+    return is_memo(value) or bool(decorated(value))

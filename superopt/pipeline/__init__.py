@@ -36,6 +36,7 @@ from superopt.frontend.where import raised_at as raised_at
 from superopt.mugraph.dispatch import ORIGINAL, Dispatch
 from superopt.mugraph.placement import MuGraph
 from superopt.pipeline.direct import Direct, direct
+from superopt.pipeline.direct import ways_into as ways_into
 from superopt.pipeline.repeats import MISSED as MISSED
 from superopt.pipeline.repeats import Repeats as Repeats
 from superopt.runtime.bucketed import Bucketed
@@ -159,6 +160,8 @@ def optimize(
         short = None if inference else direct(program, pieces, False)
 
         def running(table: dict[int, Callable[..., Sequence[torch.Tensor]]]) -> Run:
+            only: Any = next(iter(table.values()), None)
+
             def run(args: tuple[Any, ...], kwargs: dict[str, Any], held: Any) -> Any:
                 try:
                     if short is not None and (held is not None or not short.holds):
@@ -170,7 +173,6 @@ def optimize(
                 except _LeftToOriginal:
                     return fn(*args, **kwargs)
 
-            (only,) = table.values() if len(table) == 1 else (_in_pytorch,)
             return run
 
         run = alone = running(calls(False))

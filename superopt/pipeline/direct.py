@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from superopt.errors import SuperoptError
+from superopt.frontend.live import state
+from superopt.frontend.names import name_of
 from superopt.runtime.bucketed import Bucketed
 from superopt.runtime.site import Built
 
@@ -78,3 +81,14 @@ def _finish(outputs: Sequence[int], spec: Any) -> Finish | None:
         kind, order = spec.type, tuple(outputs)
         return lambda made: kind([made[k] for k in order])
     return lambda made: pytree.tree_unflatten([made[k] for k in outputs], spec)
+
+
+def ways_into(fn: Any, found: Any, args: tuple[Any, ...]) -> dict[str, Callable[[], Any]]:
+    """For measurements: the C entry, ``launch`` and ``Kernels`` of a Result, as calls on ``args``.
+
+    Raises SuperoptError where the result is not one kernel call.
+    """
+    short: Direct | None = found.direct
+    if short is None or isinstance(short.built.kernels, Bucketed):
+        raise SuperoptError("the kernel did not win, or is not alone", name_of(fn))
+    return short.built.kernels.ways(short.tensors(args, state(fn)[1]))

@@ -61,7 +61,7 @@ class Repeats:
         try:
             made = self._made(signature, args, kwargs, result)
         except (Unwatched, ValueError) as why:
-            trace.log("repeat", f"calls are looked at by Python: {why}", 2)
+            trace.log("launch", f"calls are looked at by Python: {why}", 2)
         else:
             self.known = (made, *self.known)[:MOST]
 

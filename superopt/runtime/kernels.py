@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ from superopt.errors import KernelFailed
 from superopt.mugraph.dtypes import DTYPES
 from superopt.runtime.fast import launcher, thread_count
 from superopt.runtime.guarded import guarded
-from superopt.runtime.launch import Library, failure, launch
+from superopt.runtime.launch import Library, failure, launch, packed
 from superopt.runtime.plan import Plan
 
 MARGIN = 64
 """Elements before and after an output that a program under test must leave alone."""
 
+
+HELD_S = 20e-6
+"""Seconds for which a call may keep other threads from running Python."""
 
 MOST_SIZES = 32
 """Sizes of symbols for which a program keeps a launcher."""
@@ -33,7 +36,8 @@ class Kernels:
 
     def __init__(self, path: Path, plan: Plan, threads: int | None = None) -> None:
         self.path, self.plan, self.threads = path, plan, threads
-        self._entry = Library(path).entry(plan.entry)
+        self._library = Library(path)
+        self._entry = self._library.entry(plan.entry)
         self._local = threading.local()
         self._dtypes = [DTYPES[o.dtype].torch for o in plan.outputs]
         self._shapes = None if plan.symbols else self._output_shapes({})
@@ -47,7 +51,8 @@ class Kernels:
             while len(self._launchers) >= MOST_SIZES:  # the oldest goes
                 self._launchers.pop(next(iter(self._launchers)), None)
             outputs = self._empty(self._output_shapes(sizes))
-            made = launcher(self._entry, self.plan, outputs, sizes, self.threads, True)
+            long = self._library.seconds(self.plan.entry, at) > HELD_S
+            made = launcher(self._entry, self.plan, outputs, sizes, self.threads, long)
             self._launchers[at] = made
         return self._launchers[at]
 
@@ -129,6 +134,18 @@ class Kernels:
         ints.append(thread_count(self.threads))
         pointers = [pools[kind][n] for kind, n in self.plan.buffers]
         launch(self._entry, pointers, ints, on_pattern=on_pattern)
+
+    def ways(self, tensors: Sequence[torch.Tensor]) -> dict[str, Callable[[], Any]]:
+        """For measurements, of a program without symbols: the ways into it, as calls without arguments."""
+        outputs, ints = self._empty(self._output_shapes({})), [thread_count(self.threads)]
+        pools = {"input": tensors, "output": outputs, "scratch": self._scratch({})}
+        pointers = [pools[kind][n] for kind, n in self.plan.buffers]
+        inputs = list(tensors)
+        return {
+            "entry": packed(self._entry, pointers, ints),
+            "launch": lambda: launch(self._entry, pointers, ints),
+            "kernels": lambda: self(inputs),
+        }
 
     def _scratch(self, sizes: Mapping[str, int]) -> list[torch.Tensor]:
         """This thread's scratch blocks: kept between calls, since a decode step allocates nothing."""

@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from superopt import trace
 from superopt.errors import IndexOutside, KernelFailed, LoadFailed
+from superopt.runtime.pool import second_pool
 
 
 class HasPointer(Protocol):
@@ -47,6 +49,10 @@ class Library:
             self._dll = ctypes.CDLL(str(self.path), mode=ctypes.RTLD_LOCAL)
         except OSError as error:
             raise LoadFailed("a kernel cannot be loaded", str(path), details=str(error)) from error
+        if (wrong := second_pool(self._dll)) is not None:
+            trace.warn_once(
+                "launch", f"{wrong}: on few cores they hinder one another; build with g++"
+            )
 
     def entry(self, name: str) -> Entry:
         """The entry point ``name``; LoadFailed when the library lacks it."""
@@ -58,6 +64,15 @@ class Library:
         # Raw addresses: ctypes then converts nothing and allocates little on a call.
         function.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
         return Entry(self, name, function)
+
+    def seconds(self, name: str, ints: Sequence[int]) -> float:
+        """About how long the entry ``name`` takes on one core at these sizes; 0 where it does not say."""
+        try:
+            told = self._dll[f"{name}_seconds"]
+        except AttributeError:
+            return 0.0
+        told.restype, told.argtypes = ctypes.c_double, (ctypes.c_void_p,)
+        return float(told((ctypes.c_int64 * max(len(ints), 1))(*ints)))
 
     def text(self, name: str) -> str:
         """A ``const char name[]`` of the library, as text; LoadFailed when it lacks it."""
@@ -126,6 +141,19 @@ def failure(status: int, fn: Entry) -> KernelFailed:
         return IndexOutside(f"kernel {fn.name} met an index outside its axis", repr(fn))
     what = " (no memory)" if status in (1, 3) else ""
     return KernelFailed(f"kernel {fn.name} returned status {status}{what}", repr(fn))
+
+
+def packed(fn: Entry, tensors: Sequence[HasPointer], ints: Sequence[int]) -> Callable[[], int]:
+    """A call of the entry alone, with all it takes at hand; it gives the status."""
+    pointers = (ctypes.c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
+    integers = (ctypes.c_int64 * max(len(ints), 1))(*ints)
+    at, ints_at, call = ctypes.addressof(pointers), ctypes.addressof(integers), fn.call
+
+    def run() -> int:
+        return call(at, ints_at)
+
+    run.__dict__["_keep"] = (pointers, integers, list(tensors), fn)
+    return run
 
 
 def bind(fn: Entry, count: int, ints: Sequence[int] = ()) -> Callable[..., None]:
