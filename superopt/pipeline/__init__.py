@@ -164,7 +164,7 @@ def optimize(
 
             def run(args: tuple[Any, ...], kwargs: dict[str, Any], held: Any) -> Any:
                 try:
-                    if short is not None and (held is not None or not short.holds):
+                    if short is not None and (not short.holds or held is not None):
                         return short.run(only, args, kwargs, held)
                     if inference:
                         with torch.inference_mode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ from superopt.runtime.site import Built
 Finish = Callable[[Sequence[torch.Tensor]], Any]
 
 
+_TENSORS = {torch.Tensor}
+
+
 @dataclass(frozen=True)
 class Direct:
     """How one kernel call makes the whole result.
@@ -31,10 +35,15 @@ class Direct:
     finish: Finish | None
     eager_may_win: bool
 
-    @property
+    @functools.cached_property
     def holds(self) -> bool:
         """Whether a tensor that the function holds is among the inputs."""
         return any(isinstance(source, tuple) for source in self.inputs)
+
+    @functools.cached_property
+    def _in_order(self) -> int:
+        """The number of inputs where they are the first flat arguments in order, else -1."""
+        return len(self.inputs) if self.inputs == tuple(range(len(self.inputs))) else -1
 
     def tensors(
         self, flat: Sequence[Any], held: Sequence[torch.Tensor] | None
@@ -47,14 +56,16 @@ class Direct:
 
     def run(
         self,
-        call: Callable[[list[torch.Tensor]], Sequence[torch.Tensor]],
+        call: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         held: Sequence[torch.Tensor] | None,
     ) -> Any:
         """The result of a call, of which ``call`` runs the kernel."""
-        plain = not kwargs and all(type(a) is torch.Tensor for a in args)
-        made = call(self.tensors(args if plain else pytree.tree_leaves((args, kwargs)), held))
+        if not kwargs and len(args) == self._in_order and set(map(type, args)) == _TENSORS:
+            made = call(args)
+        else:
+            made = call(self.tensors(pytree.tree_leaves((args, kwargs)), held))
         return made[0] if self.finish is None else self.finish(made)
 
     def launcher(self, flat: Sequence[Any], held: Sequence[torch.Tensor]) -> Any:

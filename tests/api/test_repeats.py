@@ -176,8 +176,8 @@ def owned() -> tuple[Norm, Any]:
 @pytest.mark.parametrize("name", MODULE_CHANGES)
 def test_a_changed_module_is_another_call(owned: tuple[Norm, Any], name: str) -> None:
     owner, made = owned
-    if not recognizes(made, X):  # after another case
-        made(X)
+    made._repeats._looked.clear()  # what changes often is written down ever more rarely
+    made(X)
     kept = dict(owner.__dict__), {k: dict(v) for k, v in owner.__dict__.items() if type(v) is dict}
     assert recognizes(made, X)
     before = made._calls.signature((X,), {})
@@ -197,6 +197,7 @@ def test_a_changed_module_is_another_call(owned: tuple[Norm, Any], name: str) ->
             owner.__dict__[table].clear()
             owner.__dict__[table].update(values)
         owner.gain = nn.Parameter(torch.ones(8), requires_grad=False)
+        owner.train()
 
 
 def test_what_a_function_holds_is_compared_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
