@@ -157,11 +157,12 @@ class Watch {
         return read != nullptr;
     }
 
-    // A new reference to what its owner keeps.
+    // A new reference to what its owner keeps: where it is the only one, the object was made for us.
     static bool given_up(PyObject* read) {
         if (!kept(read)) return false;
+        const bool owned = Py_REFCNT(read) > 1;
         Py_DECREF(read);
-        return true;
+        return owned;
     }
 
     static Py_ssize_t clear(Py_ssize_t answer) {
@@ -283,10 +284,11 @@ class Repeat {
         for (std::size_t k = 0; k < arguments_.size(); ++k) {
             if (!arguments_[k].plain(flat.data()[k])) return missed;
         }
-        Few registers(state_->registers());
         Few held(state_->count());
+        std::vector<PyObject*> registers = std::move(spare_);  // another call at once makes its own
+        registers.resize(state_->registers());
         const bool same = state_->holds(registers.data(), held.data());
-        for (std::size_t k = 0; k < registers.size(); ++k) (void)registers.take(k);  // they were borrowed
+        spare_ = std::move(registers);
         for (std::size_t k = 0; k < held.size(); ++k) {
             if (same) {
                 Py_INCREF(held.data()[k]);
@@ -392,6 +394,7 @@ class Repeat {
     std::size_t positional_;
     std::vector<nb::object> names_;
     std::vector<PyObject*> given_;
+    std::vector<PyObject*> spare_;
     std::vector<bool> shared_;
     nb::object watch_;
     nb::object launcher_;

@@ -13,6 +13,7 @@ import contextvars
 import enum
 import functools
 import gc
+import inspect
 import sys
 import types
 import weakref
@@ -142,7 +143,13 @@ class _Written(Walk):
         self._put(thing, register)
 
     def _attribute(self, register: int, owner: Any, name: str) -> tuple[int, Any]:
-        return self._write(ATTRIBUTE, register, name), getattr(owner, name)
+        value, kind = getattr(owner, name), type(owner)
+        hooks = (getattr(kind, hook, None) for hook in ("__getattribute__", "__getattr__"))
+        if any(isinstance(hook, types.FunctionType) for hook in hooks):
+            raise Unwatched("attributes that code makes")
+        if getattr(owner, name) is not value:
+            raise Unwatched("an attribute that is made when it is asked for")
+        return self._write(ATTRIBUTE, register, name), value
 
     def _table(self, register: int, table: dict[str, Any], owner: Any) -> None:
         """All items of a dict, which ``owner`` is known to have under their names."""
@@ -273,8 +280,8 @@ class _Written(Walk):
         register = self._at(owner, key)
         if value is None:
             self._is(register, None)
-        elif value.__dict__ or value.layout != torch.strided:
-            raise Unwatched("a tensor with attributes, or of a layout of its own")
+        elif type(value) not in (torch.Tensor, torch.nn.Parameter) or value.__dict__:
+            raise Unwatched("a tensor with attributes, or of a class of its own")
         else:
             self.rows.append((TENSOR, register, 0, None, len(self.tensors)))
             self.tensors.append(value)
@@ -335,8 +342,9 @@ class _Written(Walk):
     def attributes(self, value: Any, depth: int) -> None:
         self._own(value)
         for name in sorted(self.names.intersection(slots(type(value)))):
-            if not hasattr(value, name):
-                raise Unwatched("a slot that is empty")
+            slot = inspect.getattr_static(type(value), name, None)
+            if not isinstance(slot, types.MemberDescriptorType) or not hasattr(value, name):
+                raise Unwatched("a slot that is empty, or none")
             at, _ = self._attribute(self._register(value), value, name)
             self._slot(value, name, at)
         super().attributes(value, depth)

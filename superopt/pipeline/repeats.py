@@ -60,7 +60,7 @@ class Repeats:
             return
         try:
             made = self._made(signature, args, kwargs, result)
-        except (Unwatched, ValueError) as why:
+        except Exception as why:  # the answer is there already: nothing may come in its way
             trace.log("launch", f"calls are looked at by Python: {why}", 2)
         else:
             self.known = (made, *self.known)[:MOST]
