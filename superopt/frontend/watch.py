@@ -145,7 +145,7 @@ class _Written(Walk):
     def _attribute(self, register: int, owner: Any, name: str) -> tuple[int, Any]:
         value, kind = getattr(owner, name), type(owner)
         hooks = (getattr(kind, hook, None) for hook in ("__getattribute__", "__getattr__"))
-        if any(isinstance(hook, types.FunctionType) for hook in hooks):
+        if name != "__mro__" and any(isinstance(hook, types.FunctionType) for hook in hooks):
             raise Unwatched("attributes that code makes")
         if getattr(owner, name) is not value:
             raise Unwatched("an attribute that is made when it is asked for")
@@ -301,7 +301,7 @@ class _Written(Walk):
     def _compare(self, register: int, value: Any) -> None:
         """Writes down what of a value is compared before its contents are; see ``Walk.value``."""
         kind = type(value)
-        if kind in PLAIN or is_number(kind) or isinstance(value, type):
+        if kind in PLAIN or is_number(kind) or isinstance(value, type | torch.device):
             self._is(register, value)
         elif isinstance(value, enum.Enum):
             if isinstance(value.value, CONTAINERS):

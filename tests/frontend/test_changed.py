@@ -269,6 +269,12 @@ def assert_another_signature(made: Change) -> None:
     assert tuple(state(fn)[0]) == before
 
 
+def test_most_of_what_changes_can_be_watched() -> None:
+    watched = [name for name, made in CASES.items() if a_watch(made()[0]) is not None]
+    assert len(watched) >= 25
+    assert {"a helper", "a deep attribute", "a module class's forward"} <= set(watched)
+
+
 def a_watch(fn: Callable[..., Any]) -> Any:
     """A watch over a function that holds now, or None where it cannot be watched."""
     try:
