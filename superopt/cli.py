@@ -183,7 +183,8 @@ def verify(
 @app.command()
 def bench(
     suite: Annotated[
-        str, typer.Option(help="cpu, mirage, models, general, all, a model, search or verify.")
+        str,
+        typer.Option(help="cpu, mirage, models, general, all, a model, search, verify, launch."),
     ] = "mirage",
     peers: Annotated[
         str | None, typer.Option(help="Peers, with commas: eager,inductor (cpu: all).")

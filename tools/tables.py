@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from superopt.bench import results, search, search_table, table, verify, verify_table
+from superopt.bench import launch, results, search, search_table, table, verify, verify_table
 from superopt.bench.cpu import document as cpu
 from superopt.bench.cpu import rows as cpu_rows
 from superopt.bench.cpu import table as cpu_table
@@ -16,6 +16,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 FORMS = {
     cpu_rows.SUITE: (cpu.problems, cpu_table.markdown),
     search.SUITE: (search.problems, search_table.markdown),
+    launch.SUITE: (launch.problems, launch.markdown),
     verify.SUITE: (verify.problems, verify_table.markdown),
 }
 """Suites with documents of their own: how one is checked, and its table."""

@@ -9,4 +9,6 @@ NB_MODULE(_core, m) {
     superopt::register_search(m);
     superopt::register_place(m);
     superopt::register_stack(m);
+    superopt::register_launch(m);
+    superopt::register_repeat(m);
 }

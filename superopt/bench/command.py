@@ -46,9 +46,8 @@ def run(wishes: Wishes, progress: Progress) -> tuple[dict[str, Any], Shown, bool
     _known(wishes, wishes.share is not None, "--share", "verify")
     _known(wishes, wishes.max_block_ops is not None, "--max-block-ops", "search")
     _known(wishes, wishes.lock is not None, "--lock", "cpu")
-    return {"search": _search, "verify": _verify, "cpu": _cpu}.get(wishes.suite, _times)(
-        wishes, progress
-    )
+    suites = {"search": _search, "verify": _verify, "cpu": _cpu, "launch": _launch}
+    return suites.get(wishes.suite, _times)(wishes, progress)
 
 
 def _known(wishes: Wishes, given: bool, option: str, suite: str) -> None:
@@ -88,6 +87,13 @@ def _verify(wishes: Wishes, progress: Progress) -> tuple[dict[str, Any], Shown, 
     )
     alright = all(row["status"] == "ok" for row in document["rows"])
     return document, verify_table.print_table, alright
+
+
+def _launch(wishes: Wishes, progress: Progress) -> tuple[dict[str, Any], Shown, bool]:
+    from superopt.bench import launch
+
+    document = launch.run_launch_suite(json_path=wishes.json_path, threads=wishes.threads)
+    return document, lambda d: print(launch.markdown(d)), True
 
 
 def _cpu(wishes: Wishes, progress: Progress) -> tuple[dict[str, Any], Shown, bool]:

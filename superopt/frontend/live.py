@@ -93,12 +93,19 @@ def state(
     the arguments: a tensor that is rebound to another like it makes no new program. Where two
     states are equal, tensors at one position have the same role (see ``reached``).
     """
+    return state_of(walked(fn), leaves)
+
+
+def state_of(
+    walk: Sequence[tuple[Any, Any, Any]], leaves: Sequence[Any] = ()
+) -> tuple[list[Hashable], list[torch.Tensor]]:
+    """``state`` of a function of which this is the walk (see ``walked``)."""
     given = {id(leaf): k for k, leaf in enumerate(leaves)}
     seen: dict[Any, int] = {}
     out: list[Hashable] = []
     tensors: list[torch.Tensor] = []
     add = out.append
-    for _, key, value in walked(fn):
+    for _, key, value in walk:
         add(key if type(key) in _NAMES else _key(key))
         if isinstance(value, torch.Tensor):
             tensors.append(value)

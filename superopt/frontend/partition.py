@@ -116,6 +116,26 @@ class Program:
         positions = [v for v in values if isinstance(v, int)]
         return positions if len(positions) == len(values) else None
 
+    def wiring(self) -> tuple[list[Any], list[int], Any] | None:
+        """For a program that is one piece, all of whose outputs are results: how it is called.
+
+        For each input the flat argument, ("held", n) for the n-th tensor that the function holds, or a
+        literal; for each result the output; and how results are packed.
+        """
+        captured, pieces = self.captured, self.pieces
+        if len(pieces) != 1 or not isinstance(pieces[0], Supported):
+            return None
+        values = dict(zip(captured.placeholders, captured.values, strict=True))
+        inputs: list[Any] = []
+        for value in (values[n] for n in pieces[0].inputs):
+            if isinstance(value, Live):
+                inputs.append(("held", value.position) if value.literal is None else value.literal)
+            else:
+                inputs.append(value)
+        made = {node: k for k, node in enumerate(pieces[0].outputs)}
+        outputs = [made.get(o, -1) if isinstance(o, fx.Node) else -1 for o in captured.outputs]
+        return None if -1 in outputs else (inputs, outputs, captured.out_spec)
+
     def run(
         self,
         args: tuple[Any, ...],

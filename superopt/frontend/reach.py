@@ -11,7 +11,7 @@ import functools
 import sys
 import types
 import weakref
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -41,7 +41,7 @@ MOST = 256
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
-_HOOKS_OF_ALL = (
+HOOKS_OF_ALL = (
     ("before all", torch.nn.modules.module._global_forward_pre_hooks),
     ("after all", torch.nn.modules.module._global_forward_hooks),
 )
@@ -56,13 +56,16 @@ _NOT_CALLED = _UNMAKING | {"__repr__", "__str__", "__reduce__", "__getstate__"}
 
 _BARE = frozenset((*CONTAINERS, collections.OrderedDict, collections.defaultdict, torch.Size))
 
-_SUBCLASSED = (int, float, complex, str, bytes)
+SUBCLASSED = (int, float, complex, str, bytes)
 
 DEEPEST = 16
 """Levels of containers in containers that are looked at."""
 
 DEPTH = 2
 """Levels of attributes and elements that are looked at whether code names them or not."""
+
+
+W = TypeVar("W", bound="Walk")
 
 
 class Held(NamedTuple):
@@ -100,13 +103,18 @@ def walked(fn: Any) -> list[tuple[Any, Any, Any]]:
     return _walked(fn).held
 
 
-def _walked(fn: Any) -> _Walk:
+def _walked(fn: Any) -> Walk:
+    return settled(fn, Walk)
+
+
+def settled(fn: Any, kind: type[W]) -> W:
+    """A walk of this kind over ``fn``, made again until code names nothing that was passed by."""
     names = _known_names(fn)
     while True:
         count = len(names)
-        walk = _Walk(names)
+        walk = kind(names)
         walk.root(fn)
-        if len(names) == count:  # else something was passed by before code named it
+        if len(names) == count:
             return walk
 
 
@@ -127,7 +135,7 @@ _CLOSED = (None, None, ")")
 """The mark after the last thing inside of a function, module, object or namespace."""
 
 
-class _Walk:
+class Walk:
     """One look through all that a function reaches; nothing is looked into twice."""
 
     def __init__(self, names: set[str]) -> None:
@@ -211,20 +219,20 @@ class _Walk:
             if draws(value) or not isinstance(value, types.ModuleType):
                 self.value(table, name, value, DEPTH)
             elif self.opened(table, name, value):
-                inside = value.__dict__
+                inside, picked = value.__dict__, names
                 if is_library(value):  # no classes of its own
-                    inside = {
-                        n: inside[n]
+                    picked = tuple(
+                        n
                         for n in names
                         if n in inside and not isinstance(inside[n], type | torch.Tensor)
-                    }
-                self.namespace(inside, names, names)
+                    )
+                self.namespace(inside, picked, names)
                 self.add(_CLOSED)
 
     def module(self, module: torch.nn.Module) -> None:
         """A module and all it contains."""
         kind = type(module)
-        for name, hooks in (*_HOOKS_OF_ALL, *((n, getattr(module, n)) for n in _HOOKS)):
+        for name, hooks in (*HOOKS_OF_ALL, *((n, getattr(module, n)) for n in _HOOKS)):
             if hooks:  # their numbers differ from one registration to the next
                 self.elements(module, name, tuple(hooks.values()), DEPTH)
         self.classes(kind)
@@ -319,7 +327,7 @@ class _Walk:
         elif is_library(kind):
             self.add((owner, key, token(value)))
         if not is_library(kind):
-            if isinstance(value, _SUBCLASSED) or not hasattr(value, "__dict__"):
+            if isinstance(value, SUBCLASSED) or not hasattr(value, "__dict__"):
                 self.add((owner, key, token(value)))
             self.attributes(value, depth)
 

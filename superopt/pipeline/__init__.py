@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ from superopt.frontend.observe import unheard as unheard
 from superopt.frontend.where import raised_at as raised_at
 from superopt.mugraph.dispatch import ORIGINAL, Dispatch
 from superopt.mugraph.placement import MuGraph
+from superopt.pipeline.direct import Direct, direct
+from superopt.pipeline.direct import ways_into as ways_into
+from superopt.pipeline.repeats import MISSED as MISSED
+from superopt.pipeline.repeats import Repeats as Repeats
 from superopt.runtime.bucketed import Bucketed
 from superopt.runtime.cache import Cache
 from superopt.runtime.doctor import doctor as machine_doctor
@@ -53,7 +57,8 @@ class Result:
     where symbolic sizes decide between the first two, bucket by bucket; timings in seconds; states:
     values and kernels that the search looked at; cache: "warm" when every kernel came from the
     cache; boundaries: what was left to PyTorch, and why; pieces: what was built; serves: whether the
-    range of sizes, of a program that is one piece, includes those of (args, kwargs).
+    range of sizes, of a program that is one piece, includes those of (args, kwargs); direct: the short
+    way to the winner, where it is one kernel call.
     """
 
     run: Run
@@ -70,6 +75,7 @@ class Result:
     serves: Callable[[tuple[Any, ...], dict[str, Any]], bool] = field(
         default=lambda args, kwargs: False, repr=False
     )
+    direct: Direct | None = field(default=None, repr=False)
 
 
 def optimize(
@@ -151,9 +157,15 @@ def optimize(
             t.is_inference() for t in pytree.tree_leaves(seen.answer) if isinstance(t, torch.Tensor)
         )
 
+        short = None if inference else direct(program, pieces, False)
+
         def running(table: dict[int, Callable[..., Sequence[torch.Tensor]]]) -> Run:
+            only: Any = next(iter(table.values()), None)
+
             def run(args: tuple[Any, ...], kwargs: dict[str, Any], held: Any) -> Any:
                 try:
+                    if short is not None and (not short.holds or held is not None):
+                        return short.run(only, args, kwargs, held)
                     if inference:
                         with torch.inference_mode():
                             return program.run(args, kwargs, lambda p, xs: table[id(p)](xs), held)
@@ -208,6 +220,9 @@ def optimize(
         program.boundaries,
         pieces,
         serves,
+        replace(short, eager_may_win="eager" in options.fallbacks)
+        if short is not None and call is best
+        else None,
     )
 
 

@@ -161,6 +161,32 @@ def _watched() -> bool:
     )
 
 
+_ASKED: tuple[tuple[Callable[..., Any], Any, Any], ...] = (
+    (torch._C._len_torch_dispatch_stack, None, 0),
+    (torch._C._len_torch_function_stack, None, 0),
+    (torch._C._functorch.peek_interpreter_stack, None, None),
+    (torch._C._get_tracing_state, None, None),
+    (torch.autograd.forward_ad.__dict__.__getitem__, "_current_level", -1),
+    (torch.is_autocast_enabled, "cpu", False),
+    (torch.get_num_threads, None, ...),
+    (torch.get_default_dtype, None, ...),
+    (torch.is_grad_enabled, None, ...),
+    (torch._C._get_deterministic_algorithms, None, ...),
+    (torch.is_inference_mode_enabled, None, ...),
+    (torch._C._get_float32_matmul_precision, None, ...),
+)
+"""What ``Calls.look`` asks PyTorch, one question at a time, with the argument (or None) and the answer
+that a call has that is no special one (...: any)."""
+
+
+def questions() -> list[tuple[Callable[..., Any], Any, Any]]:
+    """Those questions with the answers of now; ValueError where a call is special."""
+    asked = [(ask, arg, ask() if arg is None else ask(arg), want) for ask, arg, want in _ASKED]
+    if any(want is not ... and got != want for _, _, got, want in asked):
+        raise ValueError("the call is special to PyTorch")
+    return [(ask, arg, got) for ask, arg, got, _ in asked]
+
+
 def _other_functions() -> bool:
     """Whether a mode replaces functions; a default device of the CPU replaces nothing."""
     count = torch._C._len_torch_function_stack()

@@ -12,6 +12,7 @@ from superopt.mugraph.dispatch import ORIGINAL, Dispatch, within
 from superopt.runtime.kernels import Kernels
 from superopt.runtime.plan import Plan
 
+Chosen = tuple[Kernels, Mapping[str, int]]
 Run = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 
 
@@ -45,6 +46,14 @@ class Bucketed:
             programs[0].plan,
             symbols=tuple((*s[:4], *domain[s[0]]) for s in programs[0].plan.symbols),
         )
+
+    def chosen(self, tensors: Sequence[torch.Tensor], eager_may_win: bool) -> Chosen | None:
+        """The program that serves these tensors, and their sizes; None where the original does."""
+        sizes = self.plan.sizes(tensors)
+        bucket = self.rule.chooser(self.rule.buckets)(sizes)
+        if bucket.program == ORIGINAL or (bucket.slower and eager_may_win):
+            return None
+        return self.programs[bucket.program], sizes
 
     def runner(self, original: Run, eager_may_win: bool) -> Run:
         """The call that each piece of a program makes.

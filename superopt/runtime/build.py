@@ -28,6 +28,7 @@ from superopt.errors import (
     SuperoptError,
 )
 from superopt.runtime.isa import cpu_features, cpu_model, isa_flags, missing_features
+from superopt.runtime.pool import link_flags
 
 __all__ = [
     "BASE_FLAGS",
@@ -73,8 +74,8 @@ class Compiler:
 
     @property
     def openmp_flags(self) -> tuple[str, ...]:
-        """``-fopenmp``, or flags that leave its pragmas without effect."""
-        return ("-fopenmp",) if self.openmp else ("-Wno-unknown-pragmas",)
+        """``-fopenmp`` on PyTorch's threads, or flags that leave its pragmas without effect."""
+        return ("-fopenmp", *link_flags()) if self.openmp else ("-Wno-unknown-pragmas",)
 
 
 def find_compiler(config: Config | None = None) -> Compiler:

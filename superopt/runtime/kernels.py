@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from superopt.errors import KernelFailed
 from superopt.mugraph.dtypes import DTYPES
+from superopt.runtime.fast import launcher, thread_count
 from superopt.runtime.guarded import guarded
-from superopt.runtime.launch import HasPointer, Library, StaleCopy, launch
+from superopt.runtime.launch import HasPointer, Library, StaleCopy, failure, launch, prepared
 from superopt.runtime.packs import PACKS, Copy, memory
 from superopt.runtime.plan import Plan
 
@@ -32,6 +34,13 @@ MARGIN = 64
 """Elements before and after an output that a program under test must leave alone."""
 
 
+HELD_S = 20e-6
+"""Seconds for which a call may keep other threads from running Python."""
+
+MOST_SIZES = 32
+"""Sizes of symbols for which a program keeps a launcher."""
+
+
 class Kernels:
     """A loaded shared object with its plan; calling it returns the outputs.
 
@@ -44,12 +53,26 @@ class Kernels:
         self, path: Path, plan: Plan, threads: int | None = None, pack_memory: int = 0
     ) -> None:
         self.path, self.plan, self.threads, self.pack_memory = path, plan, threads, pack_memory
-        library = Library(path)
-        self._entry = library.entry(plan.entry)
-        self._pack = library.entry(f"{plan.entry}_pack") if plan.packed else None
+        self._library = Library(path)
+        self._entry = self._library.entry(plan.entry)
+        self._pack = self._library.entry(f"{plan.entry}_pack") if plan.packed else None
         self._local = threading.local()
         self._dtypes = [DTYPES[o.dtype].torch for o in plan.outputs]
         self._shapes = None if plan.symbols else self._output_shapes({})
+        self._launchers: dict[tuple[int, ...], Any] = {}
+        self._fast = None if plan.symbols else self.launcher({})
+
+    def launcher(self, sizes: Mapping[str, int]) -> Any:
+        """What calls the program at these sizes in the least time, or None; see ``fast.launcher``."""
+        at = tuple(sizes[symbol[0]] for symbol in self.plan.symbols)
+        if at not in self._launchers:
+            while len(self._launchers) >= MOST_SIZES:  # the oldest goes
+                self._launchers.pop(next(iter(self._launchers)), None)
+            outputs = self._empty(self._output_shapes(sizes))
+            long = self._library.seconds(self.plan.entry, at) > HELD_S
+            made = launcher(self._entry, self.plan, outputs, sizes, self.threads, long)
+            self._launchers[at] = made
+        return self._launchers[at]
 
     def _output_shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
         return [tuple(d.value(sizes) for d in o.dims) for o in self.plan.outputs]
@@ -65,8 +88,13 @@ class Kernels:
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Runs the program on CPU tensors in the order of the graph's inputs."""
+        if self._fast is not None:
+            made = self._fast.run(tensors)
+            if type(made) is not list:
+                raise failure(made, self._entry)
+            return made
         sizes = self.plan.sizes(tensors) if self.plan.symbols else {}
-        outputs = self._empty(self._shapes or self._output_shapes(sizes))
+        outputs = self._empty(self._output_shapes(sizes) if self._shapes is None else self._shapes)
         self.run(tensors, outputs, sizes)
         return outputs
 
@@ -239,7 +267,27 @@ class Kernels:
 
     def _ints(self, sizes: Mapping[str, int]) -> list[int]:
         ints = [sizes[symbol[0]] for symbol in self.plan.symbols]
-        return [*ints, self.threads or torch.get_num_threads()]
+        return [*ints, thread_count(self.threads)]
+
+    def ways(self, tensors: Sequence[torch.Tensor]) -> dict[str, Callable[[], Any]]:
+        """For measurements, of a program without symbols: the ways into it, as calls without arguments."""
+        outputs, ints = (
+            self._empty(self._output_shapes({})),
+            [*self._ints({}), *[0] * len(self.plan.packed)],
+        )
+        pools: dict[str, Sequence[HasPointer]] = {
+            "input": tensors,
+            "output": outputs,
+            "scratch": self._scratch({}),
+        }
+        pools["packed"] = [NULL] * len(self.plan.packed)
+        pointers = [pools[kind][n] for kind, n in self.plan.buffers]
+        inputs = list(tensors)
+        return {
+            "entry": prepared(self._entry, pointers, ints),
+            "launch": lambda: launch(self._entry, pointers, ints),
+            "kernels": lambda: self(inputs),
+        }
 
     def _scratch(self, sizes: Mapping[str, int]) -> list[torch.Tensor]:
         """This thread's scratch blocks: kept between calls, since a decode step allocates nothing."""

@@ -1,7 +1,7 @@
 """Loads a compiled kernel and calls its C entry point with tensors and sizes.
 
 Every generated shared object exports ``int name(void** bufs, const int64_t* ints)``: data pointers
-in, sizes and strides in, 0 for success (see ``_failure``). A call releases the interpreter lock.
+in, sizes and strides in, 0 for success (see ``failure``). A call releases the interpreter lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from superopt import trace
 from superopt.errors import IndexOutside, KernelFailed, LoadFailed
+from superopt.runtime.pool import second_pool
 
 
 class HasPointer(Protocol):
@@ -47,6 +49,10 @@ class Library:
             self._dll = ctypes.CDLL(str(self.path), mode=ctypes.RTLD_LOCAL)
         except OSError as error:
             raise LoadFailed("a kernel cannot be loaded", str(path), details=str(error)) from error
+        if (wrong := second_pool(self._dll)) is not None:
+            trace.warn_once(
+                "launch", f"{wrong}: on few cores they hinder one another; build with g++"
+            )
 
     def entry(self, name: str) -> Entry:
         """The entry point ``name``; LoadFailed when the library lacks it."""
@@ -58,6 +64,15 @@ class Library:
         # Raw addresses: ctypes then converts nothing and allocates little on a call.
         function.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
         return Entry(self, name, function)
+
+    def seconds(self, name: str, ints: Sequence[int]) -> float:
+        """About how long the entry ``name`` takes on one core at these sizes; 0 where it does not say."""
+        try:
+            told = self._dll[f"{name}_seconds"]
+        except AttributeError:
+            return 0.0
+        told.restype, told.argtypes = ctypes.c_double, (ctypes.c_void_p,)
+        return float(told((ctypes.c_int64 * max(len(ints), 1))(*ints)))
 
     def text(self, name: str) -> str:
         """A ``const char name[]`` of the library, as text; LoadFailed when it lacks it."""
@@ -108,7 +123,7 @@ def launch(
         integers[: len(ints)] = ints
     status = (_on_pattern(fn) if on_pattern else fn.call)(pointers_at, integers_at)
     if status:
-        raise _failure(status, fn)
+        raise failure(status, fn)
 
 
 def _on_pattern(fn: Entry) -> Callable[[int, int], int]:
@@ -128,7 +143,7 @@ class StaleCopy(KernelFailed):
     """A kernel has stored nothing, since a packed copy that it was given is out of date."""
 
 
-def _failure(status: int, fn: Entry) -> KernelFailed:
+def failure(status: int, fn: Entry) -> KernelFailed:
     """What a bad status means: 1 no memory for a task, 2 an index outside its axis, 3 both, or STALE."""
     if status == STALE:
         return StaleCopy(f"kernel {fn.name} met a packed copy that is out of date", repr(fn))
@@ -136,6 +151,19 @@ def _failure(status: int, fn: Entry) -> KernelFailed:
         return IndexOutside(f"kernel {fn.name} met an index outside its axis", repr(fn))
     what = " (no memory)" if status in (1, 3) else ""
     return KernelFailed(f"kernel {fn.name} returned status {status}{what}", repr(fn))
+
+
+def prepared(fn: Entry, tensors: Sequence[HasPointer], ints: Sequence[int]) -> Callable[[], int]:
+    """A call of the entry alone, with all it takes at hand; it gives the status."""
+    pointers = (ctypes.c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
+    integers = (ctypes.c_int64 * max(len(ints), 1))(*ints)
+    at, ints_at, call = ctypes.addressof(pointers), ctypes.addressof(integers), fn.call
+
+    def run() -> int:
+        return call(at, ints_at)
+
+    run.__dict__["_keep"] = (pointers, integers, list(tensors), fn)
+    return run
 
 
 def bind(fn: Entry, count: int, ints: Sequence[int] = ()) -> Callable[..., None]:
@@ -152,7 +180,7 @@ def bind(fn: Entry, count: int, ints: Sequence[int] = ()) -> Callable[..., None]
         array[:count] = [t.data_ptr() for t in tensors]
         status = call(at, packed_at)
         if status:
-            raise _failure(status, fn)
+            raise failure(status, fn)
 
     # The addresses above are only valid while these live.
     run.__dict__["_keep"] = (packed, fn)

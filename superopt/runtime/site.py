@@ -257,6 +257,10 @@ class Shortcut:
         """The one piece."""
         return (self.piece,)
 
+    def wiring(self) -> tuple[list[Any], list[int], Any]:
+        """The flat arguments that are its inputs, its outputs in order, and how they are packed."""
+        return list(self.positions), list(range(self.result.num_leaves)), self.result
+
     def run(
         self,
         args: tuple[Any, ...],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from superopt.bench import search, search_table, verify, verify_table
+from superopt.bench import launch, search, search_table, verify, verify_table
 from superopt.bench.cpu import document as cpu
 from superopt.bench.cpu import table as cpu_table
 from superopt.bench.results import problems
@@ -58,3 +58,22 @@ def test_committed_cpu_kernels_have_their_form_their_table_and_their_chart(path:
     table = path.with_suffix(".md").read_text(encoding="utf-8")
     assert table == cpu_table.markdown(document), "run python tools/tables.py"
     assert path.with_suffix(".svg").exists()
+
+
+def test_a_committed_launch_has_its_form_and_its_table() -> None:
+    path = RESULTS / "launch-cpu.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert launch.problems(document) == []
+    assert len(document["rows"]) == len(launch.CASES) * len(launch.WAYS)
+    assert all(row["status"] == "ok" for row in document["rows"])
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == launch.markdown(document)
+    document["rows"][0]["way"] = "unheard of"
+    assert launch.problems(document) != []
+
+
+def test_the_launch_suite_times_every_way_into_every_case() -> None:
+    document = launch.run_launch_suite(calls=2, turns=2)
+    assert launch.problems(document) == []
+    assert {(r["case"], r["way"]) for r in document["rows"]} == {
+        (case, way) for case in launch.CASES for way in launch.WAYS
+    }

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from superopt.frontend.live import state
+from superopt.frontend.watch import Unwatched, watch
 
 Change = tuple[Callable[..., Any], Callable[[], Any], Callable[[], Any]]
 """A function, a change of what it reads, and the change undone."""
@@ -258,12 +259,30 @@ def assert_another_signature(made: Change) -> None:
     before = tuple(state(fn)[0])
     assert tuple(state(fn)[0]) == before
     hash(before)
+    watched = a_watch(fn)
     change()
     try:
         assert tuple(state(fn)[0]) != before
+        assert watched is None or not watched.holds()
     finally:
         undo()
     assert tuple(state(fn)[0]) == before
+
+
+def test_most_of_what_changes_can_be_watched() -> None:
+    watched = [name for name, made in CASES.items() if a_watch(made()[0]) is not None]
+    assert len(watched) >= 25
+    assert {"a helper", "a deep attribute", "a module class's forward"} <= set(watched)
+
+
+def a_watch(fn: Callable[..., Any]) -> Any:
+    """A watch over a function that holds now, or None where it cannot be watched."""
+    try:
+        watched, _ = watch(fn, torch.Tensor.__dlpack_c_exchange_api__, (), state(fn)[0])
+    except Unwatched:
+        return None
+    assert watched.holds() and watched.holds()
+    return watched
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -12,6 +12,7 @@ from superopt.codegen.backends.cpu_isa import Isa
 from superopt.codegen.backends.cpu_layout import symbols
 from superopt.codegen.backends.cpu_pack import same_call
 from superopt.codegen.backends.cpu_task import Task, size_lines
+from superopt.codegen.backends.cpu_work import WAKE_S, seconds
 from superopt.codegen.packing import Packing
 from superopt.errors import SuperoptError
 from superopt.mugraph.axes import Stride
@@ -21,9 +22,6 @@ from superopt.mugraph.tileir import Buffer, Program
 
 STACK_BYTES = 64 * 1024
 """Tile buffers of one program up to this size live on the stack, else in a block per thread."""
-
-PARALLEL_WORK = 400_000
-"""Points of iteration below which a program is not worth waking other threads for."""
 
 MOST_LINES = 5_000
 """Lines of generated code, headers and comments left out, that a compiler is still given: GCC 12
@@ -67,6 +65,8 @@ class Copy:
 @dataclass(frozen=True, slots=True)
 class Source:
     """A printed program: ``extern "C" int entry(void** buffers, const int64_t* ints)``.
+
+    Beside it: ``extern "C" double entry_seconds(const int64_t* ints)``, about its time on one core.
 
     buffers: names in the order of the pointers; ints: the size symbols, then "threads", then of each
     packed buffer the number of calls that it was given to before; scratch: bytes of each scratch buffer;
@@ -205,6 +205,10 @@ def _range(t: Task, syms: tuple[str, ...]) -> str:
         f"  for (int64_t task = first; task < last; ++task) {t.fn}(bufs, ints, task, arena);",
         f"  return {'so_wild' if t.picks() else '0'};",
         "}",
+        f"static double {t.fn}_seconds([[maybe_unused]] const int64_t* ints) {{",
+        *(f"  {line}" for line in size_lines(syms)),
+        f"  return {seconds(t.program, t.isa)};",
+        "}",
     ]
     return "\n".join(out)
 
@@ -259,7 +263,9 @@ def _entry(
         test_given = " && ".join(f"bufs[{buffers.index(b)}]" for b in given)
         out += [f"  if ({test_given}) {{", *(f"  {x}" for x in _run(reader, buffers)), "  } else {"]
         out += [*(f"  {x}" for x in _run(call, buffers)), "  }"]
-    return "\n".join([*out, "  return status;", "}", ""])
+    total = " + ".join(f"{t.fn}_seconds(ints)" for _, t in calls) or "0.0"
+    told = f'extern "C" double {name}_seconds(const int64_t* ints) {{ return {total}; }}'
+    return "\n".join([*out, "  return status;", "}", told, ""])
 
 
 def _pack_entry(
@@ -284,11 +290,12 @@ def _run(call: Call, buffers: list[str]) -> list[str]:
     if count.value == 1:
         return [f"  {{  // {program.name}", f"    {mine}", f"    {run}0, 1);", "  }"]
     # Waking other threads costs microseconds: a small program runs on the calling one.
+    worth = f"{t.fn}_seconds(ints) * (threads - 1) > {WAKE_S} * threads"
     return [
         f"  {{  // {program.name}",
         f"    {mine}",
         f"    const int64_t tasks = {count.text};",
-        f"    if (threads > 1 && tasks > 1 && {t.work()} > {PARALLEL_WORK}) {{",
+        f"    if (threads > 1 && tasks > 1 && {worth}) {{",
         "#pragma omp parallel for schedule(static, 1) num_threads(threads) reduction(| : status)",
         "      for (int64_t part = 0; part < threads; ++part)",
         f"        {run}tasks * part / threads, tasks * (part + 1) / threads);",

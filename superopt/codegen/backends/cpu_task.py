@@ -73,20 +73,6 @@ class Task:
             out = out * _count(split.axis, split.tile)
         return out
 
-    def work(self) -> str:
-        """Points of iteration of the whole program, as a C double."""
-        terms = []
-        numbers = {p.number for p in self.program.parts}
-        for stmt in statements(self.program.body):
-            factors = ["1.0"] + [
-                size_num(a.size).text
-                for a in dict.fromkeys((*stmt.axes, *stmt.over, *self.program.task_tiles))
-                if a not in numbers
-            ]
-            terms.append(" * ".join(factors))
-        total = " + ".join(dict.fromkeys(terms)) or "0.0"
-        return f"({total})"
-
     def picks(self) -> bool:
         """Whether something is read at run-time indices, which may be outside their axis."""
         stmts = statements(self.program.body)
