@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_the_members_do_what_they_did() -> None:
     assert "data" in torch.Tensor.__dict__ and torch.Tensor.numpy.__name__ == "numpy"
 
     class Called(torch.Tensor):
-        calls: list[str] = []
+        calls: ClassVar[list[str]] = []
 
         @classmethod
         def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
