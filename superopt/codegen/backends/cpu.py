@@ -109,6 +109,7 @@ def emit(
             header("so_math.h"),
             header("so_tile.h"),
             header("so_dot.h"),
+            *([header("so_sums.h")] if any("so_sums<" in t for t in texts) else []),
             *texts,
             *(_range(t, syms) for t in tasks.values()),
             _entry(name, calls, [b.name for b in buffers], syms),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from superopt.codegen.backends.cpu_expr import Scope, stride_along
 from superopt.codegen.backends.types import value_dtype
 from superopt.mugraph.axes import Axis
-from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.lanes import (
     COPIED,
     DOT,
@@ -60,7 +60,7 @@ def match(scope: Scope, stmt: Compute, target: Target) -> Contraction | None:
         return None
     if value_dtype(expr) not in ("f32", "f64") or any(not is_float(a.dtype) for a in expr.args):
         return None
-    a, b = expr.args
+    a, b = (bare(x) for x in expr.args)
     live = [x for x in (*stmt.axes, *stmt.over) if not scope.ranges[x].single]
     kept, sums = [x for x in live if x in stmt.axes], [x for x in live if x in stmt.over]
     only_a = tuple(x for x in kept if x in expr_axes(a) and x not in expr_axes(b))
@@ -87,6 +87,15 @@ def match(scope: Scope, stmt: Compute, target: Target) -> Contraction | None:
     return min(found, key=lambda f: f[:2])[2] if found else None
 
 
+def bare(factor: Expr) -> Expr:
+    """A factor without the conversion to floats that loading it makes."""
+    if isinstance(factor, Apply) and factor.op == "cast" and isinstance(factor.args[0], Load):
+        load = factor.args[0]
+        if DTYPES[load.dtype].kind == "int" and is_float(factor.dtype):
+            return replace(load, dtype=factor.dtype)
+    return factor
+
+
 def unit(scope: Scope, factor: Expr, axis: Axis) -> bool:
     """Whether a factor is a plain load that is contiguous along an axis."""
     if not plain(scope, factor) or not isinstance(factor, Load):
@@ -96,10 +105,10 @@ def unit(scope: Scope, factor: Expr, axis: Axis) -> bool:
 
 
 def plain(scope: Scope, factor: Expr) -> bool:
-    """Whether a factor is a load of floats at one stride per axis."""
+    """Whether a factor is a load of numbers at one stride per axis."""
     return (
         isinstance(factor, Load)
-        and is_float(scope.place(factor.buffer).dtype)
+        and DTYPES[scope.place(factor.buffer).dtype].kind != "bool"
         and all(stride_along(scope, factor, x) is not None for x in expr_axes(factor))
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from superopt.codegen.backends.cpu_contract import print_contraction
@@ -24,9 +25,10 @@ from superopt.codegen.backends.cpu_layout import (
 )
 from superopt.codegen.backends.cpu_loops import print_compute
 from superopt.codegen.backends.cpu_match import Target
+from superopt.codegen.backends.cpu_sums import grouped, print_sums
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import DTYPES
-from superopt.mugraph.tile_analysis import loads
+from superopt.mugraph.tile_analysis import loads, reads
 from superopt.mugraph.tileir import (
     Compute,
     Loop,
@@ -59,6 +61,7 @@ class Task:
         self.sizes = [padded_bytes(p) for p in self.tiles]
         known = [n.value for n in self.sizes]
         self.on_stack = None not in known and sum(n or 0 for n in known) <= stack_bytes
+        self.readers = Counter(n for s in statements(program.body) for n in reads(s.expr))
         self.ranges: dict[Axis, Range] = {}
         for axis in _axes(program):
             self.ranges[axis] = whole(axis)
@@ -166,9 +169,23 @@ class Task:
 
     def _body(self, body: tuple[Stmt, ...], depth: int) -> list[str]:
         out: list[str] = []
-        for stmt in body:
-            out += self._compute(stmt) if isinstance(stmt, Compute) else self._loop(stmt, depth)
+        for stmts in grouped(body, self.readers):
+            for stmt in stmts if (one := self._together(stmts)) is None else ():
+                out += self._compute(stmt) if isinstance(stmt, Compute) else self._loop(stmt, depth)
+            out += one or []
         return out
+
+    def _together(self, stmts: list[Stmt]) -> list[str] | None:
+        """Statements that add up into one result, as one nest."""
+        if not any(isinstance(s, Compute) and s.reduce for s in stmts):
+            return None
+        scope = Scope(self.names, self.places, dict(self.ranges))
+        target = Target(self.isa.vector_bytes, self.isa.bf16, self.program.lane)
+        lines = print_sums(scope, stmts, target)
+        if lines is None:
+            return None
+        titles = [f"// {_title(s)}" for s in stmts if isinstance(s, Compute)]
+        return [*titles, "{", *(f"  {line}" for line in lines), "}"]
 
     def _loop(self, loop: Loop, depth: int) -> list[str]:
         outer = self.ranges[loop.axis]

@@ -122,6 +122,23 @@ template <so_vector V> SO_INLINE V so_mod(V a, V b) {
   return so_each(a, b, [](auto x, auto y) { return so_mod(x, y); });
 }
 
+// An integer of 32 bits wrapped as the narrow type T is.
+template <class T, so_vector V> SO_INLINE V so_wrap(V x) {
+  constexpr int gone = 32 - 8 * int(sizeof(T));
+  if constexpr (std::is_signed_v<T>) return (x << gone) >> gone;
+  else return x & ((1 << (32 - gone)) - 1);
+}
+// table[i] for the lowest four bits of each i.
+template <so_vector V> SO_INLINE so_vec<float, so_lanes_of<V>> so_table(V i, so_vec<float, 16> table) {
+#if defined(__AVX512F__)
+  if constexpr (so_lanes_of<V> == 16)
+    return (so_vec<float, 16>)_mm512_permutexvar_ps((__m512i)i, (__m512)table);
+#endif
+  so_vec<float, so_lanes_of<V>> v;
+  for (int l = 0; l < so_lanes_of<V>; ++l) v[l] = table[i[l] & 15];
+  return v;
+}
+
 // -- exponentials -----------------------------------------------------------------------------------
 
 template <so_fvec V> SO_INLINE V so_expm1_core(V r) {  // e^r - 1 for |r| <= ln(2) / 2

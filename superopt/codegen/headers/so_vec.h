@@ -159,8 +159,31 @@ template <int K, int N> SO_INLINE so_part so_half_of(so_part p) {
   const int n = p.n < N / 2 ? p.n : N / 2;
   return {K == 0 ? n : p.n - n};
 }
+// Narrow integers as 32-bit ones, in one step.
+template <class V> SO_INLINE auto so_widen(V x) {
+  constexpr int N = so_lanes_of<V>;
+  [[maybe_unused]] constexpr bool sign = std::is_signed_v<so_elem<V>>;
+#if defined(__AVX512F__)
+  if constexpr (N == 16 && sizeof(so_elem<V>) == 1)
+    return (so_mask<N>)(sign ? _mm512_cvtepi8_epi32((__m128i)x) : _mm512_cvtepu8_epi32((__m128i)x));
+  else if constexpr (N == 16 && sizeof(so_elem<V>) == 2)
+    return (so_mask<N>)(sign ? _mm512_cvtepi16_epi32((__m256i)x) : _mm512_cvtepu16_epi32((__m256i)x));
+  else
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8 && sizeof(so_elem<V>) == 1) {
+    const __m128i low = _mm_cvtsi64_si128(so_bits<int64_t>(x));
+    return (so_mask<N>)(sign ? _mm256_cvtepi8_epi32(low) : _mm256_cvtepu8_epi32(low));
+  } else if constexpr (N == 8 && sizeof(so_elem<V>) == 2)
+    return (so_mask<N>)(sign ? _mm256_cvtepi16_epi32((__m128i)x) : _mm256_cvtepu16_epi32((__m128i)x));
+  else
+#endif
+  return __builtin_convertvector(x, so_mask<N>);
+}
 template <class T, int N, class V> SO_INLINE so_vec<T, N> so_cvt(V x) {
   if constexpr (std::is_same_v<so_elem<V>, T>) return x;
+  else if constexpr (std::is_integral_v<so_elem<V>> && sizeof(so_elem<V>) < 4 && sizeof(T) >= 4)
+    return so_cvt<T, N>(so_widen(x));
 #if defined(__AVX512F__)
   else if constexpr (N == 8 && std::is_same_v<T, double> && std::is_same_v<so_elem<V>, float>)
     return (so_vec<T, N>)_mm512_cvtps_pd((__m256)x);
@@ -250,8 +273,46 @@ template <class T, int N, class S, class P> SO_INLINE so_vec<T, N> so_load(const
 template <int N, class P> SO_INLINE so_mask<N> so_load_mask(const bool* p, P part) {
   return -so_load<int32_t, N>(p, part);
 }
+// Every other element: what lies between is read along, but nothing beyond the last one.
+template <int N> SO_INLINE so_vec<float, N> so_every_other(const so_bf16* p) {
+  const auto* const u = reinterpret_cast<const uint16_t*>(p);
+  so_vec<uint16_t, 2 * N> v;
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  if constexpr (N == 16) v = (so_vec<uint16_t, 2 * N>)_mm512_maskz_loadu_epi16(0x7fffffffu, u);
+  else
+#endif
+  {
+    v = so_vec<uint16_t, 2 * N>{};
+    std::memcpy(&v, u, sizeof(v) - 2);
+  }
+  return (so_vec<float, N>)((so_vec<uint32_t, N>)v << 16);
+}
+template <int N> SO_INLINE so_vec<float, N> so_every_other(const float* p) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) {
+    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return (so_vec<float, N>)_mm512_permutex2var_ps(_mm512_loadu_ps(p), at,
+                                                    _mm512_maskz_loadu_ps(0x7fff, p + 16));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) {
+    const __m256i most = _mm256_setr_epi32(-1, -1, -1, -1, -1, -1, -1, 0);
+    const __m256 x = _mm256_shuffle_ps(_mm256_loadu_ps(p), _mm256_maskload_ps(p + 8, most), 0x88);
+    return (so_vec<float, N>)_mm256_permute4x64_pd((__m256d)x, 0xd8);
+  }
+#endif
+  so_vec<float, N> v;
+  for (int l = 0; l < N; ++l) v[l] = p[2 * l];
+  return v;
+}
 template <class T, int N, class S, class P>
 SO_INLINE so_vec<T, N> so_gather(const S* p, int64_t stride, P part) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  if constexpr (std::is_same_v<P, so_full> && std::is_same_v<T, float> &&
+                (std::is_same_v<S, float> || std::is_same_v<S, so_bf16>) && 4 * N <= int(so_width))
+    if (__builtin_constant_p(stride) && stride == 2) return so_every_other<N>(p);
+#endif
   so_vec<T, N> v{};
   for (int l = 0; l < part.template count<N>(); ++l) v[l] = so_cvt1<T>(p[l * stride]);
   return v;
