@@ -14,6 +14,9 @@ from superopt.mugraph.tileir import Apply, Expr, Lit
 TABLE = 16
 """Entries of a table that one register holds."""
 
+EXPONENT = 2.0**19
+"""Where the unit of a single-precision number is its fourth bit."""
+
 
 def power_of_two(expr: Expr) -> int:
     """The exponent of a literal that is a power of two, -1 for anything else."""
@@ -32,11 +35,11 @@ def shifted(expr: Apply, text: str) -> str | None:
     return f"({text} >> {n})" if field == "floordiv" else f"({text} & {(1 << n) - 1})"
 
 
-def table_of(expr: Apply) -> tuple[Expr, str] | None:
-    """A single-precision function of an integer of four bits as (that integer, the sixteen values).
+def looked_up(expr: Apply) -> tuple[Expr, str] | None:
+    """A single-precision function of an integer of four bits as (an integer, code over its vector).
 
-    Only the lowest four bits of the integer count. None for anything else: sums and products with
-    literals are the same numbers in a table, as each is rounded by itself.
+    None for anything else: sums and products with literals are the same numbers in a table, as each
+    is rounded by itself.
     """
     if expr.dtype != "f32" or (leaf := _leaf(expr)) is None:
         return None
@@ -49,7 +52,23 @@ def table_of(expr: Apply) -> tuple[Expr, str] | None:
     table = _value(expr, leaf, numbers)
     if not bool(torch.isfinite(table).all()):
         return None
-    return _low(leaf), ", ".join(f"float({v!r})" for v in table.tolist())
+    if (upper := _upper(leaf)) is not None:
+        # Conversions and tables compete for the same units of a processor, so each half of a byte
+        # takes another way where both can.
+        more = {table[v % TABLE].item() - v for v in range(span[0], span[1] + 1)}
+        if len(more) == 1 and abs(c := more.pop()) <= EXPONENT / 2 and c == int(c):
+            flip, base = (0x80, 8) if span[0] < 0 else (0, 0)
+            return upper, f"so_upper({{}}, {0x49000000 + flip}, float({EXPONENT + base - c!r}))"
+    values = ", ".join(f"float({v!r})" for v in table.tolist())
+    return _low(leaf), f"so_table({{}}, so_vec<float, 16>{{{{{values}}}}})"
+
+
+def _upper(leaf: Expr) -> Expr | None:
+    """The byte of which an integer is the upper half."""
+    if not isinstance(leaf, Apply) or SCALARS[leaf.op].field != "floordiv":
+        return None
+    byte = leaf.args[0]
+    return byte if byte.dtype in ("i8", "u8") and power_of_two(leaf.args[1]) == 4 else None
 
 
 def _leaf(expr: Expr) -> Expr | None:

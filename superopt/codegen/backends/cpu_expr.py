@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 
-from superopt.codegen.backends.cpu_bits import shifted, table_of
+from superopt.codegen.backends.cpu_bits import looked_up, shifted
 from superopt.codegen.backends.cpu_layout import Names, Num, Place, Range, size_num
 from superopt.codegen.backends.cpu_values import NARROW, Value, fits32, literal, wraps
 from superopt.codegen.backends.types import exact_literal, operand_dtypes, value_dtype
@@ -143,13 +143,12 @@ class Nest:
             case Load():
                 return self._load(expr, vec)
             case Apply():
-                if vec and self.lanes == 16 and (found := table_of(expr)) is not None:
-                    at, table = found
-                    value = yield at
+                if vec and self.lanes == 16 and (found := looked_up(expr)) is not None:
+                    value = yield found[0]
                     if value.vec and value.dtype == "i32":
-                        text = f"so_table({value.text}, so_vec<float, 16>{{{table}}})"
-                        depth = self.depth(axes)
-                        return Value(self.name(depth, self.ctype("f32", True), text), "f32", True)
+                        text = found[1].format(value.text)
+                        name = self.name(self.depth(axes), self.ctype("f32", True), text)
+                        return Value(name, "f32", True)
                 return (yield from self._apply(expr, axes, vec))
         raise NoVector(f"unknown expression {expr!r}")
 

@@ -286,21 +286,23 @@ class _Printer:
         return [f"[&]({places}) SO_LAMBDA {{", *indent(nest.lines[0]), f"  return {text};", "},"]
 
     def _near(self) -> list[str]:
-        """Reads ahead what a column loads of a line of narrow numbers."""
+        """Where a column's narrow numbers lie, and a function that reads its scales ahead."""
         form, nest = self.form, self._nest(None)
-        lines: dict[str, None] = {}
-        for load in dict.fromkeys(x for _, b in form.pairs for x in loads(b)):
-            if form.sums in expr_axes(load) and not self.scope.place(load.buffer).tile:
-                base, offset = nest.address(load)
-                lines[f"__builtin_prefetch({base} + {offset}, 0, 2);"] = None
+        first = next(x for _, b in form.pairs for x in loads(b) if _narrow(self.scope, x))
+        base, offset = nest.address(first)
+        places = ", ".join(f"[[maybe_unused]] int64_t {v}" for v in "jgq")
+        near = [f"[&]({places}) SO_LAMBDA {{ return {base} + {offset}; }},"]
+        far: list[str] = []
+        n = 1 if form.group is None else self.scope.ranges[form.group].most.value or 1
         for load in loads(form.scale) if form.scale is not None else ():
             place = self.scope.place(load.buffer)
             if form.group in expr_axes(load) and not place.tile:
                 base, offset = nest.address(load)
-                often = f"q == 0 && g % {64 // DTYPES[place.dtype].bytes} == 0"
-                lines[f"if ({often}) __builtin_prefetch({base} + {offset}, 0, 2);"] = None
-        places = ", ".join(f"[[maybe_unused]] int64_t {v}" for v in "jgq")
-        return [f"[&]({places}) SO_LAMBDA {{", *indent(nest.lines[0]), *indent(lines), "},"]
+                per = 64 // DTYPES[place.dtype].bytes
+                far.append(
+                    f"for (int64_t g = 0; g < {n}; g += {per}) __builtin_prefetch({base} + {offset}, 0, 2);"
+                )
+        return [*near, "[&]([[maybe_unused]] int64_t j) SO_LAMBDA {", *indent(far), "},"]
 
     def _out(self) -> list[str]:
         out, nest = self.form.out, self._nest(None)

@@ -128,6 +128,16 @@ template <class T, so_vector V> SO_INLINE V so_wrap(V x) {
   if constexpr (std::is_signed_v<T>) return (x << gone) >> gone;
   else return x & ((1 << (32 - gone)) - 1);
 }
+// Bits 4 to 7 as a number: put into the mantissa of 2**19 they count as units. What flip holds beside
+// that exponent is inverted; less is subtracted.
+template <so_vector V> SO_INLINE so_vec<float, so_lanes_of<V>> so_upper(V x, int32_t flip, float less) {
+  using F = so_vec<float, so_lanes_of<V>>;
+#if defined(__AVX512F__)
+  if constexpr (so_lanes_of<V> == 16)
+    return (F)_mm512_ternarylogic_epi32((__m512i)x, _mm512_set1_epi32(0xf0), _mm512_set1_epi32(flip), 0x6a) - less;
+#endif
+  return (F)((x & 0xf0) ^ flip) - less;
+}
 // table[i] for the lowest four bits of each i.
 template <so_vector V> SO_INLINE so_vec<float, so_lanes_of<V>> so_table(V i, so_vec<float, 16> table) {
 #if defined(__AVX512F__)

@@ -12,25 +12,9 @@ template <int P, class F> SO_INLINE F so_first_lanes(F f, so_part part) {
   return f;
 }
 
-// Reads the next columns ahead, in the order in which they lie: whole runs of lines stream best. Beyond
-// the last column the next task's follow.
-template <class Near> struct so_next {
-  Near near;
-  int64_t groups, k, j, g = 0, q = 0;
-  SO_INLINE void lines(int n) {
-    for (int l = 0; l < n; ++l) {
-      near(j, g, q);
-      if ((q += 64) < k) continue;
-      q = 0;
-      if (++g >= groups) g = 0, ++j;
-    }
-  }
-};
-
 template <int R, int C, int N, int P, bool SCALED, class T, class G, class K, class A, class B, class S,
-          class Next, class Out>
-SO_INLINE void so_sums_tile(int64_t i, int64_t j, G groups, K k, A a, B b, S scale, Next next, bool ahead,
-                            Out out) {
+          class Ahead, class Out>
+SO_INLINE void so_sums_tile(int64_t i, int64_t j, G groups, K k, A a, B b, S scale, Ahead ahead, Out out) {
   using V = so_vec<T, N>;
   V acc[R * C];
 #pragma GCC unroll 32
@@ -54,11 +38,11 @@ SO_INLINE void so_sums_tile(int64_t i, int64_t j, G groups, K k, A a, B b, S sca
     };
     int64_t q = 0;
     for (; q + 64 <= k; q += 64) {  // a line of bytes of each column
-      if (ahead) next.lines(C);
+      ahead.template lines<C>();
       for (int l = 0; l < 64; l += N) step(q + l, so_full{});
     }
     if constexpr (so_known<K> < 0 || so_known<K> % 64 != 0) {
-      if (ahead && q < k) next.lines(C);
+      if (q < k) ahead.template lines<C>();
       for (; q + N <= k; q += N) step(q, so_full{});
       if (q < k) step(q, so_part{int(k - q)});
     }
@@ -77,14 +61,21 @@ SO_INLINE void so_sums_tile(int64_t i, int64_t j, G groups, K k, A a, B b, S sca
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) out(i + r, j + c, sums[r * C + c]);
 }
+// near(j, g, q) is where column j begins, far(j) reads ahead what else the column needs. What follows the
+// last column is the next task's first.
 template <int R, int C, int N, int P, bool SCALED, class T, class M, class NN, class G, class K, class A,
-          class B, class S, class Near, class Out>
-SO_INLINE void so_sums(M m, NN n, G groups, K k, A a, B b, S scale, Near near, Out out) {
+          class B, class S, class Near, class Far, class Out>
+SO_INLINE void so_sums(M m, NN n, G groups, K k, A a, B b, S scale, Near near, Far far, Out out) {
   so_row_tiles<C>(n, [&]<int CC>(int64_t j) SO_LAMBDA {
     so_row_tiles<R>(m, [&]<int RR>(int64_t i) SO_LAMBDA {
-      so_sums_tile<RR, CC, N, P, SCALED, T>(i, j, groups, k, a, b, scale,
-                                            so_next<Near>{near, groups, k, j + CC},
-                                            i == 0, out);
+      if (i > 0)
+        return so_sums_tile<RR, CC, N, P, SCALED, T>(i, j, groups, k, a, b, scale, so_no_ahead{}, out);
+#pragma GCC unroll 16
+      for (int c = 0; c < CC; ++c) far(j + CC + c);
+      const auto first = near(j + CC, 0, 0);
+      const so_ahead<std::remove_cvref_t<decltype(*first)>> ahead{
+          first, near(1, 0, 0) - near(0, 0, 0), near(0, groups - 1, k) - near(0, 0, 0)};
+      so_sums_tile<RR, CC, N, P, SCALED, T>(i, j, groups, k, a, b, scale, ahead, out);
     });
   });
 }
