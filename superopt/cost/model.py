@@ -21,6 +21,8 @@ from superopt.cost.order import Steps, in_a_row, staying, steps_of, task_order
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
+from superopt.mugraph.narrow import made_anew
+from superopt.mugraph.narrow import steps_of as unpacked_in
 from superopt.mugraph.placement import Placement, Split
 from superopt.mugraph.scalars import SCALARS
 
@@ -94,7 +96,8 @@ def shape_of_kernel(
             flops = 1.0 if fused else float(max(SCALARS[node.op].flops, 0))
             if flops:
                 works.append(Work(axes, flops, fused or "map"))
-            if not fused and (len(reads_it) > 1 or _feeds_product(graph, i, reads_it)) and flops:
+            kept = len(reads_it) > 1 or _feeds_product(graph, i, reads_it)
+            if not fused and kept and flops and not _unpacked(graph, i, reads_it):
                 tiles.append((axes, DTYPES[node.dtype].bytes))
     writes = tuple(
         (frozenset(graph.nodes[i].axes), DTYPES[graph.nodes[i].dtype].bytes) for i in outputs
@@ -148,6 +151,15 @@ def _feeds_product(graph: Graph, i: int, readers: list[int]) -> bool:
         isinstance(n := graph.nodes[j], Map) and n.op == "mul" and set(n.axes) > axes
         for j in readers
     )
+
+
+def _unpacked(graph: Graph, i: int, readers: list[int]) -> bool:
+    """Whether a value of integers of few bits is made again at each reading."""
+    known: list[int] = []
+    for node in graph.nodes[: i + 1]:
+        known.append(unpacked_in(node, [known[a] for a in node.args]))
+    axes = graph.nodes[i].axes
+    return all(made_anew(known[i], axes, frozenset(graph.nodes[j].axes)) for j in readers)
 
 
 def kernel_seconds(

@@ -132,7 +132,7 @@ class _Printer:
             out += _block(print_compute(self.scope, zero, self.target.vector_bytes))
         chunks: dict[Axis, int] = {}
         left = SUM_CHUNK
-        for x in reversed(form.sums):
+        for x in (*reversed(form.sums), *reversed(form.both)):
             chunks[x] = max(1, min(left, size_of(self.scope, x)))
             left //= chunks[x]
         if form.column is not None and form.b in packs:

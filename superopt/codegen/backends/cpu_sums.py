@@ -66,30 +66,36 @@ def grouped(body: Sequence[Stmt], readers: dict[str, int]) -> list[list[Stmt]]:
 def _run(body: Sequence[Stmt], readers: dict[str, int]) -> int:
     """How many statements at the front are one sum."""
     n, first = 0, None
-    while True:
-        part = _part(body[n:], readers)
-        if part is None:
-            break
-        length, last = part
+    while (part := _part(body[n:], readers)) is not None:
+        length, *what = part
         if first is None:
-            first = last
-        elif not (_same(first, last) and last.accumulate):
+            first = what
+        elif what != first or not _adds(body[n + length - 1], body[0]):
             break
         n += length
     return max(n, 1)
 
 
-def _part(body: Sequence[Stmt], readers: dict[str, int]) -> tuple[int, Compute] | None:
-    """One sum of products at the front: its statements, of which the last adds to the result."""
+def _part(
+    body: Sequence[Stmt], readers: dict[str, int]
+) -> tuple[int, Buffer, tuple[Axis, ...], tuple[Axis, ...], Expr | None] | None:
+    """One sum of products at the front: its statements, result, axes summed over, and scale."""
     one = body[0] if body else None
     if not isinstance(one, Compute) or not _sums(one):
         return None
     two = body[1] if len(body) > 1 else None
     if isinstance(two, Compute) and _sums(two) and not one.accumulate:
-        inner = _inner(two, one.dst)
-        if inner is not None and readers.get(one.dst.name) == 1 and one.dst.space == "tile":
-            return 2, two
-    return 1, one
+        scale = _inner(two, one.dst)
+        if scale is not None and readers.get(one.dst.name) == 1 and one.dst.space == "tile":
+            return 2, two.dst, one.over, two.over, scale
+    return 1, one.dst, one.over, (), None
+
+
+def _adds(last: Stmt, first: Stmt) -> bool:
+    """Whether a statement adds to a result that it does not read otherwise."""
+    if not isinstance(last, Compute) or not isinstance(first, Compute):
+        return False
+    return last.accumulate and last.dst.name not in reads(last.expr) | reads(first.expr)
 
 
 def _sums(stmt: Compute) -> bool:
@@ -111,10 +117,6 @@ def _inner(stmt: Compute, buffer: Buffer) -> Expr | None:
         if isinstance(this, Load) and (this.buffer, this.index) == (own.buffer, own.index):
             return None if buffer.name in reads(other) else other
     return None
-
-
-def _same(a: Compute, b: Compute) -> bool:
-    return a.dst == b.dst and a.axes == b.axes and a.dst.name not in reads(b.expr)
 
 
 # -- matching --------------------------------------------------------------------------------------
