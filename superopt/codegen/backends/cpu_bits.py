@@ -52,7 +52,8 @@ def looked_up(expr: Apply) -> tuple[Expr, str] | None:
     table = _value(expr, leaf, numbers)
     if not bool(torch.isfinite(table).all()):
         return None
-    if (upper := _upper(leaf)) is not None:
+    low = _low(leaf)
+    if low is leaf and (upper := _upper(leaf)) is not None:
         # Conversions and tables compete for the same units of a processor, so each half of a byte
         # takes another way where both can.
         more = {table[v % TABLE].item() - v for v in range(span[0], span[1] + 1)}
@@ -60,7 +61,7 @@ def looked_up(expr: Apply) -> tuple[Expr, str] | None:
             flip, base = (0x80, 8) if span[0] < 0 else (0, 0)
             return upper, f"so_upper({{}}, {0x49000000 + flip}, float({EXPONENT + base - c!r}))"
     values = ", ".join(f"float({v!r})" for v in table.tolist())
-    return _low(leaf), f"so_table({{}}, so_vec<float, 16>{{{{{values}}}}})"
+    return low, f"so_table({{}}, so_vec<float, 16>{{{{{values}}}}})"
 
 
 def _upper(leaf: Expr) -> Expr | None:

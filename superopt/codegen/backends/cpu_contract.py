@@ -257,7 +257,7 @@ class _Printer:
         m = math.prod(size_of(self.scope, x) for x in form.rows)
         n = 0 if form.column is None else size_of(self.scope, form.column)
         rows, cols = register_tile(self.target, m, n and max(n // self.lanes, 1))
-        block, how = k_block(self.target, m)
+        block, how = k_block(self.target, m, self._narrow(form.b))
         if not self._cold(form.b):
             how = "plain"
         a, b, d = pointers
@@ -296,6 +296,10 @@ class _Printer:
     def _cold(self, factor: Expr) -> bool:
         """Whether a factor comes from memory, where a tile is in the cache already."""
         return isinstance(factor, Load) and factor.buffer.space != "tile"
+
+    def _narrow(self, factor: Expr) -> bool:
+        """Whether a factor is stored in single bytes."""
+        return isinstance(factor, Load) and DTYPES[self.scope.place(factor.buffer).dtype].bytes == 1
 
     def _dots(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
         m = math.prod(size_of(self.scope, x) for x in form.rows)

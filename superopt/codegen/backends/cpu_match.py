@@ -159,10 +159,13 @@ def dot_tile(target: Target, rows: int) -> tuple[int, int]:
     return (4, 4) if big else (2, 4)
 
 
-def k_block(target: Target, rows: int) -> tuple[int, str]:
+def k_block(target: Target, rows: int, narrow: bool = False) -> tuple[int, str]:
     """Steps of the summed axis per block, and how the columns' factor is read.
 
-    Few rows read it ahead; for one or two it streams by itself; many rows use a dense copy.
+    Few rows read it ahead; for one or two it streams by itself, unless a tile takes but a line or two
+    of each row of it (``narrow``); many rows use a dense copy.
     """
+    if narrow and rows <= 2:
+        return 16, "ahead"
     how = "plain" if rows <= 2 else ("ahead" if rows <= FEW else "panel")
     return steps_of(target.lane, target.vector_bytes, rows), how

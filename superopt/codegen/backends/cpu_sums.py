@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from superopt.codegen.backends.cpu_blocks import local_block
 from superopt.codegen.backends.cpu_expr import Nest, NoVector, Scope
 from superopt.codegen.backends.cpu_layout import extents
-from superopt.codegen.backends.cpu_loops import indent
-from superopt.codegen.backends.cpu_match import Target, here, size_of
+from superopt.codegen.backends.cpu_loops import indent, print_compute
+from superopt.codegen.backends.cpu_match import Target, bare, here, size_of, unit
 from superopt.codegen.backends.types import value_dtype
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.tile_analysis import expr_axes, loads, reads
 from superopt.mugraph.tileir import Apply, Buffer, Compute, Expr, Load, Stmt
 
-MOST_ROWS = 8
+MOST_ROWS = 16
 """Rows up to which a factor is made anew for each tile of rows; for more it is copied once."""
 
 Pair = tuple[Expr, Expr]
@@ -146,6 +147,9 @@ def match_sums(scope: Scope, stmts: Sequence[Stmt], target: Target) -> Sums | No
             return None
     inner = [x for x in first.over if not scope.ranges[x].single]
     outer = [x for x in out.over if not scope.ranges[x].single] if second else []
+    if second is None and len(inner) == 2:  # the scales are part of the factor, within the groups
+        outer = [x for x in inner if not _beside(scope, products, x)][:1]
+        inner = [x for x in inner if x not in outer]
     if len(inner) != 1 or len(outer) > 1:
         return None
     if any(scope.ranges[x].extent.value == 0 for x in (*out.axes, *first.over, *out.over)):
@@ -177,6 +181,14 @@ def _narrow(scope: Scope, expr: Expr) -> bool:
     """Whether an expression is made of integers of few bits."""
     kinds = [DTYPES[scope.place(x.buffer).dtype] for x in loads(expr)]
     return any(k.kind == "int" and k.bytes < 4 for k in kinds)
+
+
+def _beside(scope: Scope, products: Sequence[Apply], axis: Axis) -> bool:
+    """Whether the narrow numbers of products lie side by side along an axis."""
+    nest = Nest(scope, (), axis, 1)
+    narrow = [x for p in products for x in loads(p) if _narrow(scope, x) and axis in expr_axes(x)]
+    steps = [nest.lane_coef(x) for x in narrow]
+    return bool(steps) and all(s is not None and s.value == 1 for s in steps)
 
 
 def _in_vectors(scope: Scope, form: Sums, target: Target) -> bool:
@@ -214,6 +226,7 @@ class _Printer:
 
     def lines(self) -> list[str]:
         """Loops over what both factors share, the blocked product inside."""
+        copies = self._copied()
         form, scope = self.form, self.scope
         rows, cols = self._tile()
         part = "[[maybe_unused]] auto part"
@@ -236,7 +249,26 @@ class _Printer:
                 *indent(call),
                 "}",
             ]
-        return call
+        return [*copies, *call]
+
+    def _copied(self) -> list[str]:
+        """Copies rows' factors that do not lie side by side, so that each column reads them so."""
+        form, out = self.form, list[str]()
+        pairs: list[Pair] = []
+        for a, b in form.pairs:
+            load = bare(a)
+            if not (isinstance(load, Load) and unit(self.scope, load, form.sums)):
+                order = (*form.both, *form.rows, *([form.group] if form.group else []), form.sums)
+                axes = tuple(x for x in order if x in expr_axes(a))
+                block, scope, head = local_block(self.scope, "pack", "f32", axes)
+                if block is not None:
+                    self.scope = scope
+                    copy = Compute(block, axes, a)
+                    out += [*head, "{", *indent(print_compute(scope, copy, 4 * self.lanes)), "}"]
+                    a = here(block)
+            pairs.append((a, b))
+        self.form = replace(form, pairs=tuple(pairs))
+        return out
 
     def _tile(self) -> tuple[int, int]:
         """Rows and columns of a tile: two vectors for each sum where groups are scaled."""
@@ -244,7 +276,8 @@ class _Printer:
         n = math.prod(size_of(self.scope, x) for x in self.form.cols)
         most = 16 if self.target.vector_bytes == 64 else 8
         rows = min(m, 4)
-        return rows, max(1, min(most // (2 * rows), n))
+        most //= 1 if self.form.scale is None else 2
+        return rows, max(1, min(most // rows, 8, n))
 
     def _count(self, axes: Sequence[Axis]) -> str:
         n = extents(self.scope.ranges, axes)
