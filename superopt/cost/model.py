@@ -75,6 +75,9 @@ def shape_of_kernel(
     for i in body:
         for a in graph.nodes[i].args:
             readers.setdefault(a, []).append(i)
+    unpacked: list[int] = []
+    for node in graph.nodes:
+        unpacked.append(unpacked_in(node, [unpacked[a] for a in node.args]))
     for i in body:
         node = graph.nodes[i]
         axes = frozenset(node.axes)
@@ -94,10 +97,15 @@ def shape_of_kernel(
             reads_it = readers.get(i, [])
             fused = _is_product_of(graph, node, reads_it)
             flops = 1.0 if fused else float(max(SCALARS[node.op].flops, 0))
-            if flops:
-                works.append(Work(axes, flops, fused or "map"))
+            few = unpacked[i] >= 0
+            if flops:  # what is unpacked in registers keeps the pace of the product that reads it
+                works.append(Work(axes, flops, fused or ("mul_add" if few else "map")))
             kept = len(reads_it) > 1 or _feeds_product(graph, i, reads_it)
-            if not fused and kept and flops and not _unpacked(graph, i, reads_it):
+            if few and all(
+                made_anew(unpacked[i], node.axes, frozenset(graph.nodes[j].axes)) for j in reads_it
+            ):
+                kept = False
+            if not fused and kept and flops:
                 tiles.append((axes, DTYPES[node.dtype].bytes))
     writes = tuple(
         (frozenset(graph.nodes[i].axes), DTYPES[graph.nodes[i].dtype].bytes) for i in outputs
@@ -151,15 +159,6 @@ def _feeds_product(graph: Graph, i: int, readers: list[int]) -> bool:
         isinstance(n := graph.nodes[j], Map) and n.op == "mul" and set(n.axes) > axes
         for j in readers
     )
-
-
-def _unpacked(graph: Graph, i: int, readers: list[int]) -> bool:
-    """Whether a value of integers of few bits is made again at each reading."""
-    known: list[int] = []
-    for node in graph.nodes[: i + 1]:
-        known.append(unpacked_in(node, [known[a] for a in node.args]))
-    axes = graph.nodes[i].axes
-    return all(made_anew(known[i], axes, frozenset(graph.nodes[j].axes)) for j in readers)
 
 
 def kernel_seconds(

@@ -164,7 +164,7 @@ class Rows:
                     works.append((row.axes, 1.0, inner[2] if inner else 0))
                     continue
             if flops:
-                works.append((row.axes, flops, 0))
+                works.append((row.axes, flops, int(row.unpacked >= 0)))  # "mul_add", or "map"
                 own = row.axes
                 kept = len(by) > 1 or any(r.product and r.axes != own for r in by)
                 if kept and not (row.unpacked >= 0 and all(self._anew(row, r) for r in by)):
@@ -251,7 +251,7 @@ class Rows:
     def _cheapest(self, i: int) -> tuple[int, float, int]:
         """The least work that a product can be in some kernel."""
         row, rates = self._rows[i], self._numbers[0]
-        ways = [(row.flops, 0), *((1.0, unit) for unit in sorted(self._sums.get(i, ())))]
+        ways = [(row.flops, int(row.unpacked >= 0)), *((1.0, unit) for unit in sorted(self._sums.get(i, ())))]
         flops, unit = min(ways, key=lambda w: w[0] / rates[w[1]])
         return row.axes, flops, unit
 
