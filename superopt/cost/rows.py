@@ -251,7 +251,10 @@ class Rows:
     def _cheapest(self, i: int) -> tuple[int, float, int]:
         """The least work that a product can be in some kernel."""
         row, rates = self._rows[i], self._numbers[0]
-        ways = [(row.flops, int(row.unpacked >= 0)), *((1.0, unit) for unit in sorted(self._sums.get(i, ())))]
+        ways = [
+            (row.flops, int(row.unpacked >= 0)),
+            *((1.0, unit) for unit in sorted(self._sums.get(i, ()))),
+        ]
         flops, unit = min(ways, key=lambda w: w[0] / rates[w[1]])
         return row.axes, flops, unit
 
@@ -324,7 +327,14 @@ class Rows:
             case View():
                 steps = self._steps(steps_of(graph.nodes[node.operand], node))
                 return _Row(
-                    node.args, axes, size, axes, steps, costly=costly, unpacked=unpacked, below=below
+                    node.args,
+                    axes,
+                    size,
+                    axes,
+                    steps,
+                    costly=costly,
+                    unpacked=unpacked,
+                    below=below,
                 )
             case Input():
                 lies = self._steps(steps_of(node, node))

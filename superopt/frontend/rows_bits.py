@@ -86,7 +86,9 @@ def bitwise(cx: Context, name: str, out: torch.dtype, args: tuple[Any, ...]) -> 
         return masked(cx, x, mask)
     if name == "or":
         return cx.apply("add", [masked(cx, x, ~mask), mask], out, out)
-    if mask == wrapped(1 << bits(out) - 1, out):  # the highest bit: what is carried out of it is lost
+    if mask == wrapped(
+        1 << bits(out) - 1, out
+    ):  # the highest bit: what is carried out of it is lost
         return cx.apply("add", [x, mask], out, out)
     both = cx.apply("mul", [masked(cx, x, mask), wrapped(-2, out)], out, out)
     return cx.apply("add", [cx.apply("add", [x, mask], out, out), both], out, out)
@@ -96,7 +98,9 @@ def _shifted(cx: Context, out: torch.dtype, x: Any, by: Any) -> tuple[Tensor, in
     if floating(out) or not isinstance(x, Tensor):
         raise NotSupported(f"{cx.name} of what is no tensor of integers")
     if out == torch.bool or not isinstance(by, int):
-        raise NotSupported("a shift by a tensor" if isinstance(by, Tensor) else "a shift of booleans")
+        raise NotSupported(
+            "a shift by a tensor" if isinstance(by, Tensor) else "a shift of booleans"
+        )
     return cx.cast(x, out), int(by)
 
 

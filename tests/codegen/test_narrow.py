@@ -77,7 +77,13 @@ def terms(x: Expr, dtype: str) -> dict[str, tuple[Expr, Callable[[Tensor], Tenso
             lambda t: (t.float() + 0.75).to(torch.int16).float(),
         ),
         "wider and back": (
-            f32(ap("cast", ap("mul", ap("cast", x, dtype="i64"), Lit(1000, "i64"), dtype="i64"), dtype=dtype)),
+            f32(
+                ap(
+                    "cast",
+                    ap("mul", ap("cast", x, dtype="i64"), Lit(1000, "i64"), dtype="i64"),
+                    dtype=dtype,
+                )
+            ),
             lambda t: (t.long() * 1000).to(kind).float(),
         ),
     }

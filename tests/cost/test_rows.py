@@ -21,9 +21,13 @@ from tests.verify.test_sweep import deep
 
 pytest.importorskip("superopt._core")
 
+
 def unpacked() -> Graph:
     """Weights in half bytes with a scale and a zero per group, for few rows."""
-    b, (m, n, g, k) = Builder("half bytes"), (Axis(x, size) for x, size in zip("mngk", (3, 7, 4, 16), strict=True))
+    b, (m, n, g, k) = (
+        Builder("half bytes"),
+        (Axis(x, size) for x, size in zip("mngk", (3, 7, 4, 16), strict=True)),
+    )
     x = b.input("x", ((m,), (g,), (k,)), "f32")
     w = b.input("w", ((n,), (g,), (k,)), "u8")
     s, z = (b.input(name, ((n,), (g,)), "f32") for name in "sz")

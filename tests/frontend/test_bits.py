@@ -31,7 +31,9 @@ def everything(dtype: torch.dtype) -> Tensor:
     return torch.tensor(sorted({info.min, info.max, 0, *near}), dtype=dtype)
 
 
-def each(fn: Callable[[Tensor, int], Tensor], numbers: list[int]) -> Callable[[Tensor], list[Tensor]]:
+def each(
+    fn: Callable[[Tensor, int], Tensor], numbers: list[int]
+) -> Callable[[Tensor], list[Tensor]]:
     return lambda x: [fn(x, m) for m in numbers]
 
 
@@ -63,7 +65,9 @@ def test_every_shift(op: str, dtype: torch.dtype) -> None:
 
 def test_not_and_mixed_types() -> None:
     for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
-        check(lambda x: (~x, 15 & x, 1 | x, x.bitwise_xor(3), x.logical_and(x > 2)), everything(dtype))
+        check(
+            lambda x: (~x, 15 & x, 1 | x, x.bitwise_xor(3), x.logical_and(x > 2)), everything(dtype)
+        )
     flags = torch.tensor([True, False])
     check(lambda x: (x & 3, x ^ 1, ~x, x & True), flags)
 
@@ -71,6 +75,14 @@ def test_not_and_mixed_types() -> None:
 def test_a_signed_nibble_is_moved_up_and_down() -> None:
     made = check(lambda w: (w << 4) >> 4, everything(torch.int8))
     assert len(made.supported) == 1
+
+
+def test_small_integers_are_whole_in_sixteen_bits() -> None:
+    """Bfloat16 has every byte, so that a byte made into it is not rounded; a wider number is."""
+    for dtype, rounds in ((torch.uint8, False), (torch.int8, False), (torch.int16, True)):
+        made = check(lambda w: (w >> 2).to(torch.bfloat16) * 2, everything(dtype))
+        ops = [getattr(n, "op", "") for n in made.supported[0].graph.nodes]
+        assert ("round" in ops) == rounds, dtype
 
 
 def test_what_is_left_to_pytorch_says_why() -> None:

@@ -105,6 +105,7 @@ def emit(
         [
             "// Generated code. What each statement does is said above it in the tile IR.",
             header("so_vec.h"),
+            header("so_strided.h"),
             header("so_sum.h"),
             header("so_math.h"),
             header("so_tile.h"),

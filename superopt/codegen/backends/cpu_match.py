@@ -166,6 +166,6 @@ def k_block(target: Target, rows: int, narrow: bool = False) -> tuple[int, str]:
     of each row of it (``narrow``); many rows use a dense copy.
     """
     if narrow and rows <= 2:
-        return 16, "ahead"
+        return 32, "ahead"
     how = "plain" if rows <= 2 else ("ahead" if rows <= FEW else "panel")
     return steps_of(target.lane, target.vector_bytes, rows), how

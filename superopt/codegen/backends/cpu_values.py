@@ -9,7 +9,7 @@ from superopt.mugraph.axes import Sym
 from superopt.mugraph.dtypes import DTYPES
 from superopt.mugraph.tile_analysis import inner
 from superopt.mugraph.tile_shared import once
-from superopt.mugraph.tileir import Apply, Coord, Expr, Extent, Lit, Load
+from superopt.mugraph.tileir import Apply, Coord, Expr, Extent, Lit
 
 INT32 = 2**31 - 1
 
