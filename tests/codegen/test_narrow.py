@@ -183,7 +183,7 @@ CASES = [
     (int4, 3, 10, 120, 4, "f32", "avx2", True),
     (int4, 16, 7, 256, 2, "bf16", "avx512", True),
     (int4_apart, 1, 13, 256, 4, "f32", "avx512", True),
-    (int4_signed, 1, 17, 192, 2, "f32", "avx512", True),
+    (int4_signed, 1, 97, 320, 2, "f32", "avx512", True),
     (int4_zero, 3, 11, 72, 2, "bf16", "generic", True),
 ]
 MORE = [
