@@ -20,6 +20,7 @@ from superopt.mugraph.graph import (
     SizeOf,
     View,
 )
+from superopt.mugraph.narrow import made_anew, steps_of
 from superopt.mugraph.scalars import SCALARS
 from superopt.mugraph.tile_shared import unrolled
 from superopt.mugraph.tileir import Apply, Buffer, Coord, Expr, Extent, Lit, Load, index_expr
@@ -73,6 +74,9 @@ class Expressions:
             for a in graph.nodes[i].args:
                 if a in body:
                     self.users[a].add(i)
+        self._unpacked: list[int] = []
+        for node in graph.nodes:
+            self._unpacked.append(steps_of(node, [self._unpacked[a] for a in node.args]))
         self._cost: list[int] = []
         self._shallow: list[bool] = []
 
@@ -139,6 +143,8 @@ class Expressions:
         for axis in reader.space - set(node.axes):
             repeats *= min(hint(axis.size), 64)
         if repeats > 1 and self.shallow(j):
+            return False
+        if reader.reduce == "add" and made_anew(self._unpacked[j], node.axes, reader.space):
             return False
         if repeats >= 2 and (reader.reduce is not None or cost >= 4):
             return True

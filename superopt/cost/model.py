@@ -21,6 +21,8 @@ from superopt.cost.order import Steps, in_a_row, staying, steps_of, task_order
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype, is_float
 from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
+from superopt.mugraph.narrow import made_anew
+from superopt.mugraph.narrow import steps_of as unpacked_in
 from superopt.mugraph.placement import Placement, Split
 from superopt.mugraph.scalars import SCALARS
 
@@ -73,6 +75,9 @@ def shape_of_kernel(
     for i in body:
         for a in graph.nodes[i].args:
             readers.setdefault(a, []).append(i)
+    unpacked: list[int] = []
+    for node in graph.nodes:
+        unpacked.append(unpacked_in(node, [unpacked[a] for a in node.args]))
     for i in body:
         node = graph.nodes[i]
         axes = frozenset(node.axes)
@@ -92,9 +97,15 @@ def shape_of_kernel(
             reads_it = readers.get(i, [])
             fused = _is_product_of(graph, node, reads_it)
             flops = 1.0 if fused else float(max(SCALARS[node.op].flops, 0))
-            if flops:
-                works.append(Work(axes, flops, fused or "map"))
-            if not fused and (len(reads_it) > 1 or _feeds_product(graph, i, reads_it)) and flops:
+            few = unpacked[i] >= 0
+            if flops:  # what is unpacked in registers keeps the pace of the product that reads it
+                works.append(Work(axes, flops, fused or ("mul_add" if few else "map")))
+            kept = len(reads_it) > 1 or _feeds_product(graph, i, reads_it)
+            if few and all(
+                made_anew(unpacked[i], node.axes, frozenset(graph.nodes[j].axes)) for j in reads_it
+            ):
+                kept = False
+            if not fused and kept and flops:
                 tiles.append((axes, DTYPES[node.dtype].bytes))
     writes = tuple(
         (frozenset(graph.nodes[i].axes), DTYPES[graph.nodes[i].dtype].bytes) for i in outputs

@@ -26,6 +26,8 @@ from superopt.cost.order import Steps, steps_of
 from superopt.mugraph.axes import Axis, hint
 from superopt.mugraph.dtypes import DTYPES, compute_dtype
 from superopt.mugraph.graph import Const, Graph, Input, Map, Node, Reduce, SizeOf, View
+from superopt.mugraph.narrow import MOST_READINGS
+from superopt.mugraph.narrow import steps_of as unpacked_in
 from superopt.mugraph.scalars import SCALARS
 from superopt.mugraph.sums import follows
 
@@ -60,6 +62,7 @@ class _Row:
     costly: bool = False
     wide: float = 0.0  # bytes of an element where it is kept, if that may be in double
     fixed: bool = False  # made of literals and sizes
+    unpacked: int = -1  # operations on integers of few bits that it is made by
     below: frozenset[int] = frozenset()  # the reductions that a node depends on
 
 
@@ -161,9 +164,10 @@ class Rows:
                     works.append((row.axes, 1.0, inner[2] if inner else 0))
                     continue
             if flops:
-                works.append((row.axes, flops, 0))
+                works.append((row.axes, flops, int(row.unpacked >= 0)))  # "mul_add", or "map"
                 own = row.axes
-                if len(by) > 1 or any(r.product and r.axes != own for r in by):
+                kept = len(by) > 1 or any(r.product and r.axes != own for r in by)
+                if kept and not (row.unpacked >= 0 and all(self._anew(row, r) for r in by)):
                     tiles.append((own, row.bytes))
         return self._engine(
             self._sizes,
@@ -178,6 +182,12 @@ class Rows:
             *(self._held(graph, body, outputs, readers) if may_split is None else ([], [])),
             *self._numbers,
         )
+
+    def _anew(self, row: _Row, reader: _Row) -> bool:
+        more, readings = reader.axes & ~row.axes, 1.0
+        for k, size in enumerate(self._sizes):
+            readings *= size if more >> k & 1 else 1.0
+        return readings <= MOST_READINGS
 
     def _held(
         self,
@@ -241,7 +251,10 @@ class Rows:
     def _cheapest(self, i: int) -> tuple[int, float, int]:
         """The least work that a product can be in some kernel."""
         row, rates = self._rows[i], self._numbers[0]
-        ways = [(row.flops, 0), *((1.0, unit) for unit in sorted(self._sums.get(i, ())))]
+        ways = [
+            (row.flops, int(row.unpacked >= 0)),
+            *((1.0, unit) for unit in sorted(self._sums.get(i, ()))),
+        ]
         flops, unit = min(ways, key=lambda w: w[0] / rates[w[1]])
         return row.axes, flops, unit
 
@@ -273,6 +286,7 @@ class Rows:
         below = frozenset[int]().union(
             *(rows[a].below if rows[a].inner is None else rows[a].below | {a} for a in node.args)
         )
+        unpacked = unpacked_in(node, [rows[a].unpacked for a in node.args])
         costly = not isinstance(node, Input | Reduce) and any(rows[a].costly for a in node.args)
         match node:
             case Reduce():
@@ -307,13 +321,24 @@ class Rows:
                     wide=8.0 if wide else 0.0,
                     fixed=all(settled),
                     costly=costly or flops > 0,
+                    unpacked=unpacked,
                     below=below,
                 )
             case View():
                 steps = self._steps(steps_of(graph.nodes[node.operand], node))
-                return _Row(node.args, axes, size, axes, steps, costly=costly, below=below)
+                return _Row(
+                    node.args,
+                    axes,
+                    size,
+                    axes,
+                    steps,
+                    costly=costly,
+                    unpacked=unpacked,
+                    below=below,
+                )
             case Input():
-                return _Row(node.args, axes, size, None, self._steps(steps_of(node, node)))
+                lies = self._steps(steps_of(node, node))
+                return _Row(node.args, axes, size, None, lies, unpacked=unpacked)
         fixed = isinstance(node, Const | SizeOf)
         return _Row(node.args, axes, size, costly=costly, below=below, fixed=fixed)
 

@@ -202,7 +202,9 @@ class _InParts:
             node = b.nodes[i]
             if isinstance(node, Map) and node.op == "where":
                 end = self._end(node.args[0], axis)
-                if end is not None and self._apart(*node.args[1:]):
+                # What lacks the axis is no part of one that is read there: two halves of one byte.
+                whole = all(axis not in b.axes(a) for a in node.args[1:])
+                if end is not None and (whole or self._apart(*node.args[1:])):
                     yield end, node
 
     def _end(self, condition: int, axis: Axis) -> int | None:
@@ -210,19 +212,40 @@ class _InParts:
         node = self.b.nodes[condition]
         if not isinstance(node, Map) or node.op != "lt":
             return None
-        at, end = (self.b.nodes[a] for a in node.args)
+        end = self.b.nodes[node.args[1]]
         if not isinstance(end, Const):
             return None
-        offset = 0
-        if isinstance(at, Map) and at.op == "add":
-            iotas = [n for a in at.args if isinstance(n := self.b.nodes[a], Iota)]
-            moved = [n for a in at.args if isinstance(n := self.b.nodes[a], Const)]
-            if len(iotas) != 1 or len(moved) != 1:
-                return None
-            at, offset = iotas[0], int(moved[0].value)
-        if not isinstance(at, Iota) or at.axes != (axis,):
+        place = self._place(node.args[0])
+        if place is None or axis not in place[0]:
             return None
-        return int(end.value) - offset
+        coefs, offset = place
+        step = coefs.pop(axis)
+        # Of several digits, this one decides alone where the part ends at a full turn of the others.
+        rest = sum(c * (a.size - 1) if isinstance(a.size, int) else step for a, c in coefs.items())
+        left = int(end.value) - offset
+        alone = all(c > 0 for c in coefs.values()) and rest < step and left % step == 0
+        return left // step if step > 0 and alone else None
+
+    def _place(self, i: int) -> tuple[dict[Axis, int], int] | None:
+        """A position as (the coefficient of each axis, the rest), None where it is no such sum."""
+        node = self.b.nodes[i]
+        match node:
+            case Const() if node.dtype == "i64":
+                return {}, int(node.value)
+            case Iota():
+                return {node.axes[0]: 1}, 0
+            case Map() if node.op in ("add", "mul"):
+                x, y = (self._place(a) for a in node.operands)
+                if x is None or y is None:
+                    return None
+                if node.op == "add":
+                    both = {a: x[0].get(a, 0) + y[0].get(a, 0) for a in (*x[0], *y[0])}
+                    return both, x[1] + y[1]
+                if x[0] and y[0]:
+                    return None
+                (coefs, c), n = (x, y[1]) if x[0] else (y, x[1])
+                return {a: k * n for a, k in coefs.items()}, c * n
+        return None
 
     def _apart(self, left: int, right: int) -> bool:
         """Whether two values are made of different ones: not halves of one that change places.

@@ -106,7 +106,7 @@ class Context:
         # From double to single precision is a rounding that programs rely on (x - x.float()).
         row = "round" if (have, want) == ("f64", "f32") else "cast"
         node = x.node if have == want else self.b.map(row, x.node, dtype=want)
-        widened = x.exact and _holds(dtype, x.dtype)
+        widened = (x.exact or not floating(x.dtype)) and _holds(dtype, x.dtype)
         out = replace(x, node=node, dtype=dtype, exact=widened)
         if not widened and from_torch(dtype).name not in self._held(x.node):
             return self.settled(out)

@@ -10,6 +10,7 @@ import torch
 
 from superopt.frontend.context import Context
 from superopt.frontend.rows import ROWS, Row, row
+from superopt.frontend.rows_bits import bitwise
 from superopt.frontend.rows_integer import floor_divide, on_integers, trunc_divide
 from superopt.frontend.tensors import NotSupported, Tensor, floating
 from superopt.mugraph.scalars import SCALARS, A, B, C, Term
@@ -50,7 +51,7 @@ def _scalar_row(name: str) -> Row:
             scaled = cx.apply("mul", [args[1], alpha], out, out)
             args = (args[0], scaled)
         if name in ("not", "and", "or"):
-            return _logical(cx, name, args)
+            return _logical(cx, name, out, args)
         if scalar.result == "bool":
             work = common(args)
             return cx.apply(name, [_literal(a, work) for a in args], torch.bool, work)
@@ -69,11 +70,10 @@ for _row in SCALARS.values():
         ROWS[_name] = _scalar_row(_row.name)
 
 
-def _logical(cx: Context, name: str, args: tuple[Any, ...]) -> Tensor:
-    bitwise = not cx.name.startswith("logical")
-    if bitwise and any(isinstance(a, Tensor) and a.dtype != torch.bool for a in args):
-        raise NotSupported("bitwise operators on integers")
-    return cx.apply(name, list(args), torch.bool, torch.bool)
+def _logical(cx: Context, name: str, out: torch.dtype, args: tuple[Any, ...]) -> Tensor:
+    if not cx.name.startswith("logical") and out != torch.bool:
+        return bitwise(cx, name, out, args)
+    return cx.apply("ne" if name == "xor" else name, list(args), torch.bool, torch.bool)
 
 
 ROWS["__and__"], ROWS["__or__"] = ROWS["bitwise_and"], ROWS["bitwise_or"]
@@ -81,7 +81,7 @@ ROWS["__and__"], ROWS["__or__"] = ROWS["bitwise_and"], ROWS["bitwise_or"]
 
 @row("logical_xor", "bitwise_xor", "__xor__")
 def _xor(cx: Context, out: torch.dtype, a: Any, b: Any) -> Tensor:
-    return _logical(cx, "ne", (a, b))
+    return _logical(cx, "xor", out, (a, b))
 
 
 # -- formulas ------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import pytest
 from superopt.bench.generated import program
 from superopt.cost.least import Costs
 from superopt.cost.model import KernelCost, shape_of_kernel
-from superopt.mugraph.axes import hint
-from superopt.mugraph.graph import Graph, Input, Reduce
+from superopt.mugraph.axes import Axis, hint
+from superopt.mugraph.graph import Builder, Graph, Input, Reduce
 from superopt.mugraph.placement import Placement, Split
 from superopt.search.cut import body_of
 from tests.devices import known_device
@@ -21,11 +21,31 @@ from tests.verify.test_sweep import deep
 
 pytest.importorskip("superopt._core")
 
+
+def unpacked() -> Graph:
+    """Weights in half bytes with a scale and a zero per group, for few rows."""
+    b, (m, n, g, k) = (
+        Builder("half bytes"),
+        (Axis(x, size) for x, size in zip("mngk", (3, 7, 4, 16), strict=True)),
+    )
+    x = b.input("x", ((m,), (g,), (k,)), "f32")
+    w = b.input("w", ((n,), (g,), (k,)), "u8")
+    s, z = (b.input(name, ((n,), (g,)), "f32") for name in "sz")
+    total = None
+    for op in ("mod", "floordiv"):
+        half = b.map("cast", b.map(op, w, b.const(16, "u8")), dtype="f32")
+        inside = b.reduce("add", b.map("mul", x, b.map("sub", half, z)), [k])
+        part = b.reduce("add", b.map("mul", s, inside), [g])
+        total = part if total is None else b.map("add", total, part)
+    return b.build([("o", total or 0, ((m,), (n,)))])
+
+
 DEVICE = known_device(frozenset({"avx512f", "avx512_bf16"}), 2)
 CASES: dict[str, Graph] = {
     **{name: make() for name, make in PROGRAMS.items()},
     **{f"random{seed}": program(seed, 8, signs=True) for seed in range(20)},
     "deep": deep(2, False),
+    "unpacked": unpacked(),
 }
 
 

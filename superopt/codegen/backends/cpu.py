@@ -143,11 +143,13 @@ def emit(
         [
             "// Generated code. What each statement does is said above it in the tile IR.",
             header("so_vec.h"),
+            header("so_strided.h"),
             header("so_sum.h"),
             header("so_math.h"),
             header("so_tile.h"),
             header("so_dot.h"),
             *([header("so_pack.h")] if any(b.panels for b in buffers) else []),
+            *([header("so_sums.h")] if any("so_sums<" in t for t in texts) else []),
             *texts,
             *(_range(t, syms) for t in tasks.values()),
             *entries,

@@ -137,8 +137,9 @@ class Printer:
             out += _block(print_compute(self.scope, zero, self.target.vector_bytes))
         chunks: dict[Axis, int] = {}
         left = SUM_CHUNK
-        for x in reversed(form.sums):
-            chunks[x] = self._whole_groups(x, max(1, min(left, size_of(self.scope, x))))
+        for x in (*reversed(form.sums), *reversed(form.both)):
+            size = max(1, min(left, size_of(self.scope, x)))
+            chunks[x] = self._whole_groups(x, size) if x in form.sums else size
             left //= chunks[x]
         if form.column is not None and form.b in packs:
             chunks[form.column] = PANEL_CHUNK
@@ -287,7 +288,7 @@ class Printer:
         m = math.prod(size_of(self.scope, x) for x in form.rows)
         n = 0 if form.column is None else size_of(self.scope, form.column)
         rows, cols = register_tile(self.target, m, n and max(n // self.lanes, 1))
-        block, how = k_block(self.target, m, self._row_bytes(form.b, k))
+        block, how = k_block(self.target, m, self._row_bytes(form.b, k), self._narrow(form.b))
         if not cold(form.b):
             how = "plain"
         a, b, d = pointers
@@ -323,6 +324,10 @@ class Printer:
         return any(unit(self.scope, form.a, x) for x in along) and unit(
             self.scope, form.b, form.column
         )
+
+    def _narrow(self, factor: Expr) -> bool:
+        """Whether a factor is stored in single bytes."""
+        return isinstance(factor, Load) and DTYPES[self.scope.place(factor.buffer).dtype].bytes == 1
 
     def _dots(self, form: Contraction, k: Axis, pointers: list[str], load: str) -> list[str]:
         m = math.prod(size_of(self.scope, x) for x in form.rows)

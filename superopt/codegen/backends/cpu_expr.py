@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 
+from superopt.codegen.backends.cpu_bits import looked_up, shifted
 from superopt.codegen.backends.cpu_layout import Names, Num, Place, Range, size_num
-from superopt.codegen.backends.cpu_values import Value, fits32, literal
+from superopt.codegen.backends.cpu_values import NARROW, Value, fits32, literal, wraps
 from superopt.codegen.backends.types import exact_literal, operand_dtypes, value_dtype
 from superopt.mugraph.axes import Axis
 from superopt.mugraph.dtypes import DTYPES
@@ -148,6 +149,12 @@ class Nest:
             case Load():
                 return self._load(expr, vec)
             case Apply():
+                if vec and self.lanes == 16 and (found := looked_up(expr)) is not None:
+                    value = yield found[0]
+                    if value.vec and value.dtype == "i32":
+                        text = found[1].format(value.text)
+                        name = self.name(self.depth(axes), self.ctype("f32", True), text)
+                        return Value(name, "f32", True)
                 return (yield from self._apply(expr, axes, vec))
         raise NoVector(f"unknown expression {expr!r}")
 
@@ -185,27 +192,29 @@ class Nest:
         if expr.op == "cast":
             source = Value(texts[0], wanted[0], vec)
             text = self.convert(source, dtype, vec)
-            if text == texts[0]:
+            if text == texts[0] and not (vec and expr.dtype in NARROW and wraps(expr)):
                 return Value(text, dtype, vec)
         elif expr.op == "round":
             target = DTYPES[expr.attr or expr.dtype]
             text = f"so_round_to<{target.c}>({texts[0]})" if target.bytes == 2 else texts[0]
         else:
-            text = (row.c or "").format(*texts)
+            text = shifted(expr, texts[0]) or (row.c or "").format(*texts)
             if expr is self.added and row.field == "mul":
                 text = f"({texts[0]} * {texts[1]})"  # may be fused into the addition
             if row.result == "bool" and vec and wanted[0] in ("f64", "i64"):
                 text = f"so_to_mask<{self.lanes}>({text})"
             elif not vec and DTYPES[dtype].kind == "int" and DTYPES[dtype].bytes < 4:
                 text = f"{DTYPES[dtype].c}({text})"  # wrap as the type does, after promotion
+        if vec and expr.dtype in NARROW and wraps(expr):
+            text = f"so_wrap<{DTYPES[expr.dtype].c}>({text})"
         return Value(self.name(self.depth(axes), self.ctype(dtype, vec), text), dtype, vec)
 
     def _lane_dtypes(
         self, expr: Apply, dtype: str, wanted: tuple[str, ...]
     ) -> tuple[str, tuple[str, ...]]:
-        """Vector form: integers that provably fit are i32; narrow integers have none."""
-        if expr.op != "cast" and any(d in ("i16", "i8", "u8") for d in (dtype, *wanted)):
-            raise NoVector("arithmetic in a narrow integer type")
+        """Vector form: integers that provably fit are i32, and so are those of narrow types."""
+        dtype = "i32" if dtype in NARROW else dtype
+        wanted = tuple("i32" if d in NARROW else d for d in wanted)
         if expr.op == "cast":
             source = self.value(expr.args[0]).dtype
             if dtype == "i64" and fits32(expr):
@@ -238,6 +247,7 @@ class Nest:
         if lane is None:
             raise NoVector("no lane axis")
         depth = self.depth(expr_axes(load))
+        dtype = "i32" if dtype in NARROW else dtype
         n, c = self.lanes, DTYPES[dtype].c
         mask = place.dtype == "bool"
         if mask and dtype != "bool":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from superopt.codegen.backends.cpu_expr import Scope, stride_along
 from superopt.codegen.backends.types import value_dtype
 from superopt.mugraph.axes import Axis
-from superopt.mugraph.dtypes import is_float
+from superopt.mugraph.dtypes import DTYPES, is_float
 from superopt.mugraph.lanes import (
     FEW,
     SCATTERED,
@@ -63,7 +63,7 @@ def match(scope: Scope, stmt: Compute, target: Target) -> Contraction | None:
         return None
     if value_dtype(expr) not in ("f32", "f64") or any(not is_float(a.dtype) for a in expr.args):
         return None
-    a, b = expr.args
+    a, b = (bare(x) for x in expr.args)
     live = [x for x in (*stmt.axes, *stmt.over) if not scope.ranges[x].single]
     kept, sums = [x for x in live if x in stmt.axes], [x for x in live if x in stmt.over]
     only_a = tuple(x for x in kept if x in expr_axes(a) and x not in expr_axes(b))
@@ -92,6 +92,15 @@ def match(scope: Scope, stmt: Compute, target: Target) -> Contraction | None:
     return min(found, key=lambda f: f[:2])[2] if found else None
 
 
+def bare(factor: Expr) -> Expr:
+    """A factor without the conversion to floats that loading it makes."""
+    if isinstance(factor, Apply) and factor.op == "cast" and isinstance(factor.args[0], Load):
+        load = factor.args[0]
+        if DTYPES[load.dtype].kind == "int" and is_float(factor.dtype):
+            return replace(load, dtype=factor.dtype)
+    return factor
+
+
 def unit(scope: Scope, factor: Expr, axis: Axis) -> bool:
     """Whether a factor is a plain load that is contiguous along an axis."""
     if not plain(scope, factor) or not isinstance(factor, Load):
@@ -101,10 +110,10 @@ def unit(scope: Scope, factor: Expr, axis: Axis) -> bool:
 
 
 def plain(scope: Scope, factor: Expr) -> bool:
-    """Whether a factor is a load of floats at one stride per axis."""
+    """Whether a factor is a load of numbers at one stride per axis."""
     return (
         isinstance(factor, Load)
-        and is_float(scope.place(factor.buffer).dtype)
+        and DTYPES[scope.place(factor.buffer).dtype].kind != "bool"
         and all(stride_along(scope, factor, x) is not None for x in expr_axes(factor))
     )
 
@@ -164,12 +173,15 @@ CROWDED = 1024
 """Bytes between rows of a factor, a multiple of which puts them on few sets of the first cache."""
 
 
-def k_block(target: Target, rows: int, step: int | None) -> tuple[int, str]:
+def k_block(target: Target, rows: int, step: int | None, narrow: bool = False) -> tuple[int, str]:
     """Steps of the summed axis per block, and how the columns' factor is read.
 
-    One or two rows stream by themselves, more read it ahead; many rows use a dense copy of what would
-    crowd a few sets of the cache. step: bytes between its rows, None where they are not known.
+    One or two rows stream by themselves, unless a tile takes but a line or two of each row of the factor
+    (``narrow``); more rows read it ahead, and many use a dense copy of what would crowd a few sets of the
+    cache. step: bytes between its rows, None where they are not known.
     """
+    if narrow and rows <= 2:
+        return 32, "ahead"
     crowded = step is None or step % CROWDED == 0
     how = "plain" if rows <= 2 else ("panel" if rows > FEW and crowded else "ahead")
     return steps_of(target.lane, target.vector_bytes, rows), how

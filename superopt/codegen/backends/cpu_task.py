@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 
@@ -26,9 +27,10 @@ from superopt.codegen.backends.cpu_loops import print_compute
 from superopt.codegen.backends.cpu_match import Target
 from superopt.codegen.backends.cpu_pack import is_product, print_statement
 from superopt.codegen.backends.cpu_rows import grouped, print_rows
+from superopt.codegen.backends.cpu_sums import print_sums, together
 from superopt.mugraph.axes import Axis, Sym
 from superopt.mugraph.dtypes import DTYPES
-from superopt.mugraph.tile_analysis import loads
+from superopt.mugraph.tile_analysis import loads, reads
 from superopt.mugraph.tileir import (
     Compute,
     Loop,
@@ -62,6 +64,7 @@ class Task:
         known = [n.value for n in self.sizes]
         self.on_stack = None not in known and sum(n or 0 for n in known) <= stack_bytes
         self.loop: tuple[Axis, int] | None = None  # the innermost around what is printed
+        self.readers = Counter(n for s in statements(program.body) for n in reads(s.expr))
         self.ranges: dict[Axis, Range] = {}
         for axis in _axes(program):
             self.ranges[axis] = whole(axis)
@@ -155,6 +158,14 @@ class Task:
 
     def _body(self, body: tuple[Stmt, ...], depth: int) -> list[str]:
         out: list[str] = []
+        for stmts in together(body, self.readers):
+            one = self._together(stmts)
+            out += self._apart(stmts, depth) if one is None else one
+        return out
+
+    def _apart(self, body: Iterable[Stmt], depth: int) -> list[str]:
+        """Statements of their own, those of the same rows row by row."""
+        out: list[str] = []
         scope, target = self._scope(), self._target()
         for group in grouped(body, scope, lambda s: is_product(scope, s, target)):
             computes = [s for s in group if isinstance(s, Compute)]
@@ -168,6 +179,16 @@ class Task:
                 else:
                     out += self._loop(stmt, depth)
         return out
+
+    def _together(self, stmts: list[Stmt]) -> list[str] | None:
+        """Statements that add up into one result, as one nest."""
+        if not any(isinstance(s, Compute) and s.reduce for s in stmts):
+            return None
+        lines = print_sums(self._scope(), stmts, self._target())
+        if lines is None:
+            return None
+        titles = [f"// {_title(s)}" for s in stmts if isinstance(s, Compute)]
+        return [*titles, "{", *(f"  {line}" for line in lines), "}"]
 
     def _loop(self, loop: Loop, depth: int) -> list[str]:
         outer = self.ranges[loop.axis]

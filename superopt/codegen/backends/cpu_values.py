@@ -13,6 +13,13 @@ from superopt.mugraph.tileir import Apply, Coord, Expr, Extent, Lit
 
 INT32 = 2**31 - 1
 
+NARROW: dict[str, tuple[int, int]] = {
+    "i16": (-(2**15), 2**15 - 1),
+    "i8": (-(2**7), 2**7 - 1),
+    "u8": (0, 2**8 - 1),
+}
+"""Integer types that vectors hold as i32, and their ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -49,6 +56,17 @@ def fits32(expr: Expr) -> bool:
     return bounds(expr) is not None
 
 
+def wraps(expr: Apply) -> bool:
+    """Whether a result of a narrow type may be beyond it before it wraps."""
+    ends = NARROW.get(expr.dtype)
+    known = [bounds(a) for a in (expr.args[1:] if expr.op == "where" else expr.args)]
+    inside = [p for p in known if p is not None]
+    if ends is None or len(inside) < len(known):
+        return ends is not None
+    out = _interval(expr.op, inside)
+    return out is None or out[0] < ends[0] or out[1] > ends[1]
+
+
 @once(inner)
 def bounds(expr: Expr) -> tuple[int, int] | None:
     """An interval that holds an integer expression, None when unknown or beyond 32 bits."""
@@ -68,6 +86,9 @@ def bounds(expr: Expr) -> tuple[int, int] | None:
             known = [p for p in parts if p is not None]
             if len(known) == len(parts):
                 out = _interval(expr.op, known)
+    ends = NARROW.get(expr.dtype)
+    if ends and (out is None or out[0] < ends[0] or out[1] > ends[1]):
+        out = ends  # whatever it is: it wraps
     return out if out and out[0] >= -INT32 and out[1] <= INT32 else None
 
 

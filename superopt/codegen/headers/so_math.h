@@ -122,6 +122,33 @@ template <so_vector V> SO_INLINE V so_mod(V a, V b) {
   return so_each(a, b, [](auto x, auto y) { return so_mod(x, y); });
 }
 
+// An integer of 32 bits wrapped as the narrow type T is.
+template <class T, so_vector V> SO_INLINE V so_wrap(V x) {
+  constexpr int gone = 32 - 8 * int(sizeof(T));
+  if constexpr (std::is_signed_v<T>) return (x << gone) >> gone;
+  else return x & ((1 << (32 - gone)) - 1);
+}
+// Bits 4 to 7 as a number: put into the mantissa of 2**19 they count as units. What flip holds beside
+// that exponent is inverted; less is subtracted.
+template <so_vector V> SO_INLINE so_vec<float, so_lanes_of<V>> so_upper(V x, int32_t flip, float less) {
+  using F = so_vec<float, so_lanes_of<V>>;
+#if defined(__AVX512F__)
+  if constexpr (so_lanes_of<V> == 16)
+    return (F)_mm512_ternarylogic_epi32((__m512i)x, _mm512_set1_epi32(0xf0), _mm512_set1_epi32(flip), 0x6a) - less;
+#endif
+  return (F)((x & 0xf0) ^ flip) - less;
+}
+// table[i] for the lowest four bits of each i.
+template <so_vector V> SO_INLINE so_vec<float, so_lanes_of<V>> so_table(V i, so_vec<float, 16> table) {
+#if defined(__AVX512F__)
+  if constexpr (so_lanes_of<V> == 16)
+    return (so_vec<float, 16>)_mm512_permutexvar_ps((__m512i)i, (__m512)table);
+#endif
+  so_vec<float, so_lanes_of<V>> v;
+  for (int l = 0; l < so_lanes_of<V>; ++l) v[l] = table[i[l] & 15];
+  return v;
+}
+
 // -- exponentials -----------------------------------------------------------------------------------
 
 template <so_fvec V> SO_INLINE V so_expm1_core(V r) {  // e^r - 1 for |r| <= ln(2) / 2

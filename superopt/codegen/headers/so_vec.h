@@ -159,8 +159,31 @@ template <int K, int N> SO_INLINE so_part so_half_of(so_part p) {
   const int n = p.n < N / 2 ? p.n : N / 2;
   return {K == 0 ? n : p.n - n};
 }
+// Narrow integers as 32-bit ones, in one step.
+template <class V> SO_INLINE auto so_widen(V x) {
+  constexpr int N = so_lanes_of<V>;
+  [[maybe_unused]] constexpr bool sign = std::is_signed_v<so_elem<V>>;
+#if defined(__AVX512F__)
+  if constexpr (N == 16 && sizeof(so_elem<V>) == 1)
+    return (so_mask<N>)(sign ? _mm512_cvtepi8_epi32((__m128i)x) : _mm512_cvtepu8_epi32((__m128i)x));
+  else if constexpr (N == 16 && sizeof(so_elem<V>) == 2)
+    return (so_mask<N>)(sign ? _mm512_cvtepi16_epi32((__m256i)x) : _mm512_cvtepu16_epi32((__m256i)x));
+  else
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8 && sizeof(so_elem<V>) == 1) {
+    const __m128i low = _mm_cvtsi64_si128(so_bits<int64_t>(x));
+    return (so_mask<N>)(sign ? _mm256_cvtepi8_epi32(low) : _mm256_cvtepu8_epi32(low));
+  } else if constexpr (N == 8 && sizeof(so_elem<V>) == 2)
+    return (so_mask<N>)(sign ? _mm256_cvtepi16_epi32((__m128i)x) : _mm256_cvtepu16_epi32((__m128i)x));
+  else
+#endif
+  return __builtin_convertvector(x, so_mask<N>);
+}
 template <class T, int N, class V> SO_INLINE so_vec<T, N> so_cvt(V x) {
   if constexpr (std::is_same_v<so_elem<V>, T>) return x;
+  else if constexpr (std::is_integral_v<so_elem<V>> && sizeof(so_elem<V>) < 4 && sizeof(T) >= 4)
+    return so_cvt<T, N>(so_widen(x));
 #if defined(__AVX512F__)
   else if constexpr (N == 8 && std::is_same_v<T, double> && std::is_same_v<so_elem<V>, float>)
     return (so_vec<T, N>)_mm512_cvtps_pd((__m256)x);
@@ -250,24 +273,6 @@ template <class T, int N, class S, class P> SO_INLINE so_vec<T, N> so_load(const
 template <int N, class P> SO_INLINE so_mask<N> so_load_mask(const bool* p, P part) {
   return -so_load<int32_t, N>(p, part);
 }
-template <class T, int N, class S, class P>
-SO_INLINE so_vec<T, N> so_gather(const S* p, int64_t stride, P part) {
-  so_vec<T, N> v{};
-  for (int l = 0; l < part.template count<N>(); ++l) v[l] = so_cvt1<T>(p[l * stride]);
-  return v;
-}
-template <int N, class P> SO_INLINE so_mask<N> so_gather_mask(const bool* p, int64_t stride, P part) {
-  so_mask<N> v{};
-  for (int l = 0; l < part.template count<N>(); ++l) v[l] = -int32_t(p[l * stride]);
-  return v;
-}
-// Lanes whose value only a scalar function of the lane number gives (run-time indices, divisions).
-template <class T, int N, class P, class F> SO_INLINE so_vec<T, N> so_lanes(P part, F f) {
-  so_vec<T, N> v{};
-  for (int l = 0; l < part.template count<N>(); ++l) v[l] = f(int64_t(l));
-  return v;
-}
-
 // -- stores: lanes into storage type S ------------------------------------------------------------
 
 template <class S, int N, class P> SO_INLINE void so_put(S* p, so_vec<S, N> v, P part) {
