@@ -19,7 +19,12 @@ def prepare(task: Task) -> Prepared:
     program = PROGRAMS.get(task.workload.name)
     if program is None:
         raise Skipped(f"no program of {task.workload.name} is written for JAX")
-    args = [_array(jax, a) for a in task.args]
+    specs = task.workload.specs(task.params)
+    turned = TURNED.get(task.workload.name, ())
+    args = [
+        _array(jax, a.t().contiguous() if s.name in turned else a)
+        for s, a in zip(specs, task.args, strict=True)
+    ]
     compiled = jax.jit(program).lower(*args).compile()
     wait = jax.block_until_ready
 
@@ -127,15 +132,15 @@ def _decoder_layer(
     jnp, nn = _modules()
     (b, s, _), (_, kv, _, d) = x.shape, past_k.shape
     y = _llama_norm(x, gain_in)
-    q, k, v = (jnp.swapaxes((y @ w.T).reshape(b, s, -1, d), 1, 2) for w in (wq, wk, wv))
+    q, k, v = (jnp.swapaxes((y @ w).reshape(b, s, -1, d), 1, 2) for w in (wq, wk, wv))
     q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
     keys, values = jnp.concatenate((past_k, k), 2), jnp.concatenate((past_v, v), 2)
     grouped = q.reshape(b, kv, -1, d)
     scores = (grouped @ jnp.swapaxes(keys, 2, 3) * d**-0.5).astype(jnp.float32)
     out = (nn.softmax(scores, -1).astype(q.dtype) @ values).reshape(b, -1, s, d)
-    x = x + jnp.swapaxes(out, 1, 2).reshape(b, s, -1) @ wo.T
+    x = x + jnp.swapaxes(out, 1, 2).reshape(b, s, -1) @ wo
     y = _llama_norm(x, gain_out)
-    return x + (nn.silu(y @ w_gate.T) * (y @ w_up.T)) @ w_down.T, k, v
+    return x + (nn.silu(y @ w_gate) * (y @ w_up)) @ w_down, k, v
 
 
 def _chain(x: Any, a: Any, b: Any) -> Any:
@@ -148,7 +153,7 @@ def _ntrans(x: Any, h: Any, alpha: Any) -> Any:
 
 
 def _linear_int8(x: Any, w: Any, step: Any) -> Any:
-    return x @ (w.astype(x.dtype) * step[:, None]).T
+    return x @ (w.astype(x.dtype) * step)
 
 
 def _linear_int4(x: Any, w: Any, step: Any) -> Any:
@@ -173,3 +178,9 @@ PROGRAMS: Mapping[str, Callable[..., Any]] = {
     "linear_int4": _linear_int4,
 }
 """By the name of the workload; each takes its tensors in the order of the PyTorch program."""
+
+TURNED: Mapping[str, tuple[str, ...]] = {
+    "llama-3.2-1b.layer": ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down"),
+    "linear_int8": ("w",),
+}
+"""Weights that lie [k, n], as the users of JAX keep them."""
