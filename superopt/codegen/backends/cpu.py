@@ -207,7 +207,7 @@ def _range(t: Task, syms: tuple[str, ...]) -> str:
         f"  for (int64_t task = first; task < last; ++task) {t.fn}(bufs, ints, task, arena);",
         f"  return {'so_wild' if t.picks() else '0'};",
         "}",
-        f"static double {t.fn}_seconds([[maybe_unused]] const int64_t* ints) {{",
+        f"[[maybe_unused]] static double {t.fn}_seconds([[maybe_unused]] const int64_t* ints) {{",
         *(f"  {line}" for line in size_lines(syms)),
         f"  return {seconds(t.program, t.isa)};",
         "}",

@@ -127,6 +127,8 @@ def match_sums(scope: Scope, stmts: Sequence[Stmt], target: Target) -> Sums | No
     """The statements as one sum of products, or None where that has no such form."""
     found: list[tuple[Compute, Compute | None]] = []
     todo = [s for s in stmts if isinstance(s, Compute)]
+    if not all(_sums(s) for s in todo):
+        return None
     while todo:
         if len(todo) > 1 and _inner(todo[1], todo[0].dst) is not None:
             found.append((todo[0], todo[1]))

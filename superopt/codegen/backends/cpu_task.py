@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from superopt.codegen.backends.cpu_expr import Scope
@@ -163,7 +163,7 @@ class Task:
             out += self._apart(stmts, depth) if one is None else one
         return out
 
-    def _apart(self, body: Iterable[Stmt], depth: int) -> list[str]:
+    def _apart(self, body: Sequence[Stmt], depth: int) -> list[str]:
         """Statements of their own, those of the same rows row by row."""
         out: list[str] = []
         scope, target = self._scope(), self._target()
