@@ -73,8 +73,8 @@ SO_INLINE void so_sums(M m, NN n, G groups, K k, A a, B b, S scale, Near near, F
 #pragma GCC unroll 16
       for (int c = 0; c < CC; ++c) far(j + CC + c);
       const auto first = near(j + CC, 0, 0);
-      const so_ahead<std::remove_cvref_t<decltype(*first)>> ahead{
-          first, near(1, 0, 0) - near(0, 0, 0), near(0, groups - 1, k) - near(0, 0, 0)};
+      const auto ahead =
+          so_reads(first, near(1, 0, 0) - near(0, 0, 0), near(0, groups - 1, k) - near(0, 0, 0), CC);
       so_sums_tile<RR, CC, N, P, SCALED, T>(i, j, groups, k, a, b, scale, ahead, out);
     });
   });
