@@ -23,6 +23,8 @@
 namespace superopt {
 namespace {
 
+using namespace watching;
+
 // A flat argument: a tensor of a form, or a plain value.
 struct Argument {
     std::optional<tensors::Form> form;

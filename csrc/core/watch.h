@@ -13,7 +13,7 @@
 
 #include "core.h"
 
-namespace superopt {
+namespace superopt::watching {
 
 // Reads put an object into a register: it belongs to what it was read from, and no Python code runs
 // in between. Comparisons end a look where something is not as it was.
@@ -182,4 +182,4 @@ class Watch {
     std::vector<Held> held_;
 };
 
-}  // namespace superopt
+}  // namespace superopt::watching
