@@ -43,7 +43,7 @@ class Reader:
     reduce: str | None
 
 
-def _unrounded(graph: Graph) -> frozenset[int]:
+def unrounded(graph: Graph) -> frozenset[int]:
     """The nodes that an output depends on with no rounding to 16 bits in between."""
     todo, seen = [o.node for o in graph.outputs], set[int]()
     while todo:
@@ -53,6 +53,12 @@ def _unrounded(graph: Graph) -> frozenset[int]:
             seen.add(i)
             todo.extend(graph.nodes[i].args)
     return frozenset(seen)
+
+
+def short_float(dtype: str | None) -> str | None:
+    """A dtype that is a 16-bit float; None for any other."""
+    short = dtype is not None and is_float(dtype) and DTYPES[dtype].bytes == 2
+    return dtype if short else None
 
 
 class Expressions:
@@ -67,7 +73,7 @@ class Expressions:
     ) -> None:
         self.graph, self.body, self.stored = graph, body, stored
         self.sums: frozenset[int] = frozenset()  # maps whose terms share one accumulator
-        self.exact = _unrounded(graph)
+        self.exact = unrounded(graph)
         self.wide = wide_nodes(graph, body, stored, looped)
         self.users: dict[int, set[int]] = {i: set() for i in body}
         for i in body:
@@ -175,11 +181,7 @@ class Expressions:
         """
         if reader.reduce != "add" or node.op != "mul":
             return None
-        for a in node.operands:
-            dtype = self.source_dtype(a)
-            if dtype is not None and is_float(dtype) and DTYPES[dtype].bytes == 2:
-                return dtype
-        return None
+        return next(filter(None, (short_float(self.source_dtype(a)) for a in node.operands)), None)
 
     def source_dtype(self, i: int) -> str | None:
         """The stored dtype of a value that is read straight from a buffer (through casts, views)."""

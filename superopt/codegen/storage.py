@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from superopt.codegen.expressions import short_float, unrounded
 from superopt.mugraph.axes import Axis, sort_axes
-from superopt.mugraph.graph import Graph, Input, axis_strides, dense_strides
+from superopt.mugraph.graph import (
+    Graph,
+    Input,
+    Map,
+    Reduce,
+    View,
+    axis_strides,
+    dense_strides,
+)
 from superopt.mugraph.layout import axis_ranks as axis_ranks
 from superopt.mugraph.layout import layout_order as layout_order
 from superopt.mugraph.placement import MuGraph
@@ -42,6 +51,7 @@ def output_buffers(graph: Graph) -> dict[int, list[Buffer]]:
 def scratch_buffers(mugraph: MuGraph, ranks: dict[Axis, float]) -> dict[int, Buffer]:
     """Global buffers for values that one kernel stores and a later one reads."""
     graph = mugraph.graph
+    short = _factors(graph)
     results = {o.node for o in graph.outputs}
     out: dict[int, Buffer] = {}
     for kernel in mugraph.kernels:
@@ -59,10 +69,49 @@ def scratch_buffers(mugraph: MuGraph, ranks: dict[Axis, float]) -> dict[int, Buf
                     f"{SCRATCH_PREFIX}{i}",
                     "scratch",
                     axes,
-                    graph.nodes[i].dtype,
+                    short.get(i, graph.nodes[i].dtype),
                     tuple(strides[a] for a in axes),
                 )
     return out
+
+
+def _factors(graph: Graph) -> dict[int, str]:
+    """Values that are read as factors of contractions alone, with the 16-bit type of the other factor.
+
+    They are stored in that type, where eager rounds them too, for the reasons that ``Expressions._narrow``
+    gives; the numeric gate judges it.
+    """
+    exact = unrounded(graph)
+    users: dict[int, list[int]] = {}
+    for i, node in enumerate(graph.nodes):
+        for a in node.args:
+            users.setdefault(a, []).append(i)
+
+    def beside(i: int, product: int) -> str | None:
+        """The 16-bit type of the other factor of a product that is summed at once."""
+        node, sums = graph.nodes[product], users.get(product, [])
+        added = all(isinstance(s := graph.nodes[j], Reduce) and s.op == "add" for j in sums)
+        if not isinstance(node, Map) or node.op != "mul" or not sums or not added:
+            return None
+        others = [a for a in node.operands if a != i]
+        return short_float(_read_from(graph, others[0])) if len(others) == 1 else None
+
+    out: dict[int, str] = {}
+    for i, node in enumerate(graph.nodes):
+        if i in exact or not isinstance(node, Map) or node.dtype != "f32":
+            continue
+        kinds = {beside(i, j) for j in users.get(i, [])}
+        if len(kinds) == 1 and (kind := kinds.pop()) is not None:
+            out[i] = kind
+    return out
+
+
+def _read_from(graph: Graph, i: int) -> str | None:
+    """The dtype of the input that a value is read straight from (through casts and views)."""
+    node = graph.nodes[i]
+    while isinstance(node, View) or (isinstance(node, Map) and node.op == "cast"):
+        node = graph.nodes[node.args[0]]
+    return node.dtype if isinstance(node, Input) else None
 
 
 def tile_buffer(

@@ -145,3 +145,27 @@ def test_a_factor_is_rounded_only_where_the_result_is(out: str) -> None:
     graph = g.build([("y", y, ((b,), (n,)))])
     (program,) = lower(placed(graph, {"b": 3, "n": 9}, {}))
     assert {t.dtype for t in program.tiles if k in t.axes} == {out}, str(program)
+
+
+@pytest.mark.parametrize("out", ["f32", "bf16"])
+@pytest.mark.parametrize("also", [False, True])
+def test_a_stored_factor_is_rounded_only_where_the_result_is(out: str, also: bool) -> None:
+    """also: whether something else reads it too, which then has the value in full."""
+    b, k, n = Axis("b", 2), Axis("k", 32), Axis("n", 16)
+    g = Builder("factor")
+    x, w = g.input("x", ((b,), (k,)), "f32"), g.input("w", ((k,), (n,)), "bf16")
+    y = g.map("exp", x)
+    o = g.reduce("add", g.map("mul", y, g.map("cast", w, dtype="f32")), [k])
+    o = g.map("add", o, g.reduce("max", y, [k])) if also else o
+    o = o if out == "f32" else g.map("cast", o, dtype=out)
+    graph = g.build([("y0", o, ((b,), (n,)))])
+    kernels = (Kernel("k0", (y,), Placement()), Kernel("k1", (o,), Placement()))
+    programs = lower(MuGraph(graph, kernels))
+    (stored,) = {b for p in programs for b in p.buffers if b.space == "scratch"}
+    assert stored.dtype == ("bf16" if out == "bf16" and not also else "f32")
+    tx, tw = torch.randn(2, 32), torch.randn(32, 16).bfloat16()
+    got = python.run(programs, {"x": tx, "w": tw})["out0"]
+    wanted = tx.double().exp() @ tw.double()
+    if also:
+        wanted = wanted + tx.double().exp().amax(1, keepdim=True)
+    assert (got.double() - wanted).abs().max() < 2e-2 * wanted.abs().max()
