@@ -173,7 +173,7 @@ def test_the_command_line() -> None:
     )
     assert run.exit_code == 2 and "--max-block-ops" in run.output
     listed = CliRunner().invoke(app, ["bench", "--list"])
-    assert "all, search" in listed.output
+    assert "search, verify" in listed.output
 
 
 def test_the_layer_with_experts_is_searched_around_its_router() -> None:
