@@ -19,6 +19,7 @@ from superopt import superoptimize
 from superopt.cli import app
 from superopt.codegen.backends import cpu
 from superopt.codegen.lower import lower
+from superopt.codegen.packing import packing
 from superopt.mugraph.canonical import graph_hash, mugraph_hash
 from superopt.mugraph.dispatch import ORIGINAL, Dispatch
 from superopt.mugraph.placement import MuGraph
@@ -189,7 +190,8 @@ def compiled(source: str, folder: Path, isa: str) -> bytes:
 
 def printed(mugraph: MuGraph, isa: str) -> str:
     """The C++ of a placed graph."""
-    return cpu.emit(lower(mugraph), ENTRY, cpu.Isa.named(isa)).text
+    programs, to = lower(mugraph), cpu.Isa.named(isa)
+    return cpu.emit(programs, ENTRY, to, packing=packing(programs, to.vector_bytes)).text
 
 
 def with_node(mugraph: MuGraph, i: int, **changes: Any) -> MuGraph:

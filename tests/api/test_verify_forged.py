@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from superopt.config import Config
-from superopt.mugraph.axes import hint
 from superopt.mugraph.graph import Const, Input, Map, Reduce, SizeOf
-from superopt.mugraph.placement import Kernel, MuGraph, Placement, Split
+from superopt.mugraph.placement import MuGraph
 from superopt.pipeline import rechecking
 from superopt.pipeline.rechecking import recheck
 from superopt.runtime.build import find_compiler
@@ -212,18 +211,8 @@ def a_reduction(m: MuGraph) -> MuGraph:
 
 
 def a_lost_rescale(m: MuGraph) -> MuGraph:
-    def steps(k: Kernel) -> Placement:
-        """Several steps of the loop, whichever placement was the fastest."""
-        loop = tuple(
-            Split(s.axis, min(s.tile, max(hint(s.axis.size) // 4, 1))) for s in k.placement.loop
-        )
-        return replace(k.placement, loop=loop)
-
     kernels = tuple(
-        replace(k, carries=tuple(replace(c, factor=1.0) for c in k.carries), placement=steps(k))
-        if k.carries
-        else k
-        for k in m.kernels
+        replace(k, carries=tuple(replace(c, factor=1.0) for c in k.carries)) for k in m.kernels
     )
     assert any(k.carries for k in kernels)
     return replace(m, kernels=kernels)
