@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -144,12 +144,17 @@ def put(path: Path, document: Mapping[str, Any]) -> None:
         ) from error
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The document at ``path``; BadOption if it cannot be read or has another form."""
+def read(
+    path: Path, check: Callable[[Any], list[str]] = problems, of: str = "a suite"
+) -> dict[str, Any]:
+    """The document at ``path``; BadOption if it cannot be read or has another form.
+
+    check: what is wrong with a document, as ``problems`` tells it for suites that time workloads.
+    """
     document = load(path)
-    if wrong := problems(document):
+    if wrong := check(document):
         raise BadOption(
-            f"{path} does not hold results of a suite: {wrong[0]}",
+            f"{path} does not hold results of {of}: {wrong[0]}",
             "option --json",
             "give another file, or delete it",
         )

@@ -159,13 +159,7 @@ def run_search_suite(
     chosen = cases(max_block_ops, list(dict.fromkeys(dtypes)), only)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     if resume and json_path is not None and json_path.exists():
-        old = results.load(json_path)
-        if wrong := problems(old):
-            raise BadOption(
-                f"{json_path} does not hold results of this suite: {wrong[0]}",
-                "option --json",
-                "give another file, or delete it",
-            )
+        old = results.read(json_path, problems, "this suite")
         rows = {row_key(r): r for r in old["rows"]}
     document = {"schema": results.SCHEMA, "suite": SUITE, "machine": machine(), "rows": []}
     todo = [(c, without) for c in chosen for without in c.variations()]

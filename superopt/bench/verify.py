@@ -114,10 +114,7 @@ def run_verify_suite(
         raise BadOption(f"a share of {share}", "option --share", "give a number from 0 to 1")
     rows: dict[tuple[str, float], dict[str, Any]] = {}
     if resume and json_path is not None and json_path.exists():
-        old = results.load(json_path)
-        if wrong := problems(old):
-            what = f"{json_path} does not hold results of this suite: {wrong[0]}"
-            raise BadOption(what, "option --json", "give another file, or delete it")
+        old = results.read(json_path, problems, "this suite")
         rows = {(r["task"], r["share"]): r for r in old["rows"] if r["status"] != "failed"}
     todo = [t for t in tasks(only) if (_name(t), share) not in rows]
     host = machine()

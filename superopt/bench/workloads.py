@@ -180,7 +180,7 @@ WORKLOADS: tuple[Workload, ...] = (
     *GENERAL,
 )
 SUITES = ("mirage", "models", *(m.suite for m in MODELS), "general", "all")
-OTHERS = ("cpu", "search", "verify")
+OTHERS = ("cpu", "launch", "search", "verify")
 """Suites with rows of their own: ``cpu`` and those that do not time kernels."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from superopt.codegen.sums import applied, read_again, wide_nodes
 from superopt.errors import SuperoptError
 from superopt.mugraph.axes import Axis, hint
-from superopt.mugraph.dtypes import DTYPES, is_float
+from superopt.mugraph.dtypes import DTYPES, is_float, short_float
 from superopt.mugraph.graph import (
     Const,
     Gather,
@@ -53,12 +53,6 @@ def unrounded(graph: Graph) -> frozenset[int]:
             seen.add(i)
             todo.extend(graph.nodes[i].args)
     return frozenset(seen)
-
-
-def short_float(dtype: str | None) -> str | None:
-    """A dtype that is a 16-bit float; None for any other."""
-    short = dtype is not None and is_float(dtype) and DTYPES[dtype].bytes == 2
-    return dtype if short else None
 
 
 class Expressions:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from superopt.codegen.expressions import short_float, unrounded
+from superopt.codegen.expressions import unrounded
 from superopt.mugraph.axes import Axis, sort_axes
+from superopt.mugraph.dtypes import short_float
 from superopt.mugraph.graph import (
     Graph,
     Input,
     Map,
     Reduce,
-    View,
     axis_strides,
     dense_strides,
+    read_from,
 )
 from superopt.mugraph.layout import axis_ranks as axis_ranks
 from superopt.mugraph.layout import layout_order as layout_order
@@ -94,7 +95,7 @@ def _factors(graph: Graph) -> dict[int, str]:
         if not isinstance(node, Map) or node.op != "mul" or not sums or not added:
             return None
         others = [a for a in node.operands if a != i]
-        return short_float(_read_from(graph, others[0])) if len(others) == 1 else None
+        return short_float(read_from(graph, others[0])) if len(others) == 1 else None
 
     out: dict[int, str] = {}
     for i, node in enumerate(graph.nodes):
@@ -104,14 +105,6 @@ def _factors(graph: Graph) -> dict[int, str]:
         if len(kinds) == 1 and (kind := kinds.pop()) is not None:
             out[i] = kind
     return out
-
-
-def _read_from(graph: Graph, i: int) -> str | None:
-    """The dtype of the input that a value is read straight from (through casts and views)."""
-    node = graph.nodes[i]
-    while isinstance(node, View) or (isinstance(node, Map) and node.op == "cast"):
-        node = graph.nodes[node.args[0]]
-    return node.dtype if isinstance(node, Input) else None
 
 
 def tile_buffer(

@@ -19,8 +19,8 @@ from superopt.cost.devices import Device
 from superopt.cost.held import Held, held_in, tile_bytes
 from superopt.cost.order import Steps, in_a_row, staying, steps_of, task_order
 from superopt.mugraph.axes import Axis, hint
-from superopt.mugraph.dtypes import DTYPES, compute_dtype, is_float
-from superopt.mugraph.graph import Graph, Input, Map, Reduce, View
+from superopt.mugraph.dtypes import DTYPES, compute_dtype, short_float
+from superopt.mugraph.graph import Graph, Map, Reduce, View, read_from
 from superopt.mugraph.narrow import made_anew
 from superopt.mugraph.narrow import steps_of as unpacked_in
 from superopt.mugraph.placement import Placement, Split
@@ -133,15 +133,8 @@ def unit_of(graph: Graph, node: Reduce) -> str:
     operand = graph.nodes[node.operand]
     if node.op != "add" or not isinstance(operand, Map) or operand.op != "mul":
         return "map"
-    return "narrow" if all(_narrow(graph, a) for a in operand.operands) else "mul_add"
-
-
-def _narrow(graph: Graph, i: int) -> bool:
-    """Whether a value comes straight from 16-bit storage."""
-    node = graph.nodes[i]
-    while isinstance(node, View) or (isinstance(node, Map) and node.op == "cast"):
-        node = graph.nodes[node.args[0]]
-    return isinstance(node, Input) and is_float(node.dtype) and DTYPES[node.dtype].bytes == 2
+    pairs = all(short_float(read_from(graph, a)) for a in operand.operands)
+    return "narrow" if pairs else "mul_add"
 
 
 def _is_product_of(graph: Graph, node: Map, readers: list[int]) -> str | None:

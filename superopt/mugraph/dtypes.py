@@ -71,6 +71,12 @@ def is_float(name: str) -> bool:
     return DTYPES[name].kind == "float"
 
 
+def short_float(dtype: str | None) -> str | None:
+    """A dtype that is a 16-bit float; None for any other."""
+    short = dtype is not None and is_float(dtype) and DTYPES[dtype].bytes == 2
+    return dtype if short else None
+
+
 def compute_dtype(name: str) -> str:
     """The dtype in which a value of this dtype is computed and accumulated (f32 for 16-bit)."""
     return "f32" if name in ("f16", "bf16") else name

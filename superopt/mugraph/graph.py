@@ -375,3 +375,11 @@ class Builder:
 def walk(graph: Graph, kind: type) -> Iterator[tuple[int, Node]]:
     """The nodes of one kind with their ids, in order."""
     return ((i, n) for i, n in enumerate(graph.nodes) if isinstance(n, kind))
+
+
+def read_from(graph: Graph, i: int) -> str | None:
+    """The dtype of the input that a value is read straight from, through casts and views; else None."""
+    node = graph.nodes[i]
+    while isinstance(node, View) or (isinstance(node, Map) and node.op == "cast"):
+        node = graph.nodes[node.args[0]]
+    return node.dtype if isinstance(node, Input) else None

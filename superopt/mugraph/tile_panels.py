@@ -7,6 +7,10 @@ import math
 from superopt.mugraph.axes import Axis, Stride, Sym
 from superopt.mugraph.tileir import Buffer, Panels
 
+STALE = 4
+"""Part of the status of a call that was given a packed buffer which is not a copy of its input any more;
+it has stored nothing."""
+
 
 def panel_elements(panels: Panels) -> int:
     """Elements of one panel: all steps, in whole groups, of ``width`` columns."""

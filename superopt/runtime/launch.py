@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from superopt import trace
 from superopt.errors import IndexOutside, KernelFailed, LoadFailed
+from superopt.mugraph.tile_panels import STALE
 from superopt.runtime.pool import second_pool
 
 
@@ -133,10 +134,6 @@ def _on_pattern(fn: Entry) -> Callable[[int, int], int]:
         return fn.call
     address = ctypes.cast(fn.call, ctypes.c_void_p).value  # type: ignore[arg-type]
     return partial(call_on_pattern, address)
-
-
-STALE = 4
-"""The status of a kernel that was given a packed copy which is not what its input holds."""
 
 
 class StaleCopy(KernelFailed):

@@ -14,7 +14,7 @@ kept away, noticed, or looked for:
 
 So what is left are writes through a raw address, or by C++ code that passes the counter by. Such a write is
 noticed in the next call with the probability 1 - (1 - f)^32 if it changes the share f of the runs that are
-compared (64 bytes to 256), and after 1024 calls with that copy at the latest.
+compared (32 bytes to 256), and after 1024 calls with that copy at the latest.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def run_cpu_suite(
     probes = native.build()
     rows: list[dict[str, Any]] = []
     if resume and json_path is not None and json_path.exists():
-        rows = read(json_path)["rows"]
+        rows = results.read(json_path, problems, f"suite {SUITE}")["rows"]
     about = {**machine(), "peers": {r.name: r.version() or "missing" for r in chosen}}
     about["torch_threads"] = setting.threads
     document: dict[str, Any] = {
@@ -100,18 +100,6 @@ def run_cpu_suite(
     if progress is not None:
         progress(len(cases), len(cases), "done")
     return document
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The document at ``path``; BadOption if it cannot be read or has another form."""
-    document = results.load(path)
-    if wrong := problems(document):
-        raise BadOption(
-            f"{path} does not hold results of suite {SUITE}: {wrong[0]}",
-            "option --json",
-            "give another file, or delete it",
-        )
-    return dict(document)
 
 
 def _matching(only: Sequence[str]) -> list[Workload]:
@@ -253,29 +241,28 @@ def _rounds(
     return floors
 
 
-def _run(e: _Entry, limits: Limits) -> None:
+def _asked(e: _Entry, what: str, limits: Limits) -> Mapping[str, Any] | None:
+    """What a process answers; None where there is none, or where it has failed now."""
     if e.process is None:
-        return
+        return None
     try:
-        found = _alright(e.process.ask("run", limits.run_s))["times"]
+        return _alright(e.process.ask(what, limits.run_s))
     except Gone as error:
-        e.failed(f"run: {error}")
-        return
-    for name, sample in found.items():
-        e.samples.setdefault(name, []).append(sample)
+        e.failed(f"{what}: {error}")
+        return None
+
+
+def _run(e: _Entry, limits: Limits) -> None:
+    if (found := _asked(e, "run", limits)) is not None:
+        for name, sample in found["times"].items():
+            e.samples.setdefault(name, []).append(sample)
 
 
 def _check(e: _Entry, limits: Limits) -> None:
     """Holds the outputs against the reference again: a race may show only after many runs."""
-    if e.process is None:
-        return
-    try:
-        again = _alright(e.process.ask("check", limits.run_s))["errors"]
-    except Gone as error:
-        e.failed(f"check: {error}")
-        return
-    first = e.said["errors"]
-    e.said["errors"] = {n: _worse(first[n], again[n]) for n in first}
+    if (found := _asked(e, "check", limits)) is not None:
+        first, again = e.said["errors"], found["errors"]
+        e.said["errors"] = {n: _worse(first[n], again[n]) for n in first}
 
 
 def _worse(a: float | str, b: float | str) -> float | str:

@@ -17,7 +17,7 @@ from superopt.codegen.packing import Packing
 from superopt.errors import SuperoptError
 from superopt.mugraph.axes import Stride
 from superopt.mugraph.dtypes import DTYPES
-from superopt.mugraph.tile_panels import packed_elements
+from superopt.mugraph.tile_panels import STALE, packed_elements
 from superopt.mugraph.tileir import Buffer, Program
 
 STACK_BYTES = 64 * 1024
@@ -82,9 +82,6 @@ class Source:
     flags: tuple[str, ...]
     copies: tuple[Copy, ...] = ()
 
-
-STALE = 4
-"""Part of the status of a call that was given a packed buffer which is not a copy of its input any more."""
 
 Call = tuple[Program, Task]
 

@@ -68,9 +68,18 @@ def _copies(stmt: Compute) -> bool:
 
 
 def _rows(group: Sequence[Compute], scope: Scope) -> list[Axis]:
-    """The axes that all statements keep; none where a statement has no long row beside them."""
+    """The axes that all statements keep; none where a statement has no long row beside them.
+
+    What a tile is contiguous along stays within the rows: vectors run along it.
+    """
+    inner: set[Axis] = set()
+    for tile in (b for s in group for b in _tiles(s)):
+        live = [a for a in tile.axes if not scope.ranges[a].single]
+        inner |= set(live[-1:]) if len(live) > 1 else set()
     common = [
-        a for a in group[0].axes if not scope.ranges[a].single and all(a in s.axes for s in group)
+        a
+        for a in group[0].axes
+        if not scope.ranges[a].single and a not in inner and all(a in s.axes for s in group)
     ]
     for s in group:
         rest = [a for a in (*s.axes, *s.over) if a not in common]

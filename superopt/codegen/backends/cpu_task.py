@@ -158,10 +158,14 @@ class Task:
 
     def _body(self, body: tuple[Stmt, ...], depth: int) -> list[str]:
         out: list[str] = []
+        rest: list[Stmt] = []  # one by one, or row by row
         for stmts in together(body, self.readers):
-            one = self._together(stmts)
-            out += self._apart(stmts, depth) if one is None else one
-        return out
+            if (one := self._together(stmts)) is None:
+                rest += stmts
+                continue
+            out += [*self._apart(rest, depth), *one]
+            rest = []
+        return [*out, *self._apart(rest, depth)]
 
     def _apart(self, body: Sequence[Stmt], depth: int) -> list[str]:
         """Statements of their own, those of the same rows row by row."""
