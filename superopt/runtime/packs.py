@@ -12,7 +12,8 @@ kept away, noticed, or looked for:
 * each call compares parts of a copy with the tensor (the kernel does, before it stores anything): some
   anywhere, and another part every time, so that in 1024 calls all of it was compared.
 
-So what is left are writes through a raw address, or by C++ code that passes the counter by. Such a write is
+So what is left are writes through a raw address, through a storage (``untyped_storage()[0] = 1``), or by
+C++ code that passes the counter by. Such a write is
 noticed in the next call with the probability 1 - (1 - f)^32 if it changes the share f of the runs that are
 compared (32 bytes to 256), and after 1024 calls with that copy at the latest.
 """
